@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Makes .venv in the checkout, and installs the locked packages and this package into it.
+# What is installed already is left alone, so it costs nothing to call it again.
+#
+#   launch/install.sh                      # what the package needs
+#   launch/install.sh --with-tests         # and what its tests need
+#   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11 or 3.12
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+venv="$root/.venv"
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+fail() {
+  echo "launch/install.sh: $*" >&2
+  exit 2
+}
+
+# Prints 311 or 312; nothing for another Python, or for none.
+supported_version() {
+  "$1" -c 'import sys; v = sys.version_info; print(v[0] * 100 + v[1])' 2>/dev/null |
+    grep -E '^31[12]$' || true
+}
+
+# Prints the first supported Python: $PYTHON alone where it is set.
+find_python() {
+  local candidate candidates=(python3 python3.12 python3.11)
+  [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
+  for candidate in "${candidates[@]}"; do
+    if [[ -n "$(supported_version "$candidate")" ]]; then
+      echo "$candidate"
+      return
+    fi
+  done
+}
+
+# Installs a requirements file once for each of its contents; the copy beside it in .venv tells.
+install_lock() {
+  local lock="$1" stamp
+  stamp="$venv/installed-$(basename "$1")"
+  cmp -s "$lock" "$stamp" && return
+  echo "launch/install.sh: installing $(basename "$lock") into .venv"
+  # First the pinned setuptools, and then no isolated builds, which would fetch the newest one.
+  "$venv/bin/python" -m pip install -qq "$(grep '^setuptools==' "$runtime_lock")"
+  "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$runtime_lock" -r "$lock"
+  cp "$lock" "$stamp"
+}
+
+install_package() {
+  local stamp="$venv/installed-setup.py"
+  cmp -s "$root/setup.py" "$stamp" && return
+  "$venv/bin/python" -m pip install -qq --no-build-isolation --no-deps -e "$root"
+  cp "$root/setup.py" "$stamp"
+}
+
+with_tests=false
+for argument in "$@"; do
+  case "$argument" in
+    --with-tests) with_tests=true ;;
+    *) fail "unknown argument: got $argument, expected --with-tests or none" ;;
+  esac
+done
+
+if [[ ! -e "$venv" ]]; then
+  python="$(find_python)"
+  [[ -n "$python" ]] || fail "no supported Python for '${PYTHON:-python3}': got" \
+    "$("${PYTHON:-python3}" --version 2>/dev/null || echo "no working program")," \
+    "expected 3.11 or 3.12; install one and name it: PYTHON=python3.12 launch/install.sh"
+  if ! "$python" -m venv "$venv"; then
+    rm -rf "$venv"
+    fail "could not make $venv with $python; on Debian, install python3-venv"
+  fi
+fi
+
+version="$(supported_version "$venv/bin/python")"
+[[ -n "$version" ]] || fail "no working Python 3.11 or 3.12 in $venv; remove that folder"
+if [[ -n "${PYTHON:-}" && "$(supported_version "$PYTHON")" != "$version" ]]; then
+  fail "another Python for '$venv': got PYTHON=$PYTHON, expected one of version ${version/3/3.};" \
+    "remove that folder, or unset PYTHON"
+fi
+
+runtime_lock="$root/launch/locks/py$version.txt"
+install_lock "$runtime_lock"
+if $with_tests; then
+  install_lock "$root/launch/locks/py$version-test.txt"
+fi
+install_package

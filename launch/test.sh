@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Sets up .venv in the checkout where needed, and runs the tests. Arguments go to pytest; paths
+# in them count from the checkout.
+#
+#   launch/test.sh                                  # all but the slow ones
+#   launch/test.sh -m slow                          # the slow ones
+#   launch/test.sh tests/metrics_test.py -k ndcg
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+"$root/launch/install.sh" --with-tests
+
+cd "$root"
+export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-3}"
+# -P: the tests see the installed package, not whatever lies in the current folder.
+exec "$root/.venv/bin/python" -P -m pytest -m "not slow" "$@"

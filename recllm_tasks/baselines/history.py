@@ -1,0 +1,79 @@
+"""Rating baselines: how likely the user, or the item, is liked in train.
+
+A rating above 3 stars is a like (Paper §4.1). Letters: U users of the evaluated split, N items.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from recllm_tasks import metrics
+from recllm_tasks.baselines.interactions import SplitInteractions
+from recllm_tasks.errors import UserError
+
+LIKED_ABOVE = 3.0
+
+
+def rating(interactions: SplitInteractions) -> dict[str, float]:
+    """`auc` of History: the share of likes among the user's own ratings in train.
+
+    "A naive method that always predicts based on how likely a user likes the training items they
+    purchased" (Paper §4.1). A user without a rating in train gets the share of all ratings.
+
+    Raises:
+      UserError: if no rating is known in train or none among the targets.
+    """
+    user = np.repeat(
+        np.arange(len(interactions.train_ratings)),
+        [len(ratings) for ratings in interactions.train_ratings],
+    )
+    share = _share_liked(interactions, user, len(interactions.train_ratings))
+    # The last element is for the users whom train does not know: train_users is -1 there.
+    return _auc(interactions, share[interactions.train_users])
+
+
+def rating_by_item_mean(interactions: SplitInteractions) -> dict[str, float]:
+    """`auc` of the share of likes among the target item's own ratings in train.
+
+    Our choice: the counterpart of History that looks at the item and not at the user. An item
+    without a rating in train gets the share of all ratings. Errors as for `rating`.
+    """
+    item = np.concatenate(interactions.train_items)
+    share = _share_liked(interactions, item, interactions.num_items)
+    return _auc(interactions, share[interactions.targets])
+
+
+def _share_liked(
+    interactions: SplitInteractions, group: npt.NDArray[np.int_], num_groups: int
+) -> npt.NDArray[np.float64]:
+    """Share of likes by group of train rating, that of all ratings for an empty group and last.
+
+    Args:
+      interactions: of one split.
+      group: int, one for each train rating, in their order.
+      num_groups: G.
+
+    Returns:
+      [G + 1].
+    """
+    ratings = np.concatenate(interactions.train_ratings)
+    known = ~np.isnan(ratings)
+    _check_known(known, "train")
+    liked, group = ratings[known] > LIKED_ABOVE, group[known]
+    count = np.bincount(group, minlength=num_groups + 1)
+    likes = np.bincount(group, weights=liked, minlength=num_groups + 1)
+    return np.where(count > 0, likes / np.maximum(count, 1), liked.mean())
+
+
+def _auc(interactions: SplitInteractions, score_U: npt.NDArray[np.float64]) -> dict[str, float]:
+    known = ~np.isnan(interactions.target_ratings)
+    _check_known(known, "the evaluated split")
+    liked = interactions.target_ratings[known] > LIKED_ABOVE
+    return {"auc": metrics.auc(liked, score_U[known])}
+
+
+def _check_known(known: npt.NDArray[np.bool_], where: str) -> None:
+    if not known.any():
+        raise UserError(
+            f"ratings for '{where}': got none, expected stars of 1 to 5; "
+            "a dataset without ratings has no rating task"
+        )

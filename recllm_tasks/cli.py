@@ -1,0 +1,172 @@
+"""The `recllm` command.
+
+Every command exits with 0 when it is done, 1 when a check found something, and 2 when the user can
+mend what went wrong; the message then says how.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from recllm_tasks.errors import UserError
+
+_GIN_HELP = """\
+settings:
+  --gin_file FILE (repeatable) reads settings; order matters: model, then run, then your own. Files
+  are found here and among the installed ones (models/*.gin, runs/*.gin).
+  --gin.NAME=VALUE overrides one of them; NAME is a macro (TRAIN_STEPS) or a parameter
+  (mixtures.rate.rates).
+"""
+
+_EXAMPLES = {
+    "prepare": """\
+examples:
+  recllm prepare movielens_100k --data_dir ~/recllm_data
+  recllm prepare toys --data_dir ~/recllm_data --raw_dir ~/Downloads
+""",
+    "show": """\
+examples:
+  recllm show                                   lists every task and mixture
+  recllm show movielens_100k_retrieval --data_dir ~/recllm_data
+  recllm show toys_mlm --num 10 --seed 3 --json
+""",
+    "train": _GIN_HELP
+    + """
+example:
+  recllm train --gin_file=models/tiny.gin --gin_file=runs/finetune.gin \\
+    --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at --gin.MODEL_DIR=/tmp/run \\
+    --data_dir ~/recllm_data
+  The same command goes on where a stopped run was.
+""",
+    "eval": _GIN_HELP
+    + """
+example:
+  recllm eval --gin.MODEL_DIR=/tmp/run --data_dir ~/recllm_data
+""",
+    "infer": _GIN_HELP
+    + """
+example:
+  recllm infer --gin.MODEL_DIR=/tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval \\
+    --data_dir ~/recllm_data --out recommendations.jsonl
+""",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    try:
+        args, rest = _parser().parse_known_args(argv)
+        args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))
+        command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
+        return command.run(args)
+    except UserError as error:
+        sys.stderr.write(f"recllm: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nrecllm: stopped\n")
+        return 130
+
+
+def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:
+    """`--gin.NAME=VALUE` arguments as gin bindings; anything else is an error."""
+    bindings = []
+    for argument in rest:
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not argument.startswith("--gin.") or not allowed:
+            raise UserError(f"Unknown argument '{argument}'; see `recllm --help`")
+        if not equals or not name:
+            raise UserError(
+                f"Wrong setting '{argument}': got no value, expected --gin.NAME=VALUE; add one"
+            )
+        bindings.append(f"{name} = {_gin_value(value)}")
+    return bindings
+
+
+def _gin_value(value: str) -> str:
+    """The value as gin reads it; bare words such as a path need no quotes of their own."""
+    import gin
+
+    if value[:1] in "@%":
+        return value
+    try:
+        gin.config.parse_value(value)
+    except (SyntaxError, ValueError):
+        return repr(value)
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="recllm",
+        description="Fine-tune, evaluate and use language models that recommend.",
+        epilog="`recllm COMMAND --help` explains a command.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    prepare = _command(commands, "prepare", "reads a raw interaction log and stores it as a dataset")
+    prepare.add_argument("dataset", help="toys, beauty, sports, gift_cards or movielens_100k")
+    prepare.add_argument("--raw_dir", help="folder with the raw files")
+    prepare.add_argument("--seed", type=int, default=0, help="of short ids and negatives")
+    prepare.add_argument("--overwrite", action="store_true", help="replace what is prepared")
+    prepare.add_argument("--json", action="store_true", help="statistics as JSON")
+
+    show = _command(commands, "show", "prints examples of a task as people read them")
+    show.add_argument("task", nargs="?", help="task or mixture; none lists them all")
+    show.add_argument("--split", default="train", help="train, validation or test")
+    show.add_argument("--num", type=int, default=3, help="how many examples")
+    show.add_argument("--seed", type=int, default=0, help="of order and sampling")
+    show.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
+    show.add_argument("--targets_length", type=int, default=128, help="tokens of the target")
+    show.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
+    show.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    for name, what in (
+        ("train", "fine-tunes a model on a task or mixture"),
+        ("eval", "measures a trained model and writes results.json"),
+        ("infer", "writes a model's recommendations, one JSON line a user"),
+    ):
+        command = _command(commands, name, what)
+        command.add_argument(
+            "--gin_file", action="append", default=[], metavar="FILE", help="settings; repeatable"
+        )
+        if name == "infer":
+            command.add_argument("--out", required=True, help="file to write")
+        if name == "eval":
+            command.add_argument("--json", action="store_true", help="results as JSON")
+    for command in commands.choices.values():
+        command.add_argument(
+            "--data_dir",
+            help="folder of prepared datasets; default $TFDS_DATA_DIR, or ~/tensorflow_datasets",
+        )
+        command.add_argument(
+            "--module",
+            action="append",
+            default=[],
+            help="Python module that registers tasks of your own; repeatable",
+        )
+    return parser
+
+
+def _command(commands, name: str, what: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=_EXAMPLES[name],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""`recllm prepare`: raw files to a stored dataset with its catalog and vocabulary."""
+
+import dataclasses
+import json
+import os
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from recllm_tasks.commands import setup
+from recllm_tasks.progress import console
+
+
+def run(args) -> int:
+    data_dir = setup.use_data_dir(args)
+    from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
+    from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+    from recllm_tasks.prompts.source import CatalogSource
+
+    prepare(
+        args.dataset,
+        data_dir,
+        args.raw_dir and os.path.expanduser(args.raw_dir),
+        seed=args.seed,
+        overwrite=args.overwrite,
+        progress=console.print,
+    )
+    if ensure_vocabulary(CatalogSource(args.dataset)):
+        console.print("trained the vocabulary")
+    info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
+    if args.json:
+        sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
+    else:
+        Console().print(_table(info))
+        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}")
+    return 0
+
+
+def _as_json(info) -> dict:
+    """Statistics (paper Table 7) and facts for programs."""
+    return {"dataset": info.dataset, **info.statistics.to_json(), **_facts(info)}
+
+
+def _facts(info) -> dict:
+    return {
+        "has_ratings": info.has_ratings,
+        "duplicates_dropped": info.duplicates_dropped,
+        "fingerprint": info.fingerprint,
+    }
+
+
+def _table(info) -> Table:
+    """Table 7 of the paper, for this dataset."""
+    statistics = info.statistics
+    table = Table(title=f"{info.title} (as in Table 7 of the paper)", title_justify="left")
+    for name in ("users", "items", "interactions", "sparsity (%)", "length", "training windows"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"{statistics.users:,}",
+        f"{statistics.items:,}",
+        f"{statistics.interactions:,}",
+        f"{statistics.sparsity:.2f}",
+        f"{statistics.mean_length:.2f} ± {statistics.std_length:.2f}",
+        f"{statistics.train_windows:,}",
+    )
+    return table

@@ -1,0 +1,69 @@
+"""What commands do before their work: quiet logs, the data folder, tasks of the user's own."""
+
+import importlib
+import os
+import sys
+
+from recllm_tasks.errors import UserError
+
+
+def use_data_dir(args) -> str:
+    """Makes `--data_dir` the data folder of all tasks; returns the folder in force."""
+    import seqio
+
+    from recllm_tasks.prompts import source
+
+    if args.data_dir:
+        seqio.set_tfds_data_dir_override(os.path.expanduser(args.data_dir))
+    return source.data_dir()
+
+
+def register_tasks(args) -> None:
+    """Registers our tasks and mixtures, then those of the modules in `--module`."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+    importlib.import_module("recllm_tasks.mixtures")
+    sys.path.insert(0, os.getcwd())
+    for module in args.module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.split(".")[0]:
+                raise
+            raise UserError(
+                f"Unknown module '{module}': got no such module here or on PYTHONPATH, expected a "
+                "Python module that registers tasks; correct --module"
+            ) from error
+
+
+def configured(args, name: str):
+    """The function called `name` in gin, with the settings of `--gin_file` and `--gin.X=…`.
+
+    What gin finds wrong when it is called is told as a UserError too.
+    """
+    import gin
+
+    from recllm_tasks.engine import configuration
+
+    configuration.parse(args.gin_file, args.bindings)
+    try:
+        function = gin.get_configurable(name)
+    except ValueError as error:
+        raise UserError(
+            f"No run in the settings: got {', '.join(args.gin_file)}, expected one that sets "
+            f"{name}, such as runs/finetune.gin, runs/eval.gin or runs/infer.gin; add it"
+        ) from error
+
+    def call(**kwargs):
+        with configuration.gin_errors(f"settings {', '.join(args.gin_file)}"):
+            return function(**kwargs)
+
+    return call
+
+
+def macro(name: str) -> str:
+    """The value of an upper-case setting."""
+    import gin
+
+    return gin.query_parameter(f"%{name}")

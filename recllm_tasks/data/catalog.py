@@ -1,0 +1,93 @@
+"""The catalog: one row an item, with its short id and its texts."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recllm_tasks.data.metadata import ItemText
+from recllm_tasks.errors import UserError
+
+FILE_NAME = "catalog.parquet"
+_TEXT_COLUMNS = ("item", "short_id", "title", "brand", "price", "categories", "description")
+_SCHEMA = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS] + [("train_count", pa.int64())])
+
+
+def order_items(items: Iterable[str], seed: int) -> list[str]:
+    """Orders raw ids at random, as `seed` fixes it; row r of the catalog gets short id `I{r+1}`.
+
+    Our choice: by the SHA-256 of `seed:item`, because that depends neither on the order of the
+    file nor on the version of a library. Random ids leak no neighbourhood (Paper §A.1).
+    """
+    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).digest())
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """The items in the order of their short ids; every field has N entries, one a row.
+
+    Texts are the empty string where nothing is known. `train_count` (int64 [N]) counts the
+    interactions of the train split.
+    """
+
+    item: list[str]
+    short_id: list[str]
+    title: list[str]
+    brand: list[str]
+    price: list[str]
+    categories: list[str]
+    description: list[str]
+    train_count: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    @classmethod
+    def build(
+        cls, items: list[str], texts: Mapping[str, ItemText], train_count: np.ndarray
+    ) -> "Catalog":
+        """Joins ordered raw ids, their texts (an item may have none) and their counts."""
+        rows = [texts.get(item, ItemText()) for item in items]
+        return cls(
+            item=list(items),
+            short_id=[f"I{row + 1}" for row in range(len(items))],
+            train_count=np.asarray(train_count, np.int64),
+            **{
+                field.name: [getattr(row, field.name) for row in rows]
+                for field in dataclasses.fields(ItemText)
+            },
+        )
+
+    @classmethod
+    def load(cls, dataset_dir: str | Path) -> "Catalog":
+        """Reads `catalog.parquet` of a prepared dataset's folder."""
+        path = Path(dataset_dir) / FILE_NAME
+        if not path.is_file():
+            raise UserError(
+                f"no catalog for '{dataset_dir}': got no file {FILE_NAME}, expected a prepared "
+                "dataset's folder; run `recllm prepare` or check the path"
+            )
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"catalog for '{path}': got {str(error).splitlines()[0]}, expected a Parquet file; "
+                "run `recllm prepare` again with --overwrite"
+            ) from error
+        missing = [name for name in _SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise UserError(
+                f"catalog for '{path}': got no column {', '.join(missing)}, expected "
+                f"{', '.join(_SCHEMA.names)}; run `recllm prepare` again with --overwrite"
+            )
+        columns = {name: table.column(name).to_pylist() for name in _TEXT_COLUMNS}
+        return cls(train_count=table.column("train_count").to_numpy().astype(np.int64), **columns)
+
+    def save(self, dataset_dir: str | Path) -> None:
+        """Writes `catalog.parquet` into an existing folder; the same catalog, the same bytes."""
+        columns = {name: getattr(self, name) for name in _SCHEMA.names}
+        pq.write_table(pa.table(columns, schema=_SCHEMA), Path(dataset_dir) / FILE_NAME)

@@ -1,0 +1,101 @@
+"""Facts of one prepared dataset, kept in `recllm.json` beside its records."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
+from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.data.specs import SPECS
+from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.errors import UserError
+
+BUILDER = "rec_sequences"
+VERSION = "1.0.0"
+FILE_NAME = "recllm.json"
+
+# Raised whenever the same raw files would give other records or another catalog.
+FORMAT_VERSION = 1
+
+_FILES = (FILE_NAME, CATALOG_FILE, "dataset_info.json", "features.json")
+
+
+def dataset_dir(data_dir: str | Path, name: str) -> Path:
+    """The folder of a prepared dataset inside TFDS's data folder."""
+    return Path(data_dir).expanduser() / BUILDER / name / VERSION
+
+
+def compute_fingerprint(name: str, sources: list[SourceFile], k_core: int, seed: int) -> str:
+    """SHA-256 (hex) of what fixes a prepared dataset; independent of paths and file names."""
+    facts = [FORMAT_VERSION, name, [source.sha256 for source in sources], k_core, seed]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What `prepare` found and chose.
+
+    `duplicates_dropped` counts repeated (user, item) interactions; `source_files` maps the name of
+    each raw file to its SHA-256.
+    """
+
+    dataset: str
+    title: str
+    noun: str
+    verb: str
+    verb_past: str
+    has_ratings: bool
+    seed: int
+    k_core: int
+    duplicates_dropped: int
+    source_files: dict[str, str]
+    fingerprint: str
+    statistics: Statistics
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that `json` can write."""
+        return dataclasses.asdict(self)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes `recllm.json` into an existing folder."""
+        text = json.dumps(self.to_json(), indent=2, sort_keys=True, ensure_ascii=False)
+        (Path(directory) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "DatasetInfo":
+        """Reads the facts of the dataset in `directory` (see `dataset_dir`).
+
+        Raises `UserError` if the dataset is not there, or not whole.
+        """
+        directory = Path(directory)
+        name, data_dir = directory.parent.name, directory.parents[2]
+        from_raw = name in SPECS and not SPECS[name].in_wheel
+        command = f"recllm prepare {name} --data_dir {data_dir}"
+        command += " --raw_dir RAW_DIR" if from_raw else ""
+        if not directory.is_dir():
+            raise UserError(
+                f"dataset '{name}' is not prepared in {data_dir}: got no folder {directory}, "
+                f"expected {_FILES[0]} and the records in it; run `{command}`"
+            )
+        missing = [file for file in _FILES if not (directory / file).is_file()]
+        if missing:
+            raise UserError(
+                f"dataset '{name}' is not whole in {data_dir}: got a folder {directory} without "
+                f"{', '.join(missing)}, expected all files; run `{command} --overwrite`"
+            )
+        try:
+            facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
+            facts["statistics"] = Statistics(**facts["statistics"])
+            return cls(**facts)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"facts of dataset '{name}' in '{directory / FILE_NAME}': got {error}, expected "
+                f"what `recllm prepare` wrote; run `{command} --overwrite`"
+            ) from error
+
+
+def open_dataset(data_dir: str | Path, name: str) -> DatasetInfo:
+    """The facts of the dataset `name` prepared in `data_dir`; `UserError` if it is not there."""
+    return DatasetInfo.load(dataset_dir(data_dir, name))

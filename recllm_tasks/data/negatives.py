@@ -1,0 +1,45 @@
+"""The 99 negatives of the ranking candidates, drawn once and stored."""
+
+import numpy as np
+import tensorflow as tf
+
+from recllm_tasks.data.popularity import draw_by_popularity, user_seed
+from recllm_tasks.data.sequences import Sequences
+from recllm_tasks.errors import UserError
+
+NUM_NEGATIVES = 99
+SPLITS = ("validation", "test")
+
+
+def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
+    """Raises `UserError` if some user's items leave no item of the train split to draw."""
+    # No user repeats an item, so the sum counts each item once.
+    mass = np.add.reduceat(train_count[sequences.items], sequences.offsets[:-1])
+    exhausted = np.flatnonzero(mass == train_count.sum())
+    if len(exhausted):
+        raise UserError(
+            f"no negatives for '{name}': got user '{sequences.users[exhausted[0]]}' "
+            f"({len(exhausted)} such users in all), whose items are all that the train split has, "
+            "expected at least one other item; take a larger dataset"
+        )
+
+
+def draw_negatives(sequences: Sequences, train_count: np.ndarray, seed: int, split: str):
+    """Draws the negatives of all users for `validation` or `test`: int32 [users, 99].
+
+    None is an item of the user's whole sequence (Paper §4.1: 99 negatives by popularity). The draw
+    depends on `seed`, the user's raw id, the split and the counts alone.
+    """
+    cumulative_counts = tf.constant(np.cumsum(train_count), tf.int64)
+    salt = seed * len(SPLITS) + SPLITS.index(split)
+    items = tf.RaggedTensor.from_row_splits(sequences.items, sequences.offsets)
+
+    def draw(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        return draw_by_popularity(cumulative_counts, items, user_seed(user, salt), NUM_NEGATIVES)
+
+    draws = (
+        tf.data.Dataset.from_tensor_slices((sequences.users, items))
+        .map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        .batch(1024)
+    )
+    return np.concatenate(list(draws.as_numpy_iterator()))

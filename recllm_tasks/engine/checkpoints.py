@@ -1,0 +1,93 @@
+"""States on disk (Orbax): the last one to resume from, the best one to use."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from recllm_tasks.errors import UserError
+
+LAST, BEST = "checkpoints", "best"
+
+
+class Checkpoints:
+    """The states of one run, in MODEL_DIR/checkpoints (all of it) and MODEL_DIR/best (parameters).
+
+    Orbax writes into a temporary folder and renames it, so a state is whole or not there.
+    """
+
+    def __init__(self, model_dir: str, keep: int = 1):
+        self._dir = pathlib.Path(model_dir).resolve()
+        self._keep = keep
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def _manager(self, kind: str) -> ocp.CheckpointManager:
+        if kind not in self._managers:
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep if kind == LAST else 1, enable_async_checkpointing=False
+            )
+            self._managers[kind] = ocp.CheckpointManager(self._dir / kind, options=options)
+        return self._managers[kind]
+
+    def save(self, kind: str, step: int, state: Any) -> None:
+        self._manager(kind).save(step, args=ocp.args.StandardSave(state), force=True)
+
+    def latest_step(self, kind: str) -> int | None:
+        return self._manager(kind).latest_step() if (self._dir / kind).is_dir() else None
+
+    def restore(self, kind: str, like: Any, step: int | None = None) -> Any:
+        """The state of `step` (the latest by default), shaped, typed and sharded as `like`.
+
+        Raises:
+          UserError: there is none, or its arrays have other names or shapes.
+        """
+        step = self._require_step(kind, step)
+        stored = self._manager(kind).item_metadata(step)
+        check_fits(str(self._dir / kind / str(step)), stored, like)
+        return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
+
+    def _require_step(self, kind: str, step: int | None) -> int:
+        folder = self._dir / kind
+        step = self.latest_step(kind) if step is None else step
+        if step is None or not (folder / str(step)).is_dir():
+            raise UserError(
+                f"No checkpoint in '{folder}': got {'none' if step is None else f'no step {step}'}, "
+                "expected one that `recllm train` wrote; train first, or correct the path"
+            )
+        return step
+
+    def restore_params(self, kind: str, like: Any) -> Any:
+        """The parameters alone of the latest whole state."""
+        like = {"params": like}
+        folder = self._dir / kind / str(self._require_step(kind, None)) / "default"
+        with ocp.PyTreeCheckpointer() as reader:
+            stored = reader.metadata(folder).item_metadata.tree
+            check_fits(str(folder.parent), {"params": stored["params"]}, like)
+            restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+            return reader.restore(
+                folder, ocp.args.PyTreeRestore(like, restore_args, partial_restore=True)
+            )["params"]
+
+    def close(self) -> None:
+        for manager in self._managers.values():
+            manager.close()
+        self._managers.clear()
+
+
+def check_fits(where: str, stored: Any, expected: Any) -> None:
+    """Raises UserError naming the first array whose name or shape differs."""
+    shapes = [
+        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+        for leaves in (
+            jax.tree_util.tree_flatten_with_path(getattr(tree, "tree", tree))[0]
+            for tree in (stored, expected)
+        )
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        got, want = (side.get(name, "no such array") for side in shapes)
+        if got != want:
+            raise UserError(
+                f"Checkpoint '{where}' does not fit the model: got {name} {got}, expected {want}; "
+                "use the model's gin file that the run was trained with"
+            )

@@ -1,0 +1,71 @@
+"""Gin settings: where the files lie, and clear words for what is wrong in them."""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+import gin
+
+from recllm_tasks.errors import UserError
+
+
+def gin_search_paths() -> list[str]:
+    """Folders in which gin files are looked up: here, our own, and the one that holds our own.
+
+    So `models/tiny.gin` and `gin/models/tiny.gin` are found from any folder, in a checkout and in
+    an installed package.
+    """
+    package = pathlib.Path(__file__).resolve().parents[1]
+    installed, checkout = package / "gin", package.parent / "gin"
+    own = installed if installed.is_dir() else checkout
+    return ["", str(own), str(own.parent)]
+
+
+def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
+    """Reads the files in their order, then the bindings (`NAME=value`), and locks the settings.
+
+    Raises:
+      UserError: a file is missing, does not parse, or names what does not exist.
+    """
+    gin.clear_config()
+    for path in gin_search_paths():
+        gin.add_config_file_search_path(path)
+    if not gin_files:
+        raise UserError(
+            "No settings: got no --gin_file, expected at least a model and a run; for instance "
+            "--gin_file=models/tiny.gin --gin_file=runs/finetune.gin"
+        )
+    with gin_errors(f"gin files {', '.join(gin_files)}"):
+        gin.parse_config_files_and_bindings(
+            list(gin_files), list(bindings), skip_unknown=False, finalize_config=True
+        )
+
+
+@contextlib.contextmanager
+def gin_errors(what: str):
+    """Turns what gin raises for wrong settings into UserErrors."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"Cannot read {what}: {error}; looked in {gin_search_paths()[1]} and the current folder"
+        ) from error
+    except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
+        if not _is_about_settings(error):
+            raise
+        raise UserError(f"Wrong setting in {what}: {_first_lines(error)}") from error
+
+
+def _is_about_settings(error: Exception) -> bool:
+    """Whether gin itself raised it; a mistake of ours below gin stays a traceback."""
+    trace, last = error.__traceback__, None
+    while trace is not None:
+        last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next
+    return "gin" in pathlib.Path(last or "").parts
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:4])

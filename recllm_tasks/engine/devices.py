@@ -1,0 +1,56 @@
+"""This machine's devices as a mesh: `data` splits the batch, `model` splits the parameters."""
+
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+from flax.linen import partitioning
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from recllm_tasks.errors import UserError
+
+# Which mesh axis a parameter's logical axis is split over; the others are whole on every device.
+PARAMETER_RULES = (
+    ("batch", "data"),
+    ("vocab", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("mlp", "model"),
+    ("embed", None),
+    ("kv", None),
+    ("length", None),
+    ("relpos_buckets", None),
+)
+
+
+def make_mesh(model_parallel: int = 1) -> Mesh:
+    """A (data, model) mesh over all local devices, `model_parallel` of them a model."""
+    devices = jax.local_devices()
+    if model_parallel < 1 or len(devices) % model_parallel:
+        raise UserError(
+            f"MODEL_PARALLEL for this machine: got {model_parallel}, expected a divisor of its "
+            f"{len(devices)} devices; set MODEL_PARALLEL to one"
+        )
+    return Mesh(np.array(devices).reshape(-1, model_parallel), ("data", "model"))
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(mesh: Mesh, variables: Any) -> Any:
+    """The sharding of every parameter, from the logical axes that the network names."""
+    axes = flax.core.unfreeze(partitioning.get_axis_names(variables["params_axes"]))
+    specs = jax.tree.map(
+        lambda names: partitioning.logical_to_mesh_axes(names, PARAMETER_RULES),
+        axes,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+    )

@@ -1,0 +1,110 @@
+"""A model's recommendations in a file, one JSON line a user."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recllm_tasks import progress, tasks
+from recllm_tasks.engine import run_folder, saved_run
+from recllm_tasks.engine.decoding import TaskDecoder, check_beam_width
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.beam_search import DEAD
+
+
+def infer(
+    *,
+    model_dir: str,
+    output: str,
+    task: str | None = None,
+    split: str = "test",
+    num_beams: int = 20,
+    batch_size: int = 32,
+    num_examples: int | None = None,
+    network: Any = None,
+    checkpoint: str | None = None,
+    model_parallel: int = 1,
+) -> int:
+    """Writes what the model answers to every user of a split; returns how many lines.
+
+    A line holds `user`, `history` and `target` as items (short_id, item, title), and `ranked`, the
+    answers best first with `log_prob`; an answer that is an item has its raw id and title too. The
+    file appears when it is whole.
+
+    Args:
+      model_dir: the run's folder.
+      output: file to write.
+      task: a task; None is the retrieval task of the run's dataset.
+      split: `validation` or `test`.
+      num_beams: answers a user.
+      batch_size: users decoded together.
+      num_examples: the first so many users; None is all.
+      network: None is the run's own.
+      checkpoint: see saved_run.load.
+      model_parallel: see saved_run.load.
+    """
+    check_beam_width(num_beams)
+    saved = saved_run.load(
+        model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
+    )
+    name = task or f"{saved.run.dataset}_retrieval"
+    found = tasks.get(name)
+    if tasks.answers(found) is None:
+        raise UserError(
+            f"Nothing to rank for '{name}': got a mixture or a task with free text as its target, "
+            "expected a task whose target is one answer, such as retrieval, ranking or rating"
+        )
+    dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
+    examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
+    decoder = TaskDecoder(
+        found,
+        saved.network,
+        saved.mesh,
+        num_beams=num_beams,
+        batch_size=batch_size,
+        max_steps=saved.run.lengths["targets"],
+    )
+    with progress.work(f"infer {name}", len(examples)) as work, saved.mesh:
+        beams = decoder.decode(saved.params, examples, work.advance)
+    line = _Line(tasks.source_of(found).catalog(), decoder.answers)
+    with run_folder.whole_file(output) as f:
+        for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):
+            json.dump(line(example, rows, log_probs), f, ensure_ascii=False)
+            f.write("\n")
+    return len(examples)
+
+
+class _Line:
+    """Makes the content of a line."""
+
+    def __init__(self, catalog, answers: list[str]):
+        self._catalog, self._answers = catalog, answers
+        self._row_of = {short_id: row for row, short_id in enumerate(catalog.short_id)}
+
+    def _item(self, row: int) -> dict[str, str]:
+        catalog = self._catalog
+        return {
+            "short_id": catalog.short_id[row],
+            "item": catalog.item[row],
+            "title": catalog.title[row],
+        }
+
+    def _answer(self, text: str, log_prob: float) -> dict[str, Any]:
+        row = self._row_of.get(text)
+        item = {"answer": text} if row is None else self._item(row)
+        return {**item, "log_prob": round(float(log_prob), 6)}
+
+    def __call__(
+        self, example: Mapping[str, np.ndarray], rows: np.ndarray, log_probs: np.ndarray
+    ) -> dict[str, Any]:
+        return {
+            "user": example["user"].decode(),
+            "history": [self._item(row) for row in example["history"]],
+            "ranked": [
+                self._answer(self._answers[row], log_prob)
+                for row, log_prob in zip(rows, log_probs)
+                if row >= 0 and log_prob > DEAD
+            ],
+            "target": self._item(int(example["target"])),
+        }

@@ -1,0 +1,90 @@
+"""A trained run, made ready for use: its network, its parameters, its vocabulary."""
+
+import dataclasses
+import os
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from recllm_tasks.engine import devices, run_folder
+from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
+from recllm_tasks.engine.run_folder import Run
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.prompts import vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRun:
+    """What `load` found.
+
+    Attributes:
+      run: what was trained on what.
+      network: the model.
+      params: of the chosen checkpoint, spread over `mesh`.
+      step: of the chosen checkpoint.
+      mesh: this machine's devices.
+    """
+
+    run: Run
+    network: Transformer
+    params: Any
+    step: int
+    mesh: jax.sharding.Mesh
+
+
+def load(
+    model_dir: str,
+    *,
+    network: Transformer | None = None,
+    checkpoint: str | None = None,
+    model_parallel: int = 1,
+) -> SavedRun:
+    """Reads a run's folder and makes its vocabulary that of all tasks, unless gin names one.
+
+    Args:
+      model_dir: the run's folder.
+      network: None is the run's own; another one must fit the checkpoint.
+      checkpoint: `best`, `checkpoints` (the last state), or None: the best if there is one.
+      model_parallel: devices that share one copy of the parameters.
+
+    Raises:
+      UserError: no run there, no such checkpoint, or one that does not fit the network.
+    """
+    run = Run.load(model_dir)
+    if checkpoint not in (None, BEST, LAST):
+        raise UserError(
+            f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'"
+        )
+    network = network or Transformer(T5Config(**run.network))
+    if vocabulary.sentencepiece_file() is None:
+        path = os.path.join(model_dir, run_folder.VOCABULARY)
+        with gin.unlock_config():
+            gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
+    mesh = devices.make_mesh(model_parallel)
+    checkpoints = Checkpoints(model_dir)
+    kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
+    like = abstract_params(network, mesh)
+    if kind == BEST:
+        params = checkpoints.restore(BEST, like=like)
+    else:
+        params = checkpoints.restore_params(LAST, like=like)
+    step = checkpoints.latest_step(kind)
+    checkpoints.close()
+    return SavedRun(run, network, params, step, mesh)
+
+
+def abstract_params(network: Transformer, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes, dtypes and shardings of the network's parameters."""
+    token = jnp.ones((1, 1), jnp.int32)
+    shapes = jax.eval_shape(
+        lambda key: network.init(key, token, token, token, enable_dropout=False), jax.random.key(0)
+    )
+    shardings = devices.parameter_shardings(mesh, shapes)
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes["params"],
+        shardings,
+    )

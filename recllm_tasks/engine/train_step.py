@@ -1,0 +1,95 @@
+"""One step of training: the loss, its gradient, the update.
+
+Letters: B batch, L input length, T target length, V vocabulary.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from recllm_tasks.models.network import Transformer
+
+# T5X's coefficient of the term that keeps the softmax normaliser near 1.
+Z_LOSS = 1e-4
+
+Batch = Mapping[str, jax.Array]
+
+
+class State(NamedTuple):
+    """Everything that a training step changes."""
+
+    step: jax.Array
+    params: Any
+    optimizer: Any
+
+
+class Measures(NamedTuple):
+    """Of one batch: mean cross-entropy of a target token, the same with z-loss, accuracy."""
+
+    loss: jax.Array
+    total_loss: jax.Array
+    accuracy: jax.Array
+
+
+def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cross-entropy of each token and log of the softmax normaliser, both float32 [B, T]."""
+    log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    chosen_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
+    return log_z_BxT - chosen_BxT, log_z_BxT
+
+
+def measure(
+    network: Transformer, params: Any, batch: Batch, dropout_key: jax.Array | None
+) -> Measures:
+    """The loss of a batch; without dropout where `dropout_key` is None.
+
+    Every target token that is not padding weighs the same, as in T5X.
+    """
+    logits_BxTxV = network.apply(
+        {"params": params},
+        batch["encoder_input_tokens"],
+        batch["decoder_input_tokens"],
+        batch["decoder_target_tokens"],
+        encoder_segment_ids=batch.get("encoder_segment_ids"),
+        decoder_segment_ids=batch.get("decoder_segment_ids"),
+        enable_dropout=dropout_key is not None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+    )
+    targets_BxT = batch["decoder_target_tokens"]
+    weights_BxT = targets_BxT > 0
+    total = jnp.maximum(weights_BxT.sum(), 1)
+    loss_BxT, log_z_BxT = cross_entropy(logits_BxTxV.astype(jnp.float32), targets_BxT)
+    right_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
+
+    def mean(x_BxT):
+        return jnp.sum(jnp.where(weights_BxT, x_BxT, 0.0)) / total
+
+    loss = mean(loss_BxT)
+    return Measures(loss, loss + Z_LOSS * mean(jnp.square(log_z_BxT)), mean(right_BxT))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def train_step(
+    network: Transformer,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    batch: Batch,
+    key: jax.Array,
+) -> tuple[State, Measures]:
+    """The state after one more batch. `key` is the run's; each step folds its number in."""
+    dropout_key = jax.random.fold_in(key, state.step)
+    if network.config.dropout_rate == 0:
+        dropout_key = None
+
+    def objective(params):
+        measures = measure(network, params, batch, dropout_key)
+        return measures.total_loss, measures
+
+    gradient, measures = jax.grad(objective, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return State(state.step + 1, params, optimizer_state), measures

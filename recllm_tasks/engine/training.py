@@ -1,0 +1,258 @@
+"""Fine-tuning on this machine: batches in, checkpoints out, validation on the way."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import seqio
+from clu import metric_writers
+
+from recllm_tasks import progress, tasks
+from recllm_tasks.engine import batches, devices, run_folder
+from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
+from recllm_tasks.engine.evaluation import Evaluation
+from recllm_tasks.engine.run_folder import Run
+from recllm_tasks.engine.train_step import State, train_step
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.network import Transformer
+
+# Scalars are written, and the progress line renewed, every so many steps.
+LOG_PERIOD = 20
+
+# What the best checkpoint is chosen by. Paper §4.1: by validation on retrieval; the paper does not
+# name the metric. Mixtures without retrieval take what they have, in this order.
+SELECTION = (("retrieval", "ndcg@10"), ("ranking", "ndcg@10"), ("rating", "auc"))
+
+
+def train(
+    *,
+    mixture: str,
+    model_dir: str,
+    model_name: str,
+    lengths: Mapping[str, int],
+    network: Transformer,
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    batch_size: int,
+    eval_period: int = 1000,
+    eval_examples: int | None = None,
+    eval_batch_size: int = 32,
+    num_beams: int = 20,
+    seed: int = 0,
+    model_parallel: int = 1,
+    initial_params: Any = None,
+) -> pathlib.Path:
+    """Trains until `steps`, going on from the last checkpoint in `model_dir` if there is one.
+
+    Args:
+      mixture: task or mixture to train on.
+      model_dir: folder of the run, see run_folder.py.
+      model_name: a name for tables.
+      lengths: of `inputs` and `targets`, in tokens.
+      network: the model.
+      optimizer: made by optimizer.py.
+      steps: training steps in total.
+      batch_size: packed rows of a batch.
+      eval_period: steps between validations, which are also where checkpoints are written.
+      eval_examples: validation examples; None is all that the split has, 3,000 users at most.
+      eval_batch_size: examples decoded together.
+      num_beams: width of the beam in validation.
+      seed: of parameters, order, sampling and dropout.
+      model_parallel: devices that share one copy of the parameters.
+      initial_params: parameters to start from; None draws them.
+
+    Returns:
+      The folder of the best checkpoint.
+    """
+    found = tasks.get(mixture)
+    check_vocabulary(found, network)
+    mesh = devices.make_mesh(model_parallel)
+    run_folder.open_for_training(
+        model_dir,
+        describe_run(found, model_name, lengths, network, seed),
+        found.output_features["inputs"].vocabulary,
+    )
+    run_folder.save_settings(model_dir)
+    checkpoints = Checkpoints(model_dir)
+    state = initial_state(network, optimizer, mesh, seed, initial_params)
+    if checkpoints.latest_step(LAST) is not None:
+        state = checkpoints.restore(LAST, like=state)
+        progress.console.print(f"resumed at step {int(state.step):,} from {model_dir}")
+    validation = validation_of(
+        found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
+    )
+    with mesh:
+        loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
+        loop.run(state, mixture, lengths, steps, batch_size, eval_period)
+    checkpoints.close()
+    return pathlib.Path(model_dir) / (BEST if validation else LAST)
+
+
+def check_vocabulary(found: seqio.Task | seqio.Mixture, network: Transformer) -> None:
+    """Raises UserError if the model has fewer embeddings than the vocabulary has ids."""
+    vocabulary = found.output_features["inputs"].vocabulary
+    if vocabulary.vocab_size > network.config.vocab_size:
+        raise UserError(
+            f"Vocabulary '{vocabulary.sentencepiece_model_file}' is too large for the model: got "
+            f"{vocabulary.vocab_size} ids with sentinels, expected at most "
+            f"{network.config.vocab_size}; bind vocabulary.sentencepiece_file.path to the model's "
+            "own vocabulary, or raise network.T5Config.vocab_size"
+        )
+
+
+def describe_run(
+    found: seqio.Task | seqio.Mixture, model_name, lengths, network: Transformer, seed: int
+) -> Run:
+    source = tasks.source_of(found)
+    config = dataclasses.asdict(network.config)
+    config["dtype"] = jnp.dtype(config["dtype"]).name
+    config["mlp_activations"] = list(config["mlp_activations"])
+    return Run(
+        mixture=found.name,
+        dataset=source.dataset_name,
+        fingerprint=source.info().fingerprint,
+        lengths=dict(lengths),
+        network=config,
+        seed=seed,
+        model=model_name,
+    )
+
+
+def initial_state(
+    network: Transformer,
+    optimizer: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    seed: int,
+    params: Any = None,
+) -> State:
+    """Random parameters (or the given ones), spread over the mesh, and a fresh optimizer."""
+    token = jnp.ones((1, 1), jnp.int32)
+
+    def draw(key):
+        return network.init(key, token, token, token, enable_dropout=False)
+
+    key = jax.random.key(seed)
+    shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
+    if params is None:
+        params = jax.jit(lambda key: draw(key)["params"], out_shardings=shardings)(key)
+    else:
+        params = jax.tree.map(jax.device_put, params, shardings)
+    fresh = jax.jit(optimizer.init)(params)
+    whole = devices.whole(mesh)
+    fresh = jax.tree.map(
+        lambda x: x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, whole), fresh
+    )
+    return State(jax.device_put(jnp.int32(0), whole), params, fresh)
+
+
+def validation_of(
+    found, network, mesh, lengths, num_beams, batch_size, num_examples
+) -> tuple[Evaluation, str, str] | None:
+    """(evaluation, task, metric) that the best checkpoint is chosen by; None without such a task."""
+    names = {task.name for task in seqio.get_subtasks(found)}
+    dataset = tasks.source_of(found).dataset_name
+    for kind, metric in SELECTION:
+        task = f"{dataset}_{kind}"
+        if task in names:
+            evaluation = Evaluation(
+                task,
+                "validation",
+                network,
+                mesh,
+                lengths,
+                num_beams=num_beams,
+                batch_size=batch_size,
+                num_examples=num_examples,
+            )
+            return evaluation, task, metric
+    return None
+
+
+class _Loop:
+    """The training loop and what it reports to."""
+
+    def __init__(self, network, optimizer, mesh, checkpoints, validation, model_dir, seed):
+        self._network, self._optimizer, self._mesh = network, optimizer, mesh
+        self._checkpoints, self._validation = checkpoints, validation
+        self._best_file = pathlib.Path(model_dir) / BEST / "best.json"
+        self._writer = metric_writers.create_default_writer(model_dir, just_logging=False)
+        self._seed = seed
+
+    def run(self, state: State, mixture, lengths, steps, batch_size, eval_period) -> None:
+        key = jax.random.key(self._seed)
+        step = int(state.step)
+        stream = batches.training_batches(mixture, lengths, batch_size, self._seed, step)
+        split = devices.split_batch(self._mesh)
+        with progress.work(f"train {mixture}", steps, step) as work:
+            window = _Window()
+            while step < steps:
+                batch = next(stream)
+                examples = batches.num_examples(batch)
+                state, measures = train_step(
+                    self._network, self._optimizer, state, batches.put(batch, split), key
+                )
+                step += 1
+                window.add(examples, measures)
+                if step % LOG_PERIOD == 0 or step == steps:
+                    scalars = window.summary()
+                    check_finite(scalars, step)
+                    self._writer.write_scalars(step, scalars)
+                    note = f"loss {scalars['loss']:.3f}  {scalars['examples/s']:.0f} examples/s"
+                    work.advance(window.steps, note)
+                    window = _Window()
+                if step % eval_period == 0 or step == steps:
+                    self._validate(state, step, work)
+                    self._checkpoints.save(LAST, step, state)
+                    window = _Window()
+        self._writer.flush()
+        self._writer.close()
+
+    def _validate(self, state: State, step: int, work: progress.Work) -> None:
+        if self._validation is None:
+            return
+        evaluation, task, metric = self._validation
+        measured = evaluation.run(state.params, step)[task]
+        self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
+        best = run_folder.read_json(self._best_file) or {"value": -1.0}
+        work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")
+        if measured[metric] > best["value"]:
+            self._checkpoints.save(BEST, step, state.params)
+            chosen = {"step": step, "task": task, "metric": metric, "value": measured[metric]}
+            run_folder.write_json(self._best_file, {**chosen, "metrics": measured})
+
+
+class _Window:
+    """What happened since the last report."""
+
+    def __init__(self):
+        self.steps, self._examples, self._start = 0, 0, time.monotonic()
+        self._measures = []
+
+    def add(self, examples: int, measures) -> None:
+        self.steps += 1
+        self._examples += examples
+        self._measures.append(measures)
+
+    def summary(self) -> dict[str, float]:
+        measures = jax.device_get(self._measures)
+        seconds = time.monotonic() - self._start
+        return {
+            "loss": float(np.mean([m.loss for m in measures])),
+            "accuracy": float(np.mean([m.accuracy for m in measures])),
+            "examples/s": self._examples / seconds,
+            "steps/s": self.steps / seconds,
+        }
+
+
+def check_finite(scalars: Mapping[str, float], step: int) -> None:
+    if not np.isfinite(scalars["loss"]):
+        raise UserError(
+            f"Loss at step {step}: got {scalars['loss']}, expected a finite number; lower "
+            "LEARNING_RATE or raise WARMUP_STEPS, and start again from an earlier checkpoint"
+        )

@@ -1,0 +1,74 @@
+"""The sizes of a network, and the layers made to them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes of a T5 1.1. `dtype` is the dtype of computation; parameters are always float32."""
+
+    vocab_size: int
+    dtype: Any = jnp.float32
+    emb_dim: int = 512
+    num_heads: int = 6
+    num_encoder_layers: int = 8
+    num_decoder_layers: int = 8
+    head_dim: int = 64
+    mlp_dim: int = 1024
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.1
+    logits_via_embedding: bool = False
+    num_relative_buckets: int = 32
+    max_relative_distance: int = 128
+    remat: bool = False  # recompute each layer in the backward pass: less memory, more time
+    loop_attention: bool | None = None  # one example at a time; None: on a single CPU device
+
+    def __post_init__(self):
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        for name in self.mlp_activations:
+            if name != "linear" and not hasattr(nn, name):
+                raise UserError(
+                    f"Activation for 'T5Config.mlp_activations': got {name!r}, expected 'linear' "
+                    "or a function of flax.linen; correct the gin binding."
+                )
+
+    def attention(self):
+        return layers.Attention(
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            emb_dim=self.emb_dim,
+            dtype=self.dtype,
+            dropout_rate=self.dropout_rate,
+            loop=self.loop_attention,
+        )
+
+    def mlp(self):
+        return layers.Mlp(
+            mlp_dim=self.mlp_dim,
+            emb_dim=self.emb_dim,
+            activations=self.mlp_activations,
+            dtype=self.dtype,
+            dropout_rate=self.dropout_rate,
+        )
+
+    def norm(self):
+        return layers.LayerNorm(dtype=self.dtype)
+
+    def dropout(self):
+        """Dropout of whole channels: one draw for all positions, as T5 does (and cheap)."""
+        return nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
+
+    def relpos_bias(self, *, bidirectional):
+        return layers.RelativePositionBias(
+            num_heads=self.num_heads,
+            bidirectional=bidirectional,
+            num_buckets=self.num_relative_buckets,
+            max_distance=self.max_relative_distance,
+        )

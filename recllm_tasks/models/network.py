@@ -1,0 +1,134 @@
+"""T5 1.1 in Flax Linen, with the parameter names and the module contract of T5X.
+
+T5X can run `Transformer` and FLAN-T5's published checkpoints fit it. Unlike T5X's own network it
+embeds by gather and has a decode path for beams (`precompute_cross`, `decode_step`) that projects
+cross-attention keys and values once an example and never reorders its cache.
+
+Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
+V vocabulary, H heads, D head dim, E embed, M mlp.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from recllm_tasks.models import layers
+from recllm_tasks.models.config import T5Config
+from recllm_tasks.models.stacks import Decoder, Encoder, mask_bias
+
+__all__ = ["T5Config", "Transformer"]
+
+
+class Transformer(nn.Module):
+    """An encoder-decoder with T5X's contract: `__call__`, `encode`, `decode`.
+
+    Token 0 is padding: encoder inputs and decoder targets that are 0 are never attended to.
+    """
+
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.token_embedder = layers.Embed(cfg.vocab_size, cfg.emb_dim, cfg.dtype)
+        self.encoder = Encoder(cfg)
+        self.decoder = Decoder(cfg)
+
+    def encode(self, encoder_input_tokens, encoder_segment_ids=None, enable_dropout=True):
+        """Encoded inputs [B, L, E] of int tokens [B, L]; attention stays within a segment."""
+        visible = (encoder_input_tokens > 0)[:, None, :]
+        if encoder_segment_ids is not None:
+            same = encoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
+            visible = visible & same
+        x = self.token_embedder(encoder_input_tokens)
+        return self.encoder(x, mask_bias(visible), not enable_dropout)
+
+    def decode(
+        self,
+        encoded,
+        encoder_input_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids=None,
+        decoder_segment_ids=None,
+        decoder_positions=None,
+        enable_dropout=True,
+        decode=False,
+        max_decode_length=None,
+    ):
+        """Float32 logits [B, Q, V] under teacher forcing.
+
+        `decoder_positions` is accepted as T5X passes it, and not needed: distances are relative.
+        """
+        if decode:
+            raise NotImplementedError("T5X's cached decoding; use recllm_tasks.models.beam_search.")
+        length = decoder_input_tokens.shape[1]
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        visible = causal[None] & (decoder_target_tokens > 0)[:, None, :]
+        cross_visible = (encoder_input_tokens > 0)[:, None, :]
+        if decoder_segment_ids is not None:
+            same = decoder_segment_ids[:, :, None] == decoder_segment_ids[:, None, :]
+            visible = visible & same
+        if encoder_segment_ids is not None:
+            same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
+            cross_visible = cross_visible & same
+        x = self.token_embedder(decoder_input_tokens)
+        x = self.decoder(
+            x, encoded, mask_bias(visible), mask_bias(cross_visible), not enable_dropout
+        )
+        return self._logits(x)
+
+    def _logits(self, x):
+        if self.config.logits_via_embedding:
+            return self.token_embedder.attend(x) / jnp.sqrt(self.config.emb_dim)
+        return self.decoder.logits_dense(x)
+
+    def __call__(
+        self,
+        encoder_input_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids=None,
+        decoder_segment_ids=None,
+        encoder_positions=None,
+        decoder_positions=None,
+        *,
+        enable_dropout=True,
+        decode=False,
+    ):
+        """Float32 logits [B, Q, V]. Positions are accepted as T5X passes them, and not needed."""
+        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
+        return self.decode(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids=encoder_segment_ids,
+            decoder_segment_ids=decoder_segment_ids,
+            enable_dropout=enable_dropout,
+            decode=decode,
+        )
+
+    def precompute_cross(self, encoded_BxLxE):
+        """Cross-attention (keys, values) of each decoder layer, each [B, H, L, D]."""
+        return self.decoder.cross_keys_values(encoded_BxLxE)
+
+    def init_caches(self, batch, num_steps, num_beams):
+        """Empty self-attention (keys, values) of each decoder layer, each [B, H, T * K, D]."""
+        cfg = self.config
+        shape = (batch, cfg.num_heads, num_steps * num_beams, cfg.head_dim)
+        empty = jnp.zeros(shape, cfg.dtype)
+        return tuple((empty, empty) for _ in range(cfg.num_decoder_layers))
+
+    def decode_step(self, tokens_BxK, step, caches, cross, ancestors_BxKxT, encoder_input_tokens):
+        """Float32 logits [B, K, V] of one step for all beams, and the new caches.
+
+        `tokens_BxK` are the tokens at position `step` (0 at the first). Their keys and values go to
+        slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` says which
+        slot of position t beam k descends from (its own at `step`), -1 from `step` + 1 on. A
+        reordering of beams permutes `ancestors` alone. Fewer beams than slots may be given.
+        """
+        x_BxKxE = self.token_embedder(tokens_BxK)
+        cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
+        x_BxKxE, caches = self.decoder.step(
+            x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias
+        )
+        return self._logits(x_BxKxE), caches

@@ -1,0 +1,133 @@
+"""Encoder and decoder of T5 1.1: stacks of pre-norm residual layers.
+
+Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
+H heads, D head dim, E embed.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from recllm_tasks.models import layers
+from recllm_tasks.models.config import T5Config
+
+
+def mask_bias(visible):
+    """Float32 bias of a boolean mask [B, Q, L], with an axis for the heads: [B, 1, Q, L]."""
+    return jnp.where(visible, 0.0, layers.MASKED).astype(jnp.float32)[:, None]
+
+
+class EncoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.pre_attention_layer_norm = cfg.norm()
+        self.attention = cfg.attention()
+        self.pre_mlp_layer_norm = cfg.norm()
+        self.mlp = cfg.mlp()
+        self.dropout = cfg.dropout()
+
+    def __call__(self, x_BxLxE, biases, deterministic):
+        h = self.pre_attention_layer_norm(x_BxLxE)
+        h = self.attention(h, self.attention.keys_values(h), biases, deterministic)
+        x_BxLxE = x_BxLxE + self.dropout(h, deterministic=deterministic)
+        h = self.mlp(self.pre_mlp_layer_norm(x_BxLxE), deterministic)
+        return x_BxLxE + self.dropout(h, deterministic=deterministic)
+
+
+class DecoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.pre_self_attention_layer_norm = cfg.norm()
+        self.self_attention = cfg.attention()
+        self.pre_cross_attention_layer_norm = cfg.norm()
+        self.encoder_decoder_attention = cfg.attention()
+        self.pre_mlp_layer_norm = cfg.norm()
+        self.mlp = cfg.mlp()
+        self.dropout = cfg.dropout()
+
+    def _cross_and_mlp(self, x, keys_values, biases, deterministic):
+        h = self.pre_cross_attention_layer_norm(x)
+        h = self.encoder_decoder_attention(h, keys_values, biases, deterministic)
+        x = x + self.dropout(h, deterministic=deterministic)
+        h = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
+        return x + self.dropout(h, deterministic=deterministic)
+
+    def __call__(self, x_BxQxE, encoded_BxLxE, biases, cross_biases, deterministic):
+        h = self.pre_self_attention_layer_norm(x_BxQxE)
+        h = self.self_attention(h, self.self_attention.keys_values(h), biases, deterministic)
+        x_BxQxE = x_BxQxE + self.dropout(h, deterministic=deterministic)
+        keys_values = self.encoder_decoder_attention.keys_values(encoded_BxLxE)
+        return self._cross_and_mlp(x_BxQxE, keys_values, cross_biases, deterministic)
+
+    def cross_keys_values(self, encoded_BxLxE):
+        return self.encoder_decoder_attention.keys_values(encoded_BxLxE)
+
+    def step(self, x_BxKxE, slot, cache, cross, biases, cross_biases):
+        """One position of K beams. Writes slots [slot, slot + K); returns x and the new cache."""
+        h = self.pre_self_attention_layer_norm(x_BxKxE)
+        queries = self.self_attention.queries(h)
+        cache = tuple(
+            jax.lax.dynamic_update_slice(old_BxHxSxD, new_BxHxKxD, (0, 0, slot, 0))
+            for old_BxHxSxD, new_BxHxKxD in zip(cache, self.self_attention.keys_values(h))
+        )
+        x_BxKxE = x_BxKxE + self.self_attention.attend(queries, cache, biases)
+        return self._cross_and_mlp(x_BxKxE, cross, cross_biases, True), cache
+
+
+class Encoder(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.relpos_bias = cfg.relpos_bias(bidirectional=True)
+        layer = nn.remat(EncoderLayer, static_argnums=(3,)) if cfg.remat else EncoderLayer
+        self.layers = [layer(cfg) for _ in range(cfg.num_encoder_layers)]
+        self.encoder_norm = cfg.norm()
+        self.dropout = cfg.dropout()
+
+    def __call__(self, x_BxLxE, bias, deterministic):
+        biases = (self.relpos_bias(x_BxLxE.shape[1]), bias)
+        x_BxLxE = self.dropout(x_BxLxE, deterministic=deterministic)
+        for layer in self.layers:
+            x_BxLxE = layer(x_BxLxE, biases, deterministic)
+        return self.dropout(self.encoder_norm(x_BxLxE), deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.relpos_bias = cfg.relpos_bias(bidirectional=False)
+        layer = nn.remat(DecoderLayer, static_argnums=(5,)) if cfg.remat else DecoderLayer
+        self.layers = [layer(cfg) for _ in range(cfg.num_decoder_layers)]
+        self.decoder_norm = cfg.norm()
+        self.dropout = cfg.dropout()
+        if not cfg.logits_via_embedding:  # float32 for a stable softmax
+            self.logits_dense = layers.Dense(cfg.vocab_size, axes=("embed", "vocab"))
+
+    def __call__(self, x_BxQxE, encoded_BxLxE, bias, cross_bias, deterministic):
+        biases = (self.relpos_bias(x_BxQxE.shape[1]), bias)
+        x_BxQxE = self.dropout(x_BxQxE, deterministic=deterministic)
+        for layer in self.layers:
+            x_BxQxE = layer(x_BxQxE, encoded_BxLxE, biases, (cross_bias,), deterministic)
+        return self.dropout(self.decoder_norm(x_BxQxE), deterministic=deterministic)
+
+    def cross_keys_values(self, encoded_BxLxE):
+        return tuple(layer.cross_keys_values(encoded_BxLxE) for layer in self.layers)
+
+    def step(self, x_BxKxE, step, caches, crosses, ancestors_BxKxT, cross_bias):
+        batch, beams, num_steps = ancestors_BxKxT.shape
+        width = caches[0][0].shape[2] // num_steps  # slots of one step
+        visible = ancestors_BxKxT[..., None] == jnp.arange(width)
+        position_bias = jnp.repeat(self.relpos_bias.of_step(step, num_steps), width, axis=1)
+        biases = (position_bias[None, :, None], mask_bias(visible.reshape(batch, beams, -1)))
+        new_caches = []
+        for layer, cache, cross in zip(self.layers, caches, crosses):
+            x_BxKxE, cache = layer.step(x_BxKxE, step * width, cache, cross, biases, (cross_bias,))
+            new_caches.append(cache)
+        return self.decoder_norm(x_BxKxE), tuple(new_caches)

@@ -1,0 +1,58 @@
+"""Progress of long work on the terminal: a bar for people, a line now and then for log files."""
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Where there is no terminal, a line each time this share of the work is done.
+_LINE_EVERY = 0.1
+
+console = Console(stderr=True, highlight=False)
+
+
+class Work:
+    """One piece of work under way."""
+
+    def __init__(self, what: str, total: int, done: int, bar: Progress | None):
+        self._what, self._total, self._done, self._bar = what, total, done, bar
+        self._next_line = done + total * _LINE_EVERY
+        self._task = bar and bar.add_task(what, total=total, completed=done, note="")
+
+    def advance(self, steps: int, note: str = "") -> None:
+        self._done += steps
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, note=note)
+        elif self._done >= self._next_line or self._done >= self._total:
+            self._next_line += self._total * _LINE_EVERY
+            console.print(f"{self._what} {self._done:,}/{self._total:,}  {note}")
+
+    def say(self, text: str) -> None:
+        (self._bar.console if self._bar else console).print(text)
+
+
+@contextlib.contextmanager
+def work(what: str, total: int, done: int = 0) -> Iterator[Work]:
+    """Shows progress from `done` to `total` while the block runs."""
+    if not console.is_terminal:
+        yield Work(what, total, done, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Work(what, total, done, bar)

@@ -1,0 +1,72 @@
+"""Items that a prompt offers beside the true one: 99 for ranking, one for BPR (paper §4.1)."""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.data.popularity import draw_by_popularity, user_seed
+from recllm_tasks.prompts.source import CatalogSource
+
+NUM_NEGATIVES = 99
+
+Example = Mapping[str, tf.Tensor]
+
+# Salts that keep the draws of one window apart.
+_POSITION, _NEGATIVES = 1, 2
+
+
+def _cumulative_counts(source: CatalogSource) -> tf.Tensor:
+    return tf.cumsum(tf.constant(source.catalog().train_count, tf.int64))
+
+
+def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """A preprocessor that adds `candidates` (int32 [100]): the target among 99 negatives.
+
+    Evaluation takes the negatives stored in the record. Training draws them by popularity, with
+    replacement, from the items that are not in the user's training split; they and the target's
+    place are fixed by the user's and the window's identity (Our choice: so that every run and
+    every epoch ranks the same lists).
+    """
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        cumulative = _cumulative_counts(source)
+
+        def add(example: Example) -> dict[str, tf.Tensor]:
+            seed = user_seed(example["user"], example["window"])
+            drawn = tf.cond(
+                tf.size(example["negatives"]) > 0,
+                lambda: example["negatives"],
+                lambda: draw_by_popularity(
+                    cumulative, example["exclude"], seed + _NEGATIVES, NUM_NEGATIVES
+                ),
+            )
+            place = tf.random.stateless_uniform(
+                [], seed + _POSITION, 0, NUM_NEGATIVES + 1, tf.int32
+            )
+            target = example["target"][tf.newaxis]
+            candidates = tf.concat([drawn[:place], target, drawn[place:]], axis=0)
+            return {**example, "candidates": tf.ensure_shape(candidates, [NUM_NEGATIVES + 1])}
+
+        return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return preprocess
+
+
+def pair_with_negative(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """A preprocessor that adds `pair` (int32 [2]): target and a negative, in random order.
+
+    The negative is drawn by popularity from what is not in the user's training split; both draws
+    come from SeqIO's seeds, anew every epoch (paper §C.2: dynamic sampling).
+    """
+
+    @seqio.map_over_dataset(num_seeds=2)
+    def add(example: Example, seeds) -> dict[str, tf.Tensor]:
+        negative = draw_by_popularity(
+            _cumulative_counts(source), example["exclude"], seeds[0], 1
+        )
+        pair = tf.concat([example["target"][tf.newaxis], negative], axis=0)
+        swap = tf.random.stateless_uniform([], seeds[1]) < 0.5
+        return {**example, "pair": tf.where(swap, pair[::-1], pair)}
+
+    return add

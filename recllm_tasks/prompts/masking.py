@@ -1,0 +1,112 @@
+"""What is hidden from the model: whole items (MIM), spans of tokens (MLM), and in what share."""
+
+from collections.abc import Callable, Mapping
+
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.prompts import windows
+from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.vocabulary import SENTINELS
+
+# Paper §4.1: the masking ratio of MIM and MLM.
+MASKED_SHARE = 0.2
+
+# Raffel et al. 2020: the mean length of a corrupted span, in tokens. The paper names none.
+MEAN_SPAN = 3.0
+
+# Paper §3.1.2: an MLM sub-sequence holds at least two items.
+MIN_MLM_ITEMS = 2
+
+Example = Mapping[str, tf.Tensor]
+
+
+def choose(seed: tf.Tensor, size: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
+    """bool [size]: `num` of `size` places, each set of them equally likely."""
+    order = tf.argsort(tf.random.stateless_uniform([size], seed))
+    return tf.scatter_nd(order[:num, tf.newaxis], tf.ones([num], tf.bool), [size])
+
+
+def sample_items(min_items: int) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """A preprocessor: `history` becomes a random span of the window, `windows.sample_span`.
+
+    A user with one training item has no such span and is left out.
+    """
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def sample(example: Example, seed) -> dict[str, tf.Tensor]:
+        return windows.sample_span(example, seed, tf.constant(min_items))
+
+    return lambda dataset: sample(dataset.filter(lambda example: tf.size(example["history"]) > 0))
+
+
+def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
+    """A preprocessor that adds `masked` (bool [h]): a fifth of the items, at least one.
+
+    Our choice: exactly round(0.2 h) items, as in Table 11 (2 of 10), not each with probability
+    0.2, which would leave a third of the short sequences without a mask. Masks whose items would
+    not fit into the targets are lifted, the newest first.
+    """
+
+    @seqio.map_over_dataset(num_seeds=1)
+    def add(example: Example, seed, sequence_length=None, output_features=None):
+        targets = prompt.writer(sequence_length, output_features).targets
+        size = tf.size(example["history"])
+        num = tf.maximum(1, tf.cast(tf.round(MASKED_SHARE * tf.cast(size, tf.float32)), tf.int32))
+        masked = choose(seed, size, num)
+        if targets.room is not None:
+            (slot,) = prompt.template.targets
+            costs = targets.item_costs(slot, {**example, "masked": masked})
+            masked &= tf.cumsum(costs) <= targets.room
+        return {**example, "masked": masked}
+
+    return add
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def corrupt_spans(
+    example: Example, seed, sequence_length=None, output_features=None
+) -> dict[str, tf.Tensor]:
+    """T5's span corruption (Raffel et al. 2020) of the tokens in `inputs`.
+
+    A fifth of the tokens, in spans of three on average, is replaced by one sentinel a span; the
+    targets hold each sentinel and what it replaced. As in T5, the first span is kept and the last
+    one corrupted. No more is corrupted than fits into the targets, or than there are sentinels.
+    """
+    tokens = example["inputs"][:-1]
+    vocabulary = output_features["inputs"].vocabulary
+    size = tf.size(tokens)
+    num_noise = tf.cast(tf.round(MASKED_SHARE * tf.cast(size, tf.float32)), tf.int32)
+    num_noise = tf.clip_by_value(num_noise, 1, size - 1)
+    if sequence_length is not None:
+        # n tokens in round(n / 3) spans take n + round(n / 3) + EOS tokens of the targets.
+        most = int((sequence_length["targets"] - 2) / (1 + 1 / MEAN_SPAN))
+        num_noise = tf.minimum(num_noise, most)
+    num_spans = tf.cast(tf.round(tf.cast(num_noise, tf.float32) / MEAN_SPAN), tf.int32)
+    num_spans = tf.clip_by_value(num_spans, 1, tf.minimum(SENTINELS, size - num_noise))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+    noise_lengths = _split_into(num_noise, num_spans, seeds[0])
+    kept_lengths = _split_into(size - num_noise, num_spans, seeds[1])
+    lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
+    spans = tf.RaggedTensor.from_row_lengths(tokens, lengths, validate=False)
+    sentinels = vocabulary.vocab_size - 1 - tf.range(num_spans)
+    eos = [vocabulary.eos_id]
+    marks = tf.RaggedTensor.from_row_lengths(sentinels, tf.ones_like(sentinels), validate=False)
+    kept, noise = spans[::2], spans[1::2]
+    return {
+        **example,
+        "inputs": tf.concat([_interleaved(kept, marks), eos], axis=0),
+        "targets": tf.concat([_interleaved(marks, noise), eos], axis=0),
+    }
+
+
+def _interleaved(first: tf.RaggedTensor, second: tf.RaggedTensor) -> tf.Tensor:
+    """first[0], second[0], first[1], second[1], … in one row."""
+    return tf.concat([first, second], axis=1).flat_values
+
+
+def _split_into(total: tf.Tensor, parts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """`parts` positive lengths that add up to `total`, every such split equally likely."""
+    starts = choose(seed, total - 1, parts - 1)
+    part = tf.cumsum(tf.concat([[0], tf.cast(starts, tf.int32)], axis=0))
+    return tf.math.bincount(part, minlength=parts, maxlength=parts)

@@ -1,0 +1,161 @@
+"""SeqIO data sources over a prepared dataset: a user's windows, or the catalog's items."""
+
+import functools
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.prepare import DatasetInfo, dataset_dir
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import windows
+from recllm_tasks.prompts.vocabulary import FILE_NAME
+
+# SeqIO caches a source with fewer examples than this in memory, after it was shuffled.
+_SEQIO_CACHES_BELOW = 10_000
+
+# Windows are small (some 200 bytes), so that many are shuffled before they become prompts: windows
+# of one user lie side by side in the records.
+SHUFFLE_WINDOWS = 200_000
+
+# DESIGN: validation is done on the first 3,000 records (paper §4.1).
+SPLITS = {"train": "train", "validation": "validation[:3000]", "test": "test"}
+
+
+def data_dir() -> str:
+    """TFDS's data folder: T5X's and SeqIO's override, $TFDS_DATA_DIR, or TFDS's default."""
+    override = seqio.LazyTfdsLoader("rec_sequences:1.0.0").data_dir
+    return os.path.expanduser(
+        override or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    )
+
+
+class CatalogSource:
+    """What every source of one dataset has: its folder, its facts, its catalog."""
+
+    def __init__(self, dataset_name: str):
+        self.dataset_name = dataset_name
+
+    def dataset_dir(self) -> str:
+        return str(dataset_dir(data_dir(), self.dataset_name))
+
+    def info(self) -> DatasetInfo:
+        return _info(data_dir(), self.dataset_name)
+
+    def catalog(self) -> Catalog:
+        self.info()
+        return _catalog(self.dataset_dir())
+
+    def vocabulary_file(self) -> str:
+        self.info()
+        return os.path.join(self.dataset_dir(), FILE_NAME)
+
+
+@functools.lru_cache(maxsize=16)
+def _info(data_dir: str, name: str) -> DatasetInfo:
+    return DatasetInfo.load(dataset_dir(data_dir, name))
+
+
+@functools.lru_cache(maxsize=16)
+def _catalog(directory: str) -> Catalog:
+    return Catalog.load(directory)
+
+
+class SequenceSource(CatalogSource, seqio.TfdsDataSource):
+    """Windows of users' sequences, as `windows.cut_windows` makes them.
+
+    Training yields every window of every user, shuffled on request; validation (3,000 users) and
+    test (all users) yield one a user.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        splits: Sequence[str] = tuple(SPLITS),
+        *,
+        needs_ratings: bool = False,
+        with_negatives: bool = False,
+    ):
+        """Args:
+        dataset_name: a prepared dataset.
+        splits: the splits that are offered.
+        needs_ratings: refuse a dataset without ratings, naming the reason.
+        with_negatives: training windows hold `negatives` and `exclude`, to draw negatives with.
+        """
+        CatalogSource.__init__(self, dataset_name)
+        self.needs_ratings = needs_ratings
+        self.with_negatives = with_negatives
+        seqio.TfdsDataSource.__init__(
+            self,
+            tfds_name=f"rec_sequences/{dataset_name}:1.0.0",
+            splits={split: SPLITS[split] for split in splits},
+            read_only=True,
+        )
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        """Raises UserError if the dataset is not prepared, or has no ratings and needs them."""
+        info = self.info()
+        if self.needs_ratings and not info.has_ratings:
+            raise UserError(
+                f"Rating is not offered for dataset '{self.dataset_name}': got interactions without "
+                "ratings, expected a rating on them; prepare it from files with ratings, or choose "
+                f"a task or mixture without rating, such as {self.dataset_name}_reat"
+            )
+
+    def records(self, split, shuffle=False, seed=None, shard_info=None) -> tf.data.Dataset:
+        """A split as it is stored, one record a user (data/builder.py)."""
+        self.check()
+        return seqio.TfdsDataSource.get_dataset(
+            self, split, shuffle=shuffle, seed=seed, shard_info=shard_info
+        )
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
+        records = self.records(split, shuffle, seed, shard_info)
+        if split != "train":
+            return windows.last_window(records)
+        dataset = windows.training_windows(records, self.with_negatives)
+        return dataset.shuffle(SHUFFLE_WINDOWS, seed=seed) if shuffle else dataset
+
+    def num_input_examples(self, split: str) -> int | None:
+        """Examples of a split; None for a small training split.
+
+        SeqIO caches a source that it knows to be small after the shuffle, which would freeze the
+        order of all epochs.
+        """
+        if split != "train":
+            return super().num_input_examples(split)
+        num_windows = self.info().statistics.train_windows
+        return num_windows if num_windows >= _SEQIO_CACHES_BELOW else None
+
+
+class ItemSource(CatalogSource, seqio.FunctionDataSource):
+    """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index)."""
+
+    def __init__(self, dataset_name: str, attributes: Sequence[str]):
+        """Args:
+        dataset_name: a prepared dataset.
+        attributes: columns of the catalog; an item without text there makes no example.
+        """
+        CatalogSource.__init__(self, dataset_name)
+        self.attributes = tuple(attributes)
+        seqio.FunctionDataSource.__init__(self, dataset_fn=self._pairs, splits=("train",))
+
+    def _pairs(self, split, shuffle_files, seed=None):
+        del split
+        known = np.array([[t != "" for t in getattr(self.catalog(), a)] for a in self.attributes])
+        attribute, item = np.nonzero(known)
+        dataset = tf.data.Dataset.from_tensor_slices(
+            {"item": item.astype(np.int32), "attribute": attribute.astype(np.int32)}
+        )
+        return dataset.shuffle(len(item), seed=seed) if shuffle_files else dataset
+
+    @property
+    def performs_internal_shuffling(self) -> bool:
+        return True

@@ -1,0 +1,194 @@
+"""The wording of every task, as data: paper Table 11, and Figure 3 for item embedding.
+
+A template is a sequence of parts, joined by single spaces: plain words and slots. Words may hold
+`{noun}`, `{verb}` and `{verb_past}`, which a `Wording` fills in ("Amazon products", "buy",
+"purchased"). A slot writes catalog items, or one of a few fixed answers. The same template makes
+the text that people read and the tokens that the model reads (`assembly.py`).
+"""
+
+import dataclasses
+
+ITEM = "Item ID: {short_id}, Title: {title}"
+LISTED_ITEM = ITEM + ";"
+SHORT_ID = "{short_id}"
+MASKED_ITEM = "[masked item];"
+# Our choice: a side of the rating prompt that holds no item says so; the paper shows no such case.
+NO_ITEM = "none;"
+
+
+@dataclasses.dataclass(frozen=True)
+class Items:
+    """Writes the items of an example's feature `field`: catalog rows, int32 scalar or [n].
+
+    Attributes:
+      field: feature that holds the rows, oldest first.
+      form: how one item is written; its placeholders are columns of the catalog.
+      last_form: how the last item is written, where that differs.
+      where: feature, bool [n]; only the rows where it is true are written.
+      masked: feature, bool [n]; where it is true, `MASKED_ITEM` is written in the item's place.
+      empty: what is written when there is no row.
+    """
+
+    field: str
+    form: str = LISTED_ITEM
+    last_form: str | None = None
+    where: str | None = None
+    masked: str | None = None
+    empty: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Writes one of `answers`, the one whose index the int32 scalar feature `field` holds."""
+
+    field: str
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Varied:
+    """Writes the item of `field` (int32 scalar) in the form whose index `variant` (int32) holds."""
+
+    field: str
+    variant: str
+    forms: tuple[str, ...]
+
+
+Slot = Items | Choice | Varied
+Part = str | Slot
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """What the model reads (`inputs`) and what it must write (`targets`)."""
+
+    inputs: tuple[Part, ...]
+    targets: tuple[Part, ...]
+
+    def worded(self, wording: "Wording") -> "Template":
+        """The template in the words of a domain."""
+        return Template(
+            inputs=tuple(wording.fill(part) for part in self.inputs),
+            targets=tuple(wording.fill(part) for part in self.targets),
+        )
+
+    @property
+    def answer(self) -> Slot | None:
+        """The slot that is the whole target, or None where the target is not one answer."""
+        if len(self.targets) == 1 and isinstance(self.targets[0], (Items, Choice)):
+            slot = self.targets[0]
+            return slot if isinstance(slot, Choice) or slot.where is None else None
+        return None
+
+    @property
+    def offers_candidates(self) -> bool:
+        """Whether the input lists the candidates that the answer is one of (ranking)."""
+        return any(isinstance(p, Items) and p.field == "candidates" for p in self.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """A domain's own words: what people do there (`buy`, `purchased`), and with what (`noun`)."""
+
+    noun: str = "Amazon products"
+    verb: str = "buy"
+    verb_past: str = "purchased"
+
+    def fill(self, part: Part) -> Part:
+        if not isinstance(part, str):
+            return part
+        return part.format(noun=self.noun, verb=self.verb, verb_past=self.verb_past)
+
+
+_HISTORY = (
+    "A user has {verb_past} the following {noun} "
+    "(arranged in chronological order, from earliest to most recent):"
+)
+
+RETRIEVAL = Template(
+    inputs=(_HISTORY, Items("history"), "What would the user {verb} next?"),
+    targets=(Items("target", SHORT_ID),),
+)
+
+RANKING = Template(
+    inputs=(
+        _HISTORY,
+        Items("history"),
+        "Which of the following candidate items would you recommend the user to {verb} next? "
+        "Candidate items are:",
+        Items("candidates", SHORT_ID + ",", last_form=SHORT_ID + "."),
+    ),
+    targets=(Items("target", SHORT_ID),),
+)
+
+RATING = Template(
+    inputs=(
+        "A user likes the following {noun}:",
+        Items("history", where="liked", empty=NO_ITEM),
+        "The user dislikes the following {noun}:",
+        Items("history", where="disliked", empty=NO_ITEM),
+        "Predict whether the user would like the following item. Answer yes or no.",
+        Items("target", ITEM),
+    ),
+    targets=(Choice("target_liked", ("no", "yes")),),
+)
+
+MASKED_ITEM_MODELING = Template(
+    inputs=(
+        _HISTORY,
+        Items("history", masked="masked"),
+        "What are the masked items, in chronological order?",
+    ),
+    targets=(Items("history", where="masked"),),
+)
+
+# The text whose spans are corrupted; inputs and targets are made of its tokens (masking.py).
+MASKED_LANGUAGE_MODELING = Template(inputs=(Items("history"),), targets=())
+
+PERSONALIZED_RANKING = Template(
+    inputs=(
+        _HISTORY,
+        Items("history"),
+        "Which of the following two items would the user {verb} next?",
+        Items("pair"),
+    ),
+    targets=(Items("target", ITEM),),
+)
+
+# Catalog columns that item embedding asks for (paper, Appendix D; its Figure 3 has the wording).
+ITEM_ATTRIBUTES = ("title", "categories", "brand", "price", "description")
+
+ITEM_EMBEDDING = Template(
+    inputs=(
+        Varied("item", "attribute", tuple(f"What's the {a} of {SHORT_ID}?" for a in ITEM_ATTRIBUTES)),
+    ),
+    targets=(Varied("item", "attribute", tuple(f"{{{a}}}" for a in ITEM_ATTRIBUTES)),),
+)
+
+
+def all_words(wording: Wording) -> list[str]:
+    """Every stretch of fixed words in any prompt or answer, in the words of a domain."""
+    words = [MASKED_ITEM, NO_ITEM]
+    for template in (
+        RETRIEVAL,
+        RANKING,
+        RATING,
+        MASKED_ITEM_MODELING,
+        PERSONALIZED_RANKING,
+        ITEM_EMBEDDING,
+    ):
+        for part in (*template.inputs, *template.targets):
+            if isinstance(part, str):
+                words.append(wording.fill(part))
+            elif isinstance(part, Choice):
+                words += part.answers
+            elif isinstance(part, Varied):
+                words += [form.format_map(_Blank()) for form in part.forms]
+    return list(dict.fromkeys(words))
+
+
+class _Blank(dict):
+    """Nothing for every placeholder."""
+
+    def __missing__(self, key):
+        return ""

@@ -1,0 +1,72 @@
+"""Vocabularies: the dataset's own small one, or a published one that gin names."""
+
+from collections.abc import Callable, Sequence
+
+import gin
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.errors import UserError
+
+FILE_NAME = "vocabulary.model"
+
+# T5's sentinels, at the end of every vocabulary (paper: span corruption, Raffel et al. 2020).
+SENTINELS = 100
+
+@gin.configurable(module="vocabulary")
+def sentencepiece_file(path: str | None = None) -> str | None:
+    """The SentencePiece model that all tasks use; None is each dataset's own."""
+    return path
+
+
+class DatasetVocabulary(seqio.SentencePieceVocabulary):
+    """SentencePiece with T5's 100 sentinels; the file is looked up when it is first needed.
+
+    Importing the tasks therefore reads nothing, and `vocabulary.sentencepiece_file.path` in gin
+    changes the vocabulary of all of them.
+    """
+
+    def __init__(self, own_file: Callable[[], str]):
+        """Args: own_file: gives the dataset's own vocabulary file."""
+        self._own_file = own_file
+        super().__init__("", extra_ids=SENTINELS)
+
+    @property
+    def sentencepiece_model_file(self) -> str:
+        return sentencepiece_file() or self._own_file()
+
+    def _model_context(self):
+        path = self.sentencepiece_model_file
+        if path != self._sentencepiece_model_file:
+            if not tf.io.gfile.exists(path):
+                raise UserError(
+                    f"No vocabulary at '{path}': expected a SentencePiece model; "
+                    "bind vocabulary.sentencepiece_file.path to one, or prepare the dataset"
+                )
+            self._sentencepiece_model_file, self._model = path, None
+        return super()._model_context()
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, DatasetVocabulary)
+            and self.sentencepiece_model_file == other.sentencepiece_model_file
+        )
+
+    def __hash__(self):
+        return hash(self.sentencepiece_model_file)
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_sentencepiece_model_file": ""}
+
+    def decode_with_sentinels(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, `<extra_id_0>` for the first sentinel; stops after EOS."""
+        words, run = [], []
+        for token in ids:
+            if token == self.eos_id:
+                break
+            if token >= self.vocab_size - SENTINELS:
+                words += [super().decode(run), f"<extra_id_{self.vocab_size - 1 - token}>"]
+                run = []
+            else:
+                run.append(int(token))
+        return " ".join(word for word in [*words, super().decode(run)] if word)

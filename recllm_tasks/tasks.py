@@ -1,0 +1,220 @@
+"""The tasks of the paper for every dataset, registered with SeqIO when this module is imported.
+
+`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Registering reads no file: a dataset is
+opened when its examples are asked for. The pieces are public, so that a task of one's own is a
+`seqio.TaskRegistry.add` with a `Template` of one's own: see README.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+from flax import struct
+
+from recllm_tasks import metrics
+from recllm_tasks.data.specs import SPECS
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import candidates, masking, ratings, templates, windows
+from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
+from recllm_tasks.prompts.templates import Choice, Template, Wording
+from recllm_tasks.prompts.token_table import write_item
+from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+
+RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
+AUXILIARY_TASKS = ("mim", "mlm", "bpr", "ie")
+
+
+def features(source: CatalogSource) -> dict[str, seqio.Feature]:
+    """The output features of all our tasks on one dataset."""
+    vocabulary = DatasetVocabulary(source.vocabulary_file)
+    return {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
+
+
+def ranked_items(source: CatalogSource) -> Callable[..., Mapping[str, float]]:
+    """The metric function of tasks whose beams are ranked items: HR, NDCG, MRR, invalid share."""
+
+    def metric_fn(targets: Sequence[str], predictions: Sequence[Sequence[str]]):
+        is_item = frozenset(source.catalog().short_id).__contains__
+        return metrics.ranking_metrics_with_validity(is_item)(targets, predictions)
+
+    return metric_fn
+
+
+@struct.dataclass
+class AnswerAuc(seqio.metrics.CollectingMetric):
+    """AUC of the log-odds of the second answer against the first (paper §4.1: like or dislike).
+
+    It reads the decoder's beams and their log-probabilities, `scores` [n, K]; with the two answers
+    as the only beams the log-odds are exact.
+    """
+
+    model_output_type: seqio.metrics.ModelOutputType = (
+        seqio.metrics.ModelOutputType.PREDICTION_WITH_AUX
+    )
+    answers: tuple[str, str] = ("no", "yes")
+
+    def actual_compute(
+        self,
+        task_dataset_as_numpy,
+        task_output_features,
+        target_field_name: str = "targets",
+        cached_targets=None,
+    ):
+        beams_NxKxT, aux = self.values["model_output"]
+        vocabulary = task_output_features[target_field_name].vocabulary
+        targets = cached_targets or [
+            vocabulary.decode([int(t) for t in example[target_field_name]])
+            for example in task_dataset_as_numpy
+        ]
+        log_odds = answer_log_odds(
+            self.answers,
+            [[vocabulary.decode([int(t) for t in beam]) for beam in beams] for beams in beams_NxKxT],
+            np.asarray(aux["scores"]),
+        )
+        labels = np.array([target == self.answers[1] for target in targets])
+        return {"auc": metrics.auc(labels, log_odds)}, {"targets": targets, "score": log_odds}
+
+
+def answer_log_odds(
+    answers: tuple[str, str], beams: Sequence[Sequence[str]], scores_NxK: np.ndarray
+) -> np.ndarray:
+    """log p(answers[1]) - log p(answers[0]), float [n]; a missing answer counts as the last beam."""
+    log_odds = []
+    for texts, scores in zip(beams, scores_NxK):
+        found = dict(zip(texts, scores))
+        log_odds.append(found.get(answers[1], min(scores)) - found.get(answers[0], min(scores)))
+    return np.array(log_odds)
+
+
+def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
+    """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating."""
+    source = SequenceSource(
+        dataset, needs_ratings=kind == "rating", with_negatives=kind == "ranking"
+    )
+    template = {
+        "retrieval": templates.RETRIEVAL,
+        "ranking": templates.RANKING,
+        "rating": templates.RATING,
+    }[kind]
+    prepare = {
+        "retrieval": [],
+        "ranking": [candidates.list_candidates(source)],
+        "rating": [ratings.mark_liked],
+    }[kind]
+    evaluation = (
+        {"metric_objs": [AnswerAuc.empty()]}
+        if kind == "rating"
+        else {"metric_fns": [ranked_items(source)]}
+    )
+    return {
+        "source": source,
+        "preprocessors": [*prepare, Prompt(template.worded(wording), source)],
+        "output_features": features(source),
+        "shuffle_buffer_size": None,
+        **evaluation,
+    }
+
+
+def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
+    """Arguments of `seqio.TaskRegistry.add` for MIM, MLM or BPR: training only (Table 10)."""
+    source = SequenceSource(dataset, splits=["train"], with_negatives=kind == "bpr")
+    if kind == "mim":
+        prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
+        preprocessors = [
+            masking.sample_items(windows.WINDOW),
+            prompt.fit,
+            masking.mask_items(prompt),
+            prompt,
+        ]
+    elif kind == "mlm":
+        prompt = Prompt(templates.MASKED_LANGUAGE_MODELING, source)
+        preprocessors = [masking.sample_items(masking.MIN_MLM_ITEMS), prompt, masking.corrupt_spans]
+    else:
+        prompt = Prompt(templates.PERSONALIZED_RANKING.worded(wording), source)
+        preprocessors = [candidates.pair_with_negative(source), prompt]
+    return {
+        "source": source,
+        "preprocessors": preprocessors,
+        "output_features": features(source),
+        "shuffle_buffer_size": None,
+    }
+
+
+def register(dataset: str, wording: Wording) -> None:
+    """Registers all tasks of a dataset with SeqIO."""
+    for kind in RECOMMENDATION_TASKS:
+        seqio.TaskRegistry.add(f"{dataset}_{kind}", **recommendation_task(dataset, kind, wording))
+    for kind in ("mim", "mlm", "bpr"):
+        seqio.TaskRegistry.add(f"{dataset}_{kind}", **auxiliary_task(dataset, kind, wording))
+    source = ItemSource(dataset, templates.ITEM_ATTRIBUTES)
+    seqio.TaskRegistry.add(
+        f"{dataset}_ie",
+        source=source,
+        preprocessors=[Prompt(templates.ITEM_EMBEDDING, source)],
+        output_features=features(source),
+        shuffle_buffer_size=None,
+    )
+
+
+def prompt_of(task: seqio.Task) -> Prompt | None:
+    """The prompt of a task that is built like ours, or None."""
+    prompts = [step for step in task.preprocessors if isinstance(step, Prompt)]
+    return prompts[-1] if prompts else None
+
+
+def source_of(found: seqio.Task | seqio.Mixture) -> CatalogSource:
+    """The prepared dataset that the first task of ours reads.
+
+    Raises:
+      UserError: no task of it reads a prepared dataset.
+    """
+    for task in seqio.get_subtasks(found):
+        if isinstance(task.source, CatalogSource):
+            return task.source
+    raise UserError(
+        f"No prepared dataset behind '{found.name}': got tasks over other sources, expected at "
+        "least one over a SequenceSource; add one to the mixture"
+    )
+
+
+def answers(task: seqio.Task) -> list[str] | None:
+    """All that a task's target can be, or None where it is free text.
+
+    For a target that is one item: that item's text for each row of the catalog, in its order.
+    """
+    prompt = prompt_of(task)
+    slot = prompt.template.answer if prompt else None
+    if slot is None:
+        return None
+    if isinstance(slot, Choice):
+        return list(slot.answers)
+    catalog = prompt.source.catalog()
+    return [write_item(catalog, slot.form, row) for row in range(len(catalog))]
+
+
+def get(name: str) -> seqio.Task | seqio.Mixture:
+    """The task or mixture of that name, with its data there and fit for it.
+
+    Raises:
+      UserError: no such name, the dataset is not prepared, or it lacks the ratings that are needed.
+    """
+    try:
+        found = seqio.get_mixture_or_task(name)
+    except ValueError as error:
+        close = seqio.dataset_providers._get_closest_names(
+            name, [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        )
+        raise UserError(
+            f"Unknown task or mixture '{name}': expected <dataset>_<kind>, for instance "
+            f"{', '.join(close[:5]) or 'toys_retrieval'}; `recllm show` lists them all"
+        ) from error
+    for task in seqio.get_subtasks(found):
+        if isinstance(task.source, SequenceSource):
+            task.source.check()
+    return found
+
+
+for _spec in SPECS.values():
+    register(_spec.name, Wording(_spec.noun, _spec.verb, _spec.verb_past))

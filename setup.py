@@ -1,0 +1,62 @@
+"""Packaging. gin/ lies at the top of the checkout and is installed inside the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "recllm_tasks/__init__.py").read_text(), re.M
+)
+
+# Lower bounds are the oldest releases that launch/locks/ tests; upper bounds the next release that
+# may break by its own numbering.
+REQUIREMENTS = [
+    "absl-py>=2.5,<3",
+    "clu>=0.0.12,<0.1",
+    "duckdb>=2.0,<3",
+    "flax>=0.12.8,<0.13",
+    "gin-config>=0.5,<0.6",
+    "jax>=0.10.2,<0.13",
+    "numpy>=2.4,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=26,<27",
+    "rich>=15,<16",
+    "scipy>=1.17,<2",
+    "sentencepiece>=0.2.3,<0.3",
+    "seqio>=0.0.20,<0.1",
+    "tensorboard>=2.21,<3",  # clu's metric writers import it and do not ask for it
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.10,<5",
+    "tensorflow-text>=2.21,<2.22",
+    "tensorstore>=0.1.86,<0.2",
+]
+TEST_REQUIREMENTS = [
+    "hypothesis>=6.170,<7",
+    "ir-measures>=0.4.3,<0.5",
+    "pytest>=9.2,<10",
+    "ruff>=0.17.6,<0.18",
+    "safetensors>=0.8,<0.9",
+    "scikit-learn>=1.9,<2",
+    "torch>=2.13,<3",
+    "transformers>=5.23,<6",
+]
+
+setup(
+    name="recllm_tasks",
+    version=VERSION.group(1),
+    description="Language models that recommend: SeqIO tasks, training, decoding, evaluation",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=[*find_packages(include=["recllm_tasks", "recllm_tasks.*"]), "recllm_tasks.gin"],
+    # Without an __init__.py: a package named `gin` in the checkout would shadow gin-config.
+    package_dir={"recllm_tasks.gin": "gin"},
+    package_data={"recllm_tasks.gin": ["**/*.gin"]},
+    install_requires=REQUIREMENTS,
+    extras_require={"test": TEST_REQUIREMENTS},
+    entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},
+    zip_safe=False,
+)

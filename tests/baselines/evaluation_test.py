@@ -1,0 +1,69 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recllm_tasks import metrics
+from recllm_tasks.baselines import evaluation
+from recllm_tasks.errors import UserError
+
+
+def by_row(shop):
+    """Scores each item by its row, for everybody: 5 is best."""
+    return lambda block: np.tile(np.arange(6.0), (block.stop - block.start, 1))
+
+
+def test_retrieval_ranks_all_items(shop):
+    # Targets 2, 3, 1 of rows 0 to 5.
+    found = evaluation.retrieval(by_row(shop), shop, exclude_seen=False)
+    assert found == metrics.rank_metrics([4, 3, 5])
+
+
+def test_seen_items_leave_the_list(shop):
+    # Above the targets, ann and bob have seen 4, the new user 5.
+    found = evaluation.retrieval(by_row(shop), shop, exclude_seen=True)
+    assert found == metrics.rank_metrics([3, 2, 4])
+
+
+def test_a_repeated_purchase_is_a_miss_without_seen_items(shop):
+    repeated = dataclasses.replace(shop, targets=np.array([4, 4, 5], np.int32))
+    found = evaluation.retrieval(by_row(shop), repeated, exclude_seen=True)
+    assert found == metrics.rank_metrics([np.inf] * 3)
+
+
+def test_ranking_ranks_the_target_among_its_negatives(shop):
+    # 2 below 5, 3, 5 (a double takes two positions); 3 below 5; 1 below 2 and 4.
+    assert evaluation.ranking(by_row(shop), shop) == metrics.rank_metrics([4, 2, 3])
+
+
+def test_constant_scores_do_not_find_the_target(shop):
+    # In order of rows: 2 3 5 5; 0 1 3 5; 0 1 2 4.
+    found = evaluation.ranking(lambda block: np.zeros((block.stop - block.start, 6)), shop)
+    assert found == metrics.rank_metrics([1, 3, 2])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
+    scores = np.random.default_rng(seed).random((3, 6))
+    whole = [
+        evaluation.retrieval(lambda block: scores[block].copy(), shop, exclude_seen=True),
+        evaluation.ranking(lambda block: scores[block], shop),
+    ]
+    monkeypatch.setattr(evaluation, "BLOCK", 2)
+    sizes = []
+
+    def score_block(block):
+        sizes.append(block.stop - block.start)
+        return scores[block].copy()
+
+    in_blocks = [
+        evaluation.retrieval(score_block, shop, exclude_seen=True),
+        evaluation.ranking(score_block, shop),
+    ]
+    assert in_blocks == whole
+    assert sizes == [2, 1, 2, 1]
+
+
+def test_no_negatives_no_ranking(shop):
+    with pytest.raises(UserError, match="evaluate the validation or the test split"):
+        evaluation.ranking(by_row(shop), dataclasses.replace(shop, negatives=None))

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recllm_tasks.data.dataset_info import (
+    DatasetInfo,
+    compute_fingerprint,
+    dataset_dir,
+    open_dataset,
+)
+from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.errors import UserError
+
+INFO = DatasetInfo(
+    dataset="toys",
+    title="Toys & Games",
+    noun="Amazon products",
+    verb="buy",
+    verb_past="purchased",
+    has_ratings=False,
+    seed=0,
+    k_core=5,
+    duplicates_dropped=0,
+    source_files={"a": "b"},
+    fingerprint="f",
+    statistics=Statistics.from_lengths(np.array([5, 6]), 7),
+)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    directory = dataset_dir(tmp_path, "toys")
+    directory.mkdir(parents=True)
+    for name in ("catalog.parquet", "dataset_info.json", "features.json"):
+        (directory / name).write_text("")
+    INFO.save(directory)
+    return directory
+
+
+def test_folder():
+    assert dataset_dir("/x", "toys") == Path("/x/rec_sequences/toys/1.0.0")
+
+
+def test_round_trip(tmp_path, stored):
+    assert DatasetInfo.load(stored) == open_dataset(tmp_path, "toys") == INFO
+
+
+def test_not_prepared(tmp_path):
+    message = rf"'toys' is not prepared in {tmp_path}.*recllm prepare toys --data_dir {tmp_path}"
+    with pytest.raises(UserError, match=message + " --raw_dir"):
+        open_dataset(tmp_path, "toys")
+
+
+@pytest.mark.parametrize("name", ["recllm.json", "catalog.parquet", "dataset_info.json"])
+def test_not_whole(stored, name):
+    (stored / name).unlink()
+    with pytest.raises(UserError, match=rf"not whole.*without {name}.*--overwrite"):
+        DatasetInfo.load(stored)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"statistics": {}}'])
+def test_damaged_facts(stored, content):
+    (stored / "recllm.json").write_text(content)
+    with pytest.raises(UserError, match=r"facts of dataset 'toys'.*--overwrite"):
+        DatasetInfo.load(stored)
+
+
+def test_unknown_fact_is_refused(stored):
+    facts = json.loads((stored / "recllm.json").read_text())
+    (stored / "recllm.json").write_text(json.dumps({**facts, "x": 1}))
+    with pytest.raises(UserError, match="'x'"):
+        DatasetInfo.load(stored)
+
+
+def test_fingerprint_depends_on_content_and_options_only():
+    def of(path="a", sha256="s", name="toys", k_core=5, seed=0):
+        return compute_fingerprint(name, [SourceFile(Path(path), sha256, 1)], k_core, seed)
+
+    assert of() == of(path="b")
+    others = [of(sha256="t"), of(name="beauty"), of(k_core=6), of(seed=1)]
+    assert len({of(), *others}) == 5

@@ -1,0 +1,237 @@
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from recllm_tasks.data import builder as builder_lib
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.prepare import dataset_dir, open_dataset, prepare
+from recllm_tasks.errors import UserError
+
+NAME = "gift_cards"
+
+
+def read_records(builder, split):
+    records = tfds.as_numpy(builder.as_dataset(split))
+    return {record["user"].decode(): record for record in records}
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def data_dir(tmp_path, raw_dir):
+    prepare(NAME, tmp_path / "data", raw_dir)
+    return tmp_path / "data"
+
+
+def test_records_of_each_split(data_dir, gift_interactions):
+    directory = dataset_dir(data_dir, NAME)
+    builder, catalog = tfds.builder_from_directory(directory), Catalog.load(directory)
+    splits = {split: read_records(builder, split) for split in ("train", "validation", "test")}
+    for number in range(8):
+        user = f"U{number}"
+        own = [r for r in gift_interactions if r["reviewerID"] == user]
+        own.sort(key=lambda r: r["unixReviewTime"])
+        for split, held_out in (("train", 2), ("validation", 1), ("test", 0)):
+            record, expected = splits[split][user], own[: len(own) - held_out]
+            assert [catalog.item[row] for row in record["items"]] == [r["asin"] for r in expected]
+            assert list(record["ratings"]) == [r["overall"] for r in expected]
+            assert record["items"].dtype == np.int32
+            assert record["ratings"].dtype == np.float32
+            assert record["negatives"].dtype == np.int32
+            assert len(record["negatives"]) == (0 if split == "train" else 99)
+            # Each user has all items but one, which is the only negative there is.
+            assert {catalog.item[row] for row in record["negatives"]} <= {f"A{number}"}
+
+
+def test_catalog(data_dir):
+    catalog = Catalog.load(dataset_dir(data_dir, NAME))
+    assert sorted(catalog.item) == [f"A{i}" for i in range(9)]
+    assert catalog.title == [f"Card {item[1:]}" for item in catalog.item]
+    # 8 users hold out the last two of their 8 items, in time order.
+    assert catalog.train_count.sum() == 8 * 6
+
+
+def test_facts(data_dir, raw_dir):
+    info = open_dataset(data_dir, NAME)
+    assert (info.has_ratings, info.seed, info.k_core, info.duplicates_dropped) == (True, 0, 5, 0)
+    assert (info.noun, info.verb_past) == ("Amazon products", "purchased")
+    assert (info.statistics.users, info.statistics.items) == (8, 9)
+    assert info.source_files == tree(raw_dir)
+
+
+def test_without_ratings(tmp_path, raw_dir, write_lines, gift_interactions):
+    for record in gift_interactions:
+        del record["overall"]
+    write_lines(raw_dir / "Gift_Cards_5.json.gz", gift_interactions)
+    lines = []
+    prepare(NAME, tmp_path / "data", raw_dir, progress=lines.append)
+    assert not open_dataset(tmp_path / "data", NAME).has_ratings
+    assert any("no ratings" in line for line in lines)
+    builder = tfds.builder_from_directory(dataset_dir(tmp_path / "data", NAME))
+    records = read_records(builder, "test").values()
+    assert all(math.isnan(x) for record in records for x in record["ratings"])
+
+
+def test_readable_by_name_when_the_class_is_imported(data_dir):
+    by_name = tfds.builder(f"rec_sequences/{NAME}:1.0.0", data_dir=data_dir)
+    by_class = builder_lib.RecSequences(config=NAME, data_dir=data_dir)
+    assert len(read_records(by_name, "validation")) == 8
+    assert len(read_records(by_class, "validation")) == 8
+
+
+def test_readable_by_name_when_the_class_is_not_imported(data_dir):
+    program = (
+        "import sys, tensorflow_datasets as tfds\n"
+        f"b = tfds.builder('rec_sequences/{NAME}:1.0.0', data_dir={str(data_dir)!r})\n"
+        "assert not any(m.startswith('recllm_tasks') for m in sys.modules)\n"
+        "print(len(list(b.as_dataset('test'))))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "8", result.stderr
+
+
+def test_two_runs_give_the_same_bytes(tmp_path, raw_dir, data_dir):
+    prepare(NAME, tmp_path / "other", raw_dir)
+    first, second = (tree(dataset_dir(d, NAME)) for d in (data_dir, tmp_path / "other"))
+    del first["dataset_info.json"], second["dataset_info.json"]
+    assert first == second
+    assert {"catalog.parquet", "recllm.json", "rec_sequences-test.tfrecord-00000-of-00001"} < set(
+        first
+    )
+
+
+def test_leaves_only_the_dataset_and_prints_nothing(tmp_path, raw_dir, capsys):
+    prepare(NAME, tmp_path / "data", raw_dir)
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["rec_sequences"]
+    assert os.listdir(tmp_path / "data" / "rec_sequences" / NAME) == ["1.0.0"]
+    assert capsys.readouterr().out == ""
+
+
+def test_again_does_nothing(data_dir, raw_dir):
+    lines, before = [], tree(data_dir)
+    times = {p: p.stat().st_mtime_ns for p in data_dir.rglob("*")}
+    statistics = prepare(NAME, data_dir, raw_dir, progress=lines.append)
+    assert statistics == open_dataset(data_dir, NAME).statistics
+    assert any("already prepared" in line for line in lines)
+    assert tree(data_dir) == before
+    assert {p: p.stat().st_mtime_ns for p in data_dir.rglob("*")}.items() >= {
+        p: t for p, t in times.items() if p.is_file()
+    }.items()
+
+
+def test_otherwise_only_with_overwrite(data_dir, raw_dir):
+    before = tree(data_dir)
+    with pytest.raises(UserError, match=r"prepared otherwise.*seed 0.*--overwrite"):
+        prepare(NAME, data_dir, raw_dir, seed=1)
+    assert tree(data_dir) == before
+    prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True)
+    assert open_dataset(data_dir, NAME).seed == 1
+    assert [p.name for p in data_dir.iterdir()] == ["rec_sequences"]
+
+
+def test_other_files_only_with_overwrite(data_dir, raw_dir, write_lines, gift_metadata):
+    gift_metadata[0]["title"] = "New"
+    write_lines(raw_dir / "meta_Gift_Cards.json.gz", gift_metadata)
+    with pytest.raises(UserError, match="prepared otherwise"):
+        prepare(NAME, data_dir, raw_dir)
+    prepare(NAME, data_dir, raw_dir, overwrite=True)
+    assert "New" in Catalog.load(dataset_dir(data_dir, NAME)).title
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
+def test_stopped_midway_leaves_nothing(tmp_path, raw_dir, monkeypatch, error):
+    def stop(self, split):
+        yield from ()
+        raise error
+
+    monkeypatch.setattr(builder_lib.RecSequences, "_generate_examples", stop)
+    with pytest.raises(UserError if error is OSError else error):
+        prepare(NAME, tmp_path / "data", raw_dir)
+    assert not list((tmp_path / "data").rglob("catalog.parquet"))
+    with pytest.raises(UserError, match="not prepared"):
+        open_dataset(tmp_path / "data", NAME)
+    monkeypatch.undo()
+    prepare(NAME, tmp_path / "data", raw_dir)
+
+
+def test_stopped_while_overwriting_keeps_the_old(data_dir, raw_dir, monkeypatch):
+    def stop(self, split):
+        yield from ()
+        raise KeyboardInterrupt
+
+    before = tree(data_dir)
+    monkeypatch.setattr(builder_lib.RecSequences, "_generate_examples", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True)
+    assert tree(data_dir) == before
+
+
+def test_half_a_dataset_is_refused_and_can_be_replaced(data_dir, raw_dir):
+    (dataset_dir(data_dir, NAME) / "recllm.json").unlink()
+    with pytest.raises(UserError, match=r"not whole.*without recllm\.json"):
+        prepare(NAME, data_dir, raw_dir)
+    prepare(NAME, data_dir, raw_dir, overwrite=True)
+    assert open_dataset(data_dir, NAME).statistics.users == 8
+
+
+@pytest.mark.parametrize("options", [{"k_core": 2}, {"k_core": 5.0}, {"seed": -1}, {"seed": 2**30}])
+def test_bad_options(tmp_path, raw_dir, options):
+    (option,) = options
+    with pytest.raises(UserError, match=f"{option} for 'gift_cards'"):
+        prepare(NAME, tmp_path / "data", raw_dir, **options)
+
+
+def test_data_dir_is_a_file(tmp_path, raw_dir):
+    (tmp_path / "data").write_text("")
+    with pytest.raises(UserError, match=r"data_dir for .*File exists"):
+        prepare(NAME, tmp_path / "data", raw_dir)
+    with pytest.raises(UserError, match=r"data_dir for .*Not a directory"):
+        prepare(NAME, tmp_path / "data" / "below", raw_dir)
+
+
+def test_data_dir_cannot_be_written(tmp_path, raw_dir, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"data_dir for .*Permission denied.*another --data_dir"):
+        prepare(NAME, tmp_path / "data", raw_dir)
+
+
+def test_user_who_has_every_item(tmp_path, raw_dir, write_lines, gift_interactions):
+    extra = {"reviewerID": "U3", "asin": "A3", "unixReviewTime": 0, "overall": 1.0}
+    write_lines(raw_dir / "Gift_Cards_5.json.gz", [*gift_interactions, extra])
+    with pytest.raises(UserError, match="got user 'U3'"):
+        prepare(NAME, tmp_path / "data", raw_dir)
+
+
+def test_importing_reads_no_file_of_ours(tmp_path):
+    """The package's facts can be had without TensorFlow."""
+    program = (
+        "import sys\n"
+        "import recllm_tasks.data.specs, recllm_tasks.data.catalog\n"
+        "import recllm_tasks.data.dataset_info\n"
+        "print(json.dumps([m for m in ('tensorflow', 'jax') if m in sys.modules]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", "import json\n" + program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert json.loads(result.stdout) == [], result.stderr

@@ -1,0 +1,95 @@
+"""Networks with random weights beside Hugging Face's T5 1.1 with the same weights."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax.numpy as jnp
+import pytest
+import torch
+import transformers
+
+from recllm_tasks.models import network
+
+_LAYERS = {  # T5X's names of a layer's modules -> Hugging Face's
+    "encoder": {
+        "pre_attention_layer_norm": "layer.0.layer_norm",
+        "attention": "layer.0.SelfAttention",
+        "pre_mlp_layer_norm": "layer.1.layer_norm",
+        "mlp": "layer.1.DenseReluDense",
+    },
+    "decoder": {
+        "pre_self_attention_layer_norm": "layer.0.layer_norm",
+        "self_attention": "layer.0.SelfAttention",
+        "pre_cross_attention_layer_norm": "layer.1.layer_norm",
+        "encoder_decoder_attention": "layer.1.EncDecAttention",
+        "pre_mlp_layer_norm": "layer.2.layer_norm",
+        "mlp": "layer.2.DenseReluDense",
+    },
+}
+_KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o", "wi_0": "wi_0", "wi_1": "wi_1"}
+_KERNELS["wo"] = "wo"
+
+
+def _tree(hf, config):
+    state = {name: jnp.asarray(p.detach().numpy()) for name, p in hf.state_dict().items()}
+    tree = {"token_embedder": {"embedding": state["shared.weight"]}}
+    counts = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
+    for stack, names in _LAYERS.items():
+        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        tree[stack] = {
+            "relpos_bias": {"rel_embedding": state[bias].T},
+            f"{stack}_norm": {"scale": state[f"{stack}.final_layer_norm.weight"]},
+        }
+        for i in range(counts[stack]):
+            layer = tree[stack][f"layers_{i}"] = {}
+            for ours, theirs in names.items():
+                prefix = f"{stack}.block.{i}.{theirs}."
+                if ours.endswith("norm"):
+                    layer[ours] = {"scale": state[prefix + "weight"]}
+                else:
+                    layer[ours] = {
+                        a: {"kernel": state[f"{prefix}{b}.weight"].T}
+                        for a, b in _KERNELS.items()
+                        if f"{prefix}{b}.weight" in state
+                    }
+    tree["decoder"]["logits_dense"] = {"kernel": state["lm_head.weight"].T}
+    return tree
+
+
+def _pair(seed=0, sharpness=0.5, **sizes):
+    """(Hugging Face model, our module, our parameters) of the same random weights."""
+    sizes = {"vocab_size": 60, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 48} | sizes
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "dropout_rate": 0.0} | sizes
+    config = network.T5Config(**sizes)
+    torch.manual_seed(seed)
+    hf = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.emb_dim,
+            num_heads=config.num_heads,
+            d_kv=config.head_dim,
+            d_ff=config.mlp_dim,
+            num_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+        )
+    ).eval()
+    # transformers 5 ties the head to the table whatever the config says, and then scales by it.
+    hf.config.tie_word_embeddings = False
+    hf.config.scale_decoder_outputs = False
+    hf.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
+    with torch.no_grad():
+        hf.lm_head.weight.normal_(0, sharpness)
+        for name, weight in hf.named_parameters():
+            if "norm" in name:
+                weight.uniform_(0.5, 1.5)
+            elif "relative_attention_bias" in name:
+                weight.normal_(0, 1)
+    return hf, network.Transformer(config), _tree(hf, config)
+
+
+@pytest.fixture(scope="session")
+def make_pair():
+    return _pair
