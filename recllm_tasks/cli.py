@@ -6,10 +6,10 @@ mend what went wrong; the message then says how.
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
+from recllm_tasks.commands import setup
 from recllm_tasks.errors import UserError
 
 _GIN_HELP = """\
@@ -56,15 +56,16 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         args, rest = _parser().parse_known_args(argv)
+        setup.import_quietly()
         args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))
         command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
         return command.run(args)
     except UserError as error:
-        sys.stderr.write(f"recllm: error: {error}\n")
+        # Gin adds the chain of its calls to every message that passes through it.
+        message = str(error).split("\n  In call to configurable")[0]
+        sys.stderr.write(f"recllm: error: {message}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nrecllm: stopped\n")

@@ -229,7 +229,7 @@ def missing_pins(wanted: dict[str, Requirement], pins: dict[str, Version]) -> se
         if name not in pins:
             missing.add(name)
             continue
-        # PyTorch pins the CUDA libraries of a build itself.
+        # Only some builds of PyTorch bring them: see the head of the test locks.
         platform_libraries = ("nvidia-", "cuda-", "triton")
         for line in metadata.requires(name) or ():
             needed = Requirement(line)

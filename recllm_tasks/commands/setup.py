@@ -1,10 +1,44 @@
 """What commands do before their work: quiet logs, the data folder, tasks of the user's own."""
 
+import contextlib
 import importlib
 import os
 import sys
+import tempfile
 
 from recllm_tasks.errors import UserError
+
+
+@contextlib.contextmanager
+def quiet_stderr():
+    """Keeps what libraries write to standard error, and shows it only if the block fails.
+
+    TensorFlow's C++ side greets every process with lines that no setting turns off.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(terminal, 2)
+            kept.seek(0)
+            sys.stderr.write(kept.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def import_quietly() -> None:
+    """Imports what all commands need."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    with quiet_stderr():
+        importlib.import_module("seqio")
+        logging = importlib.import_module("absl.logging")
+    logging.set_verbosity(logging.ERROR)
 
 
 def use_data_dir(args) -> str:
@@ -20,9 +54,6 @@ def use_data_dir(args) -> str:
 
 def register_tasks(args) -> None:
     """Registers our tasks and mixtures, then those of the modules in `--module`."""
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
     importlib.import_module("recllm_tasks.mixtures")
     sys.path.insert(0, os.getcwd())
     for module in args.module:

@@ -1,0 +1,1 @@
+"""Raw files to a stored dataset: specs, readers, sequences, catalog, TFDS builder."""

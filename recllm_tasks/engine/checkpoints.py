@@ -27,7 +27,9 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=self._keep if kind == LAST else 1, enable_async_checkpointing=False
             )
-            self._managers[kind] = ocp.CheckpointManager(self._dir / kind, options=options)
+            self._managers[kind] = ocp.CheckpointManager(
+                self._dir / kind, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
         return self._managers[kind]
 
     def save(self, kind: str, step: int, state: Any) -> None:

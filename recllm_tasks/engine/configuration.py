@@ -1,6 +1,7 @@
 """Gin settings: where the files lie, and clear words for what is wrong in them."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -37,8 +38,24 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
         )
     with gin_errors(f"gin files {', '.join(gin_files)}"):
         gin.parse_config_files_and_bindings(
-            list(gin_files), list(bindings), skip_unknown=False, finalize_config=True
+            [find(path) for path in gin_files],
+            list(bindings),
+            skip_unknown=False,
+            finalize_config=True,
         )
+
+
+def find(gin_file: str) -> str:
+    """The first file of that name in the search paths."""
+    for folder in gin_search_paths():
+        if os.path.isfile(os.path.join(folder, gin_file)):
+            return os.path.join(folder, gin_file)
+    own = pathlib.Path(gin_search_paths()[1])
+    known = sorted(str(path.relative_to(own)) for path in own.glob("**/*.gin"))
+    raise UserError(
+        f"No gin file '{gin_file}': looked in the current folder and {own}, expected one of "
+        f"{', '.join(known)}, or a file of your own; correct --gin_file"
+    )
 
 
 @contextlib.contextmanager

@@ -21,8 +21,10 @@ _SEQIO_CACHES_BELOW = 10_000
 # of one user lie side by side in the records.
 SHUFFLE_WINDOWS = 200_000
 
-# DESIGN: validation is done on the first 3,000 records (paper §4.1).
-SPLITS = {"train": "train", "validation": "validation[:3000]", "test": "test"}
+SPLITS = ("train", "validation", "test")
+
+# Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
+VALIDATION_USERS = 3000
 
 
 def data_dir() -> str:
@@ -74,7 +76,7 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
     def __init__(
         self,
         dataset_name: str,
-        splits: Sequence[str] = tuple(SPLITS),
+        splits: Sequence[str] = SPLITS,
         *,
         needs_ratings: bool = False,
         with_negatives: bool = False,
@@ -91,7 +93,7 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         seqio.TfdsDataSource.__init__(
             self,
             tfds_name=f"rec_sequences/{dataset_name}:1.0.0",
-            splits={split: SPLITS[split] for split in splits},
+            splits={split: split for split in splits},
             read_only=True,
         )
 
@@ -112,9 +114,10 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
     def records(self, split, shuffle=False, seed=None, shard_info=None) -> tf.data.Dataset:
         """A split as it is stored, one record a user (data/builder.py)."""
         self.check()
-        return seqio.TfdsDataSource.get_dataset(
+        records = seqio.TfdsDataSource.get_dataset(
             self, split, shuffle=shuffle, seed=seed, shard_info=shard_info
         )
+        return records.take(VALIDATION_USERS) if split == "validation" else records
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         records = self.records(split, shuffle, seed, shard_info)
@@ -129,6 +132,8 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         SeqIO caches a source that it knows to be small after the shuffle, which would freeze the
         order of all epochs.
         """
+        if split == "validation":
+            return min(VALIDATION_USERS, super().num_input_examples(split))
         if split != "train":
             return super().num_input_examples(split)
         num_windows = self.info().statistics.train_windows

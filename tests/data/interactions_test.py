@@ -54,6 +54,7 @@ BAD_LINES = {
     "number user": ({**GOOD, "reviewerID": 7}, "reviewerID", "7"),
     "missing item": ({k: v for k, v in GOOD.items() if k != "asin"}, "asin", "nothing"),
     "empty item": ({**GOOD, "asin": ""}, "asin", "''"),
+    "number item": ({**GOOD, "asin": 7}, "asin", "7"),
     "half a character": (json.dumps({**GOOD, "asin": "x\ud800"}), "asin", "Unicode"),
     "no time": ({**GOOD, "unixReviewTime": None}, "unixReviewTime", "None"),
     "text time": ({**GOOD, "unixReviewTime": "abc"}, "unixReviewTime", "'abc'"),
@@ -70,10 +71,16 @@ BAD_LINES = {
 @pytest.mark.parametrize("case", BAD_LINES)
 def test_bad_amazon_line_is_named(tmp_path, write_lines, case, name):
     bad, field, got = BAD_LINES[case]
-    path = write_lines(tmp_path / name, [GOOD, "", GOOD, bad, GOOD, "{"])
+    path = write_lines(tmp_path / name, [GOOD, "", GOOD, bad, GOOD])
     with pytest.raises(UserError, match=rf"{name}', line 4: .*{field}.*remove line 4") as error:
         read(path)
     assert error.match(got)
+
+
+def test_first_of_two_bad_lines_is_named(tmp_path, write_lines):
+    path = write_lines(tmp_path / "x.json", [GOOD, {**GOOD, "asin": ""}, "{"])
+    with pytest.raises(UserError, match=r"line 2: .* in asin"):
+        read(path)
 
 
 def test_not_utf8(tmp_path):

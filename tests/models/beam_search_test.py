@@ -1,0 +1,247 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.beam_search import DEAD, beam_search, score
+from recllm_tasks.models.trie import Trie
+
+EOS = 1
+
+
+def _inputs(seed, batch=2, length=9, vocab=60):
+    tokens = np.random.default_rng(seed).integers(2, vocab, (batch, length))
+    tokens[1:, -3:] = 0
+    return tokens
+
+
+def _even_catalog(seed=0, items=150):
+    """Ids of three tokens each."""
+    rng = np.random.default_rng(seed)
+    every = list(itertools.product(range(10, 14), range(20, 30), range(20, 30)))
+    return [every[i] for i in rng.permutation(len(every))[:items]]
+
+
+def _uneven_catalog(seed=0, items=150):
+    """Ids of two to four tokens, some of them the beginning of others."""
+    rng = np.random.default_rng(seed)
+    every = [(10, *t) for n in (1, 2, 3) for t in itertools.product(range(20, 26), repeat=n)]
+    return [every[i] for i in rng.permutation(len(every))[:items]]
+
+
+def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None):
+    """For each input, (tokens up to EOS, score) best first; whatever has no EOS is left out."""
+    allowed = {}
+    for item in catalog or ():
+        for n in range(len(item) + 1):
+            allowed.setdefault(item[:n], set()).add((*item, EOS)[n])
+
+    def prefix_allowed_tokens(_, tokens):
+        tail = tuple(tokens.tolist())[1:]
+        # Beams that do not exist wander off the trie; 2 keeps them off the items.
+        return sorted(allowed.get(tail, {2}))
+
+    out = hf.generate(
+        torch.tensor(inputs),
+        attention_mask=torch.tensor(inputs > 0).long(),
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
+        max_new_tokens=max_steps,
+        length_penalty=0.0,
+        early_stopping="never",
+        do_sample=False,
+        eos_token_id=EOS,
+        pad_token_id=0,
+        suppress_tokens=[0],
+        prefix_allowed_tokens_fn=prefix_allowed_tokens if catalog else None,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    tokens = out.sequences[:, 1:].tolist()
+    scores = out.sequences_scores.tolist()
+    lists = []
+    for start in range(0, len(tokens), num_beams):
+        ended = [
+            (tuple(t[: t.index(EOS) + 1]), s)
+            for t, s in zip(tokens[start : start + num_beams], scores[start : start + num_beams])
+            if EOS in t and s > DEAD / 2
+        ]
+        lists.append(ended)
+    return lists
+
+
+def _ours(beams):
+    lists = []
+    for tokens, scores in zip(beams.tokens_BxKxT.tolist(), beams.log_probs_BxK.tolist()):
+        lists.append(
+            [
+                (tuple(itertools.takewhile(bool, t)), s)
+                for t, s in zip(tokens, scores)
+                if s > DEAD / 2
+            ]
+        )
+    return lists
+
+
+def _assert_same(ours, theirs):
+    """Equal scores; equal order wherever neighbours differ by more than rounding."""
+    assert len(ours) == len(theirs)
+    for mine, other in zip(ours, theirs):
+        assert len(mine) == len(other)
+        np.testing.assert_allclose([s for _, s in mine], [s for _, s in other], atol=1e-4)
+        scores = dict(mine)
+        assert set(scores) == set(dict(other)) or abs(mine[-1][1] - other[-1][1]) < 1e-4
+        for (tokens, _), (_, theirs_score) in zip(mine, other):
+            assert abs(scores[tokens] - theirs_score) < 1e-4
+
+
+def _exhaustive(model, params, inputs, catalog):
+    """Log-probabilities [B, N] of all items by teacher forcing."""
+    width = max(map(len, catalog)) + 1
+    targets = np.array([(*item, EOS, *[0] * (width - 1 - len(item))) for item in catalog])
+    batch = len(inputs)
+    flat = score(
+        model, params, np.repeat(inputs, len(catalog), axis=0), np.tile(targets, (batch, 1))
+    )
+    return np.asarray(flat).reshape(batch, len(catalog))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_constrained_equals_hugging_face(make_pair, seed):
+    hf, model, params = make_pair(seed=seed)
+    catalog, inputs = _even_catalog(seed), _inputs(seed)
+    beams = beam_search(model, params, inputs, Trie.build(catalog), num_beams=20)
+    _assert_same(_ours(beams), _hugging_face(hf, inputs, 20, 4, catalog))
+    assert [[catalog[r] for r in rows] for rows in beams.rows_BxK.tolist()] == [
+        [tokens[:-1] for tokens, _ in found] for found in _ours(beams)
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ids_of_several_lengths_lose_nothing_that_hugging_face_finds(make_pair, seed):
+    """Hugging Face drops an item that ends outside of the best K of its step; we keep it."""
+    hf, model, params = make_pair(seed=seed)
+    catalog, inputs = _uneven_catalog(seed), _inputs(seed)
+    beams = beam_search(model, params, inputs, Trie.build(catalog), num_beams=20)
+    for mine, other in zip(_ours(beams), _hugging_face(hf, inputs, 20, 5, catalog)):
+        assert len(mine) == 20
+        scores = dict(mine)
+        for tokens, their_score in other:
+            if tokens in scores:
+                assert abs(scores[tokens] - their_score) < 1e-4
+            else:
+                assert their_score < mine[-1][1] + 1e-4
+        best = [s for _, s in mine]
+        assert all(a >= b - 1e-4 for a, b in zip(best, [s for _, s in other]))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_unconstrained_equals_hugging_face(make_pair, seed):
+    """Hugging Face counts hypotheses cut off at the last step as finished; we drop them."""
+    hf, model, params = make_pair(seed=seed, sharpness=0.3, vocab_size=6)
+    inputs = _inputs(seed, vocab=6)
+    mine = _ours(beam_search(model, params, inputs, num_beams=6, max_steps=9))
+    theirs = _hugging_face(hf, inputs, 6, 9)
+    assert sum(map(len, theirs)) >= 6
+    for found, other in zip(mine, theirs):
+        scores = dict(found)
+        for place, (tokens, their_score) in enumerate(other):
+            assert found[place][1] >= their_score - 1e-4
+            if their_score > found[-1][1] + 1e-4:
+                assert abs(scores[tokens] - their_score) < 1e-4
+
+
+def test_unconstrained_with_room_for_all_finds_every_ending(make_pair):
+    _, model, params = make_pair(seed=2, sharpness=0.3, vocab_size=5)
+    inputs = _inputs(2, vocab=5)
+    every = [t for n in range(3) for t in itertools.product((2, 3, 4), repeat=n)]
+    expected = _exhaustive(model, params, inputs, every)
+    found = _ours(beam_search(model, params, inputs, num_beams=20, max_steps=3))
+    for row, mine in enumerate(found):
+        order = np.argsort(-expected[row])
+        assert [tokens for tokens, _ in mine] == [(*every[i], EOS) for i in order]
+        np.testing.assert_allclose([s for _, s in mine], expected[row, order], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def pair(make_pair):
+    return make_pair(seed=3)[1:]
+
+
+@pytest.mark.parametrize(("make_catalog", "items"), [(_even_catalog, 30), (_uneven_catalog, 7)])
+def test_as_many_beams_as_items_is_exhaustive(pair, make_catalog, items):
+    catalog, inputs = make_catalog(5, items), _inputs(5)
+    beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=30)
+    expected = _exhaustive(*pair, inputs, catalog)
+    for row in range(len(inputs)):
+        order = np.argsort(-expected[row])
+        assert beams.rows_BxK[row, :items].tolist() == order.tolist()
+        np.testing.assert_allclose(
+            beams.log_probs_BxK[row, :items], expected[row, order], atol=1e-4
+        )
+    # Beams beyond the catalog do not exist.
+    assert (beams.rows_BxK[:, items:] == -1).all()
+    assert (beams.log_probs_BxK[:, items:] == DEAD).all()
+    assert (beams.tokens_BxKxT[:, items:] == 0).all()
+
+
+def test_candidates_are_ranked_exhaustively(pair):
+    catalog, inputs = _uneven_catalog(6), _inputs(6)
+    rng = np.random.default_rng(6)
+    candidates = np.stack([rng.permutation(len(catalog))[:12] for _ in inputs]).astype(np.int32)
+    candidates[1, 9:] = -1  # padding: three candidates fewer
+    beams = beam_search(*pair, inputs, Trie.build(catalog), candidates, num_beams=14)
+    expected = _exhaustive(*pair, inputs, catalog)
+    for row, count in ((0, 12), (1, 9)):
+        own = candidates[row, :count]
+        ranked = own[np.argsort(-expected[row, own])]
+        assert beams.rows_BxK[row].tolist() == [*ranked.tolist(), *[-1] * (14 - count)]
+
+
+_TREES = {}
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 1000), kind=st.sampled_from([_even_catalog, _uneven_catalog]))
+def test_beams_are_distinct_items_in_falling_order_with_true_scores(pair, seed, kind):
+    if kind not in _TREES:
+        catalog = kind(1)
+        _TREES[kind] = catalog, Trie.build(catalog)
+    catalog, trie = _TREES[kind]
+    inputs = _inputs(seed)
+    beams = beam_search(*pair, inputs, trie, num_beams=9)
+    scores = np.asarray(beams.log_probs_BxK)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    for rows, tokens in zip(beams.rows_BxK.tolist(), beams.tokens_BxKxT.tolist()):
+        assert len(set(rows)) == 9
+        assert min(rows) >= 0
+        for row, sequence in zip(rows, tokens):
+            ended = (*catalog[row], EOS)
+            assert tuple(sequence) == ended + (0,) * (trie.max_depth - len(ended))
+    flat = beams.tokens_BxKxT.reshape(-1, trie.max_depth)
+    forced = score(*pair, np.repeat(inputs, 9, axis=0), flat)
+    np.testing.assert_allclose(scores.reshape(-1), forced, atol=1e-4)
+
+
+def test_a_batch_is_searched_as_its_examples_are(pair):
+    inputs, trie = _inputs(7), Trie.build(_uneven_catalog(7))
+    together = beam_search(*pair, inputs, trie, num_beams=9)
+    for row in range(len(inputs)):
+        alone = beam_search(*pair, inputs[row : row + 1], trie, num_beams=9)
+        assert alone.rows_BxK[0].tolist() == together.rows_BxK[row].tolist()
+
+
+def test_misuse_is_the_users_to_mend(pair):
+    inputs, trie = _inputs(0), Trie.build([(10, 20), (11,)])
+    with pytest.raises(UserError, match="without a trie"):
+        beam_search(*pair, inputs, candidates_BxM=np.zeros((2, 1), np.int32), max_steps=3)
+    with pytest.raises(UserError, match="got None without a trie"):
+        beam_search(*pair, inputs)
+    with pytest.raises(UserError, match="expected at least 3 and 1"):
+        beam_search(*pair, inputs, trie, max_steps=2)
+    with pytest.raises(UserError, match="got max_steps=3 and eos_id=7"):
+        beam_search(*pair, inputs, trie, eos_id=7)
