@@ -140,13 +140,14 @@ def test_ids_of_several_lengths_lose_nothing_that_hugging_face_finds(make_pair, 
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_unconstrained_equals_hugging_face(make_pair, seed):
-    """Hugging Face counts hypotheses cut off at the last step as finished; we drop them."""
-    hf, model, params = make_pair(seed=seed, sharpness=0.3, vocab_size=6)
+def test_unconstrained_loses_nothing_that_hugging_face_finds(make_pair, seed):
+    """What it finds, we find; it drops endings beyond the best K of a step, and counts
+    hypotheses that the last step cuts off as finished, which we drop."""
+    hf, model, params = make_pair(seed=seed, sharpness=0.1, vocab_size=6)
     inputs = _inputs(seed, vocab=6)
     mine = _ours(beam_search(model, params, inputs, num_beams=6, max_steps=9))
     theirs = _hugging_face(hf, inputs, 6, 9)
-    assert sum(map(len, theirs)) >= 6
+    assert all(theirs)
     for found, other in zip(mine, theirs):
         scores = dict(found)
         for place, (tokens, their_score) in enumerate(other):

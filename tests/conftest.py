@@ -1,0 +1,92 @@
+"""Datasets that several tests share: a small real-shaped one, and where the published files lie."""
+
+import gzip
+import json
+import os
+import pathlib
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder with the published Amazon files and the T5 vocabulary; skips where absent."""
+    default = pathlib.Path(__file__).parents[1].parent / "shared"
+    folder = pathlib.Path(os.environ.get("RECLLM_SHARED", default))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"needs the Amazon files in {folder}/data (set RECLLM_SHARED)")
+    return folder
+
+
+def write_gift_cards(folder: pathlib.Path, num_users: int = 40, num_items: int = 24) -> None:
+    """A whole small `gift_cards`: the user's next item is mostly the one after the last.
+
+    Sequences have 5 to 28 items, so that some are longer than the window. Every item is frequent.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for user in range(num_users):
+        length = 5 + (user * 7) % (num_items - 1)
+        for place in range(length):
+            lines.append(
+                {
+                    "reviewerID": f"U{user:03d}",
+                    "asin": f"A{(user * 5 + place) % num_items:03d}",
+                    "unixReviewTime": 1_000_000_000 + 86_400 * place,
+                    "overall": float(1 + (user + place) % 5),
+                }
+            )
+    items = [
+        {
+            "asin": f"A{item:03d}",
+            "title": f"Gift card of store {item}, " + "very " * (item % 7) + "nice",
+            "brand": "Store" if item % 2 else "",
+            "price": f"${item}.50",
+            "category": ["Gift Cards", "Gift Cards"],
+        }
+        for item in range(num_items)
+    ]
+    for name, records in (("Gift_Cards_5", lines), ("meta_Gift_Cards", items)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.json.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+@pytest.fixture(scope="session")
+def small_data_dir(tmp_path_factory) -> pathlib.Path:
+    """A data folder with a small `gift_cards`, prepared, its vocabulary trained."""
+    import seqio
+
+    from recllm_tasks.data.prepare import prepare
+    from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+    from recllm_tasks.prompts.source import CatalogSource
+
+    folder = tmp_path_factory.mktemp("small")
+    write_gift_cards(folder / "raw")
+    prepare("gift_cards", folder / "data", folder / "raw")
+    before = seqio.LazyTfdsLoader("rec_sequences:1.0.0").data_dir
+    seqio.set_tfds_data_dir_override(str(folder / "data"))
+    ensure_vocabulary(CatalogSource("gift_cards"))
+    seqio.set_tfds_data_dir_override(before)
+    return folder / "data"
+
+
+@pytest.fixture
+def small_data(small_data_dir):
+    """`small_data_dir`, in force for the test."""
+    import seqio
+
+    seqio.set_tfds_data_dir_override(str(small_data_dir))
+    yield small_data_dir
+    seqio.set_tfds_data_dir_override(None)
+
+
+@pytest.fixture
+def clean_gin():
+    """No settings before and after the test."""
+    import gin
+
+    gin.clear_config()
+    yield
+    gin.clear_config()

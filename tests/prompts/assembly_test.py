@@ -1,0 +1,122 @@
+"""What is dropped when a prompt is too long, and what never is."""
+
+import re
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import templates
+from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.own_vocabulary import train_vocabulary
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import Items, Template, Wording
+from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+
+NUM_ITEMS = 30
+
+
+class FixedSource(CatalogSource):
+    """Items whose titles get longer: item r has 3r + 1 words."""
+
+    def __init__(self):
+        super().__init__("fixed")
+        empty = [""] * NUM_ITEMS
+        self._catalog = Catalog(
+            item=[f"A{r}" for r in range(NUM_ITEMS)],
+            short_id=[f"I{r + 1}" for r in range(NUM_ITEMS)],
+            title=["word " * 3 * r + "end" for r in range(NUM_ITEMS)],
+            brand=empty,
+            price=empty,
+            categories=empty,
+            description=empty,
+            train_count=np.ones(NUM_ITEMS, np.int64),
+        )
+
+    def catalog(self):
+        return self._catalog
+
+
+SOURCE = FixedSource()
+RETRIEVAL = templates.RETRIEVAL.worded(Wording())
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("vocabulary") / "spiece.model")
+    texts = [(f"{words} word end Item ID: Title: ;", 9) for words in templates.all_words(Wording())]
+    train_vocabulary(path, texts, SOURCE.catalog().short_id)
+    return DatasetVocabulary(lambda: path)
+
+
+def _written(vocabulary, template, history, target, inputs_length):
+    features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
+    writer = Prompt(template, SOURCE).writer({"inputs": inputs_length, "targets": 32}, features)
+    example = {"history": tf.constant(history, tf.int32), "target": tf.constant(target)}
+    return writer.write(writer.fit(example))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    history=st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=20),
+    length=st.integers(64, 400),
+)
+def test_whole_items_are_dropped_oldest_first(vocabulary, history, length):
+    written = _written(vocabulary, RETRIEVAL, history, 3, length)
+    assert len(written["inputs"]) <= length
+    text = vocabulary.decode(written["inputs"].numpy().tolist())
+    first, last = (part for part in RETRIEVAL.inputs if isinstance(part, str))
+    assert text.startswith(first)
+    assert text.endswith(last)
+    items = re.findall(r"Item ID: I(\d+), Title: ([^;]*);", text)
+    kept = [int(number) - 1 for number, _ in items]
+    assert kept == history[len(history) - len(kept) :]
+    assert kept, "the newest item always stays"
+    for row, (_, title) in zip(kept, items):
+        assert SOURCE.catalog().title[row].startswith(title)
+
+
+def test_as_many_items_as_fit_are_kept(vocabulary):
+    full = _written(vocabulary, RETRIEVAL, [4] * 20, 3, 4096)
+    words = len(_written(vocabulary, RETRIEVAL, [4], 3, 4096)["inputs"])
+    item = (len(full["inputs"]) - words) // 19
+    for keep in (1, 5, 19):
+        room = words + (keep - 1) * item
+        assert len(_written(vocabulary, RETRIEVAL, [4] * 20, 3, room)["inputs"]) == room
+        short = _written(vocabulary, RETRIEVAL, [4] * 20, 3, room + item - 1)
+        assert len(short["inputs"]) == room
+
+
+def test_an_item_too_long_keeps_its_id_and_as_much_title_as_fits(vocabulary):
+    longest = NUM_ITEMS - 1
+    length = 80
+    written = _written(vocabulary, RETRIEVAL, [0, longest], 3, length)
+    text = vocabulary.decode(written["inputs"].numpy().tolist())
+    (title,) = re.findall(rf"Item ID: I{longest + 1}, Title: ((?:word ?)+);", text)
+    one_more = text.replace(title, title + " word")
+    assert len(vocabulary.encode(one_more)) + 1 > length
+
+
+def test_too_short_for_any_item_is_refused(vocabulary):
+    words = sum(len(vocabulary.encode(p)) for p in RETRIEVAL.inputs if isinstance(p, str))
+    with pytest.raises(UserError, match="got room for 3, expected at least .* raise"):
+        _written(vocabulary, RETRIEVAL, [0], 3, words + 1 + 3)
+    with pytest.raises(UserError, match=r"Feature 'inputs' is too short.*TASK_FEATURE_LENGTHS"):
+        _written(vocabulary, RETRIEVAL, [0], 3, words + 1)
+
+
+def test_a_side_without_items_says_so(vocabulary):
+    template = Template(
+        inputs=("likes:", Items("history", where="liked", empty="none;"), "end"), targets=()
+    )
+    features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
+    writer = Prompt(template, SOURCE).writer(None, features)
+    example = {"history": tf.constant([1, 2]), "liked": tf.constant([False, False])}
+    assert writer.text(example)[0] == "likes: none; end"
+    example["liked"] = tf.constant([False, True])
+    assert writer.text(example)[0] == f"likes: Item ID: I3, Title: {'word ' * 6}end; end"
