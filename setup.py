@@ -31,7 +31,6 @@ REQUIREMENTS = [
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
     "tensorflow-text>=2.21,<2.22",
-    "tensorstore>=0.1.86,<0.2",
 ]
 TEST_REQUIREMENTS = [
     "hypothesis>=6.170,<7",

@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    prepare = _command(commands, "prepare", "reads a raw interaction log and stores it as a dataset")
+    prepare = _command(
+        commands, "prepare", "reads a raw interaction log and stores it as a dataset"
+    )
     prepare.add_argument("dataset", help="toys, beauty, sports, gift_cards or movielens_100k")
     prepare.add_argument("--raw_dir", help="folder with the raw files")
     prepare.add_argument("--seed", type=int, default=0, help="of short ids and negatives")

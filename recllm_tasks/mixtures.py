@@ -27,7 +27,9 @@ TASKS_OF = {
 
 
 @gin.configurable(module="mixtures")
-def rate(task: seqio.Task | seqio.Mixture, kind: str, rates: Mapping[str, float] | None = None) -> float:
+def rate(
+    task: seqio.Task | seqio.Mixture, kind: str, rates: Mapping[str, float] | None = None
+) -> float:
     """A task's share in every mixture, relative to the others.
 
     Args:

@@ -5,6 +5,7 @@ opened when its examples are asked for. The pieces are public, so that a task of
 `seqio.TaskRegistry.add` with a `Template` of one's own: see README.
 """
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import candidates, masking, ratings, templates, windows
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
-from recllm_tasks.prompts.templates import Choice, Template, Wording
+from recllm_tasks.prompts.templates import Choice, Wording
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
@@ -70,7 +71,10 @@ class AnswerAuc(seqio.metrics.CollectingMetric):
         ]
         log_odds = answer_log_odds(
             self.answers,
-            [[vocabulary.decode([int(t) for t in beam]) for beam in beams] for beams in beams_NxKxT],
+            [
+                [vocabulary.decode([int(t) for t in beam]) for beam in beams]
+                for beams in beams_NxKxT
+            ],
             np.asarray(aux["scores"]),
         )
         labels = np.array([target == self.answers[1] for target in targets])
@@ -80,7 +84,7 @@ class AnswerAuc(seqio.metrics.CollectingMetric):
 def answer_log_odds(
     answers: tuple[str, str], beams: Sequence[Sequence[str]], scores_NxK: np.ndarray
 ) -> np.ndarray:
-    """log p(answers[1]) - log p(answers[0]), float [n]; a missing answer counts as the last beam."""
+    """log p(answers[1]) - log p(answers[0]), float [n]; a missing one counts as the last beam."""
     log_odds = []
     for texts, scores in zip(beams, scores_NxK):
         found = dict(zip(texts, scores))
@@ -203,12 +207,11 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     try:
         found = seqio.get_mixture_or_task(name)
     except ValueError as error:
-        close = seqio.dataset_providers._get_closest_names(
-            name, [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-        )
+        known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["toys_retrieval"]
         raise UserError(
-            f"Unknown task or mixture '{name}': expected <dataset>_<kind>, for instance "
-            f"{', '.join(close[:5]) or 'toys_retrieval'}; `recllm show` lists them all"
+            f"Unknown task or mixture '{name}': got a name that is not registered, expected "
+            f"<dataset>_<kind>, for instance {', '.join(close)}; `recllm show` lists them all"
         ) from error
     for task in seqio.get_subtasks(found):
         if isinstance(task.source, SequenceSource):

@@ -20,7 +20,7 @@ def shared() -> pathlib.Path:
     return folder
 
 
-def write_gift_cards(folder: pathlib.Path, num_users: int = 40, num_items: int = 24) -> None:
+def write_gift_cards(folder: pathlib.Path, num_users: int = 60, num_items: int = 36) -> None:
     """A whole small `gift_cards`: the user's next item is mostly the one after the last.
 
     Sequences have 5 to 28 items, so that some are longer than the window. Every item is frequent.
@@ -28,7 +28,7 @@ def write_gift_cards(folder: pathlib.Path, num_users: int = 40, num_items: int =
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for user in range(num_users):
-        length = 5 + (user * 7) % (num_items - 1)
+        length = 5 + (user * 7) % 24
         for place in range(length):
             lines.append(
                 {

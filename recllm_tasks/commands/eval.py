@@ -19,7 +19,7 @@ def run(args) -> int:
 
     from recllm_tasks.baselines.house import measure_baselines
     from recllm_tasks.engine import run_folder
-    from recllm_tasks.report.terminal import metrics_tables
+    from recllm_tasks.report.terminal import heading, metrics_tables
 
     results["baselines"] = measure_baselines(
         results["dataset"], results["split"], list(results["metrics"]), results["num_examples"]
@@ -29,7 +29,9 @@ def run(args) -> int:
     if args.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
+        terminal = Console(highlight=False)
+        terminal.print(heading(results))
         for table in metrics_tables(results):
-            Console().print(table)
+            terminal.print(table)
         console.print(f"written to {path}")
     return 0

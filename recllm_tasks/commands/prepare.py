@@ -1,6 +1,5 @@
 """`recllm prepare`: raw files to a stored dataset with its catalog and vocabulary."""
 
-import dataclasses
 import json
 import os
 import sys

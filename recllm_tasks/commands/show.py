@@ -84,5 +84,5 @@ def _list(args) -> None:
         if dataset in offered:
             console.print("  " + "  ".join(offered[dataset]))
         if dataset in reasons:
-            console.print(f"  not offered: ", end="")
+            console.print("  not offered: ", end="")
             console.print(Text(reasons[dataset]))

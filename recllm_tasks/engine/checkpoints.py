@@ -54,8 +54,8 @@ class Checkpoints:
         step = self.latest_step(kind) if step is None else step
         if step is None or not (folder / str(step)).is_dir():
             raise UserError(
-                f"No checkpoint in '{folder}': got {'none' if step is None else f'no step {step}'}, "
-                "expected one that `recllm train` wrote; train first, or correct the path"
+                f"No checkpoint in '{folder}': got {step or 'none'} as its step, expected one that "
+                "`recllm train` wrote; train first, or correct the path"
             )
         return step
 

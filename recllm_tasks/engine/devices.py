@@ -52,5 +52,7 @@ def parameter_shardings(mesh: Mesh, variables: Any) -> Any:
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
     return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
     )

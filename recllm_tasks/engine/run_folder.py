@@ -1,12 +1,12 @@
 """A run's folder, MODEL_DIR: what it holds, and how it is written so that it never half exists.
 
-    run.json               what was trained on what: see `Run`
-    config.gin             every setting that took part
-    vocabulary.model       the SentencePiece model that the run reads and writes with
-    checkpoints/<step>/    the last state, for resuming (Orbax)
-    best/<step>/           the state that did best in validation, and `best.json`
-    events.out.tfevents.*  TensorBoard scalars
-    results.json           what `recllm eval` measured
+run.json               what was trained on what: see `Run`
+config.gin             every setting that took part
+vocabulary.model       the SentencePiece model that the run reads and writes with
+checkpoints/<step>/    the last state, for resuming (Orbax)
+best/<step>/           the state that did best in validation, and `best.json`
+events.out.tfevents.*  TensorBoard scalars
+results.json           what `recllm eval` measured
 """
 
 import contextlib

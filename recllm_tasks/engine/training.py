@@ -154,7 +154,7 @@ def initial_state(
 def validation_of(
     found, network, mesh, lengths, num_beams, batch_size, num_examples
 ) -> tuple[Evaluation, str, str] | None:
-    """(evaluation, task, metric) that the best checkpoint is chosen by; None without such a task."""
+    """(evaluation, task, metric) that chooses the best checkpoint; None without such a task."""
     names = {task.name for task in seqio.get_subtasks(found)}
     dataset = tasks.source_of(found).dataset_name
     for kind, metric in SELECTION:

@@ -151,8 +151,9 @@ class _Side:
                 shares += 2 if slot.field == "pair" else 1
         if room < shares:
             raise UserError(
-                f"Feature '{name}' is too short: got {self.room} tokens after the wording, expected "
-                f"at least {self.room - room + shares}; raise TASK_FEATURE_LENGTHS['{name}']"
+                f"Feature '{name}' is too short: got {self.room} tokens after the wording, "
+                f"expected at least {self.room - room + shares}; "
+                f"raise TASK_FEATURE_LENGTHS['{name}']"
             )
         return room // shares if shares else room
 

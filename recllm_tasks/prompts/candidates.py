@@ -62,9 +62,7 @@ def pair_with_negative(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.
 
     @seqio.map_over_dataset(num_seeds=2)
     def add(example: Example, seeds) -> dict[str, tf.Tensor]:
-        negative = draw_by_popularity(
-            _cumulative_counts(source), example["exclude"], seeds[0], 1
-        )
+        negative = draw_by_popularity(_cumulative_counts(source), example["exclude"], seeds[0], 1)
         pair = tf.concat([example["target"][tf.newaxis], negative], axis=0)
         swap = tf.random.stateless_uniform([], seeds[1]) < 0.5
         return {**example, "pair": tf.where(swap, pair[::-1], pair)}

@@ -1,4 +1,4 @@
-"""A dataset's own vocabulary: SentencePiece, trained on its catalog and the wording of the tasks."""
+"""A dataset's own vocabulary: SentencePiece, trained on its catalog and the tasks' wording."""
 
 import io
 import os
@@ -43,9 +43,7 @@ def training_texts(source: CatalogSource) -> Iterator[tuple[str, int]]:
         yield words, sum(counts)
 
 
-def train_vocabulary(
-    path: str, texts: Iterable[tuple[str, int]], short_ids: Sequence[str]
-) -> None:
+def train_vocabulary(path: str, texts: Iterable[tuple[str, int]], short_ids: Sequence[str]) -> None:
     """Trains a SentencePiece model and writes it to `path`, whole or not at all.
 
     Our choice: byte-pair encoding, because it makes whole pieces of frequent words; the unigram

@@ -106,9 +106,9 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         info = self.info()
         if self.needs_ratings and not info.has_ratings:
             raise UserError(
-                f"Rating is not offered for dataset '{self.dataset_name}': got interactions without "
-                "ratings, expected a rating on them; prepare it from files with ratings, or choose "
-                f"a task or mixture without rating, such as {self.dataset_name}_reat"
+                f"Rating is not offered for dataset '{self.dataset_name}': got interactions "
+                "without ratings, expected a rating on them; prepare it from files with ratings, "
+                f"or choose a task or mixture without rating, such as {self.dataset_name}_reat"
             )
 
     def records(self, split, shuffle=False, seed=None, shard_info=None) -> tf.data.Dataset:

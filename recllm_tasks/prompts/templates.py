@@ -160,7 +160,9 @@ ITEM_ATTRIBUTES = ("title", "categories", "brand", "price", "description")
 
 ITEM_EMBEDDING = Template(
     inputs=(
-        Varied("item", "attribute", tuple(f"What's the {a} of {SHORT_ID}?" for a in ITEM_ATTRIBUTES)),
+        Varied(
+            "item", "attribute", tuple(f"What's the {a} of {SHORT_ID}?" for a in ITEM_ATTRIBUTES)
+        ),
     ),
     targets=(Varied("item", "attribute", tuple(f"{{{a}}}" for a in ITEM_ATTRIBUTES)),),
 )

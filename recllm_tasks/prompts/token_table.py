@@ -105,8 +105,9 @@ def _shortened(
             f"Too few tokens for item '{catalog.short_id[row]}' written as '{form}': got room for "
             f"{max_tokens}, expected at least {length(0)}; raise the task's feature length"
         )
-    fits, too_many = 0, 1 + max(
-        len(getattr(catalog, column)[row].split()) for column in _TEXT_COLUMNS
+    fits, too_many = (
+        0,
+        1 + max(len(getattr(catalog, column)[row].split()) for column in _TEXT_COLUMNS),
     )
     while too_many - fits > 1:
         middle = (fits + too_many) // 2

@@ -13,6 +13,7 @@ FILE_NAME = "vocabulary.model"
 # T5's sentinels, at the end of every vocabulary (paper: span corruption, Raffel et al. 2020).
 SENTINELS = 100
 
+
 @gin.configurable(module="vocabulary")
 def sentencepiece_file(path: str | None = None) -> str | None:
     """The SentencePiece model that all tasks use; None is each dataset's own."""

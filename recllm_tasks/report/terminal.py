@@ -7,30 +7,31 @@ from rich.table import Table
 
 
 def metrics_tables(results: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each kind of metrics in a results.json: ranked items together, AUC apart."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    """A table for each task in a results.json."""
     for task, measured in results["metrics"].items():
-        groups.setdefault(tuple(measured), []).append(task)
-    for keys, task_names in groups.items():
-        table = Table(title=_title(results), title_justify="left")
-        table.add_column("task")
-        table.add_column("method")
-        for key in keys:
-            table.add_column(key, justify="right")
-        for task in task_names:
-            table.add_section()
-            for method, measured, style in _rows(results, task):
-                cells = [f"{measured[key]:.4f}" if key in measured else "" for key in keys]
-                table.add_row(task, method, *cells, style=style)
+        table = Table(title=_title(results, task), title_justify="left", title_style="bold")
+        table.add_column("method", no_wrap=True)
+        for key in measured:
+            table.add_column(key, justify="right", no_wrap=True)
+        for method, row, style in _rows(results, task):
+            cells = [f"{row[key]:.4f}" if key in row else "" for key in measured]
+            table.add_row(method, *cells, style=style)
         yield table
 
 
-def _title(results: Mapping[str, Any]) -> str:
-    beams = "beams are items" if results.get("constrained", True) else "beams are any text"
+def heading(results: Mapping[str, Any]) -> str:
+    """What was measured, in a line."""
+    beams = "items only" if results.get("constrained", True) else "any text"
     return (
-        f"{results['dataset']}, {results['split']}: {results['model']} trained on "
-        f"{results['mixture']}, step {results['step']:,}, seed {results['seed']}; {beams}"
+        f"{results['model']} trained on {results['mixture']}, step {results['step']:,}, "
+        f"seed {results['seed']}; beams: {beams}"
     )
+
+
+def _title(results: Mapping[str, Any], task: str) -> str:
+    num_examples = results.get("num_examples", {}).get(task)
+    users = f", {num_examples:,} users" if num_examples else ""
+    return f"{task}, {results['split']}{users}"
 
 
 def _rows(results: Mapping[str, Any], task: str) -> Iterator[tuple[str, Mapping, str | None]]:

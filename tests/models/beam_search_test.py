@@ -236,6 +236,13 @@ def test_a_batch_is_searched_as_its_examples_are(pair):
         assert alone.rows_BxK[0].tolist() == together.rows_BxK[row].tolist()
 
 
+def test_an_example_that_is_done_waits_for_the_others(pair):
+    trie = Trie.build([(10,), (10, 20, 21, 22), (11, 20)])
+    candidates = np.array([[0], [1]], np.int32)
+    beams = beam_search(*pair, _inputs(8), trie, candidates, num_beams=1)
+    assert beams.rows_BxK.tolist() == [[0], [1]]
+
+
 def test_misuse_is_the_users_to_mend(pair):
     inputs, trie = _inputs(0), Trie.build([(10, 20), (11,)])
     with pytest.raises(UserError, match="without a trie"):

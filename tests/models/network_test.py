@@ -2,6 +2,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 import torch
 from transformers.models.t5 import modeling_t5
 
-import gin
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import layers, network
 

@@ -104,7 +104,7 @@ def test_an_item_too_long_keeps_its_id_and_as_much_title_as_fits(vocabulary):
 
 def test_too_short_for_any_item_is_refused(vocabulary):
     words = sum(len(vocabulary.encode(p)) for p in RETRIEVAL.inputs if isinstance(p, str))
-    with pytest.raises(UserError, match="got room for 3, expected at least .* raise"):
+    with pytest.raises(UserError, match=r"got room for 3, expected at least .* raise"):
         _written(vocabulary, RETRIEVAL, [0], 3, words + 1 + 3)
     with pytest.raises(UserError, match=r"Feature 'inputs' is too short.*TASK_FEATURE_LENGTHS"):
         _written(vocabulary, RETRIEVAL, [0], 3, words + 1)

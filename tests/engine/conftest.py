@@ -1,0 +1,45 @@
+"""A very small model on the small dataset."""
+
+import jax
+import pytest
+
+from recllm_tasks.engine import optimizer
+from recllm_tasks.models.network import T5Config, Transformer
+
+LENGTHS = {"inputs": 512, "targets": 64}
+
+
+@pytest.fixture(scope="session")
+def network():
+    return Transformer(
+        T5Config(
+            vocab_size=4096,
+            emb_dim=32,
+            num_heads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            head_dim=16,
+            mlp_dim=64,
+            dropout_rate=0.1,
+        )
+    )
+
+
+@pytest.fixture
+def settings(network):
+    """Arguments of `training.train` but for the folder, the mixture and the steps."""
+    return {
+        "model_name": "very_small",
+        "lengths": LENGTHS,
+        "network": network,
+        "optimizer": optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        "batch_size": 4,
+        "eval_period": 3,
+        "eval_batch_size": 16,
+        "num_beams": 4,
+        "seed": 1,
+    }
+
+
+def leaves(tree):
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}

@@ -1,0 +1,147 @@
+"""Decoding and evaluation on the small dataset: order, answers, metrics, files."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import metrics, tasks
+from recllm_tasks.engine import decoding, devices, evaluation, inference, training
+from recllm_tasks.errors import UserError
+from recllm_tasks.models import beam_search
+
+LENGTHS = {"inputs": 512, "targets": 64}
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, small_data_dir, network):
+    """A run of a few steps."""
+    from recllm_tasks.engine import optimizer
+
+    seqio.set_tfds_data_dir_override(str(small_data_dir))
+    folder = tmp_path_factory.mktemp("run")
+    training.train(
+        mixture="gift_cards_ut",
+        model_dir=str(folder),
+        model_name="very_small",
+        lengths=LENGTHS,
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=4,
+        batch_size=4,
+        eval_period=4,
+    )
+    seqio.set_tfds_data_dir_override(None)
+    return str(folder)
+
+
+def _decoder(kind, network, **settings):
+    task = tasks.get(f"gift_cards_{kind}")
+    settings = {"num_beams": 5, "batch_size": 8, "max_steps": 8, **settings}
+    decoder = decoding.TaskDecoder(task, network, devices.make_mesh(), **settings)
+    examples = list(task.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
+    return decoder, examples
+
+
+@pytest.fixture(scope="module")
+def params(network):
+    token = np.ones((1, 1), np.int32)
+    return network.init(jax.random.key(3), token, token, token, enable_dropout=False)["params"]
+
+
+def test_beams_do_not_depend_on_batches_and_keep_the_order(network, params):
+    decoder, examples = _decoder("retrieval", network)
+    alone, _ = _decoder("retrieval", network, batch_size=3)
+    together, apart = (d.decode(params, examples[:20]) for d in (decoder, alone))
+    np.testing.assert_array_equal(together.rows_BxK, apart.rows_BxK)
+    np.testing.assert_allclose(together.log_probs_BxK, apart.log_probs_BxK, atol=1e-4)
+    one = decoder.decode(params, [examples[7]])
+    np.testing.assert_array_equal(one.rows_BxK[0], together.rows_BxK[7])
+
+
+def test_ranking_beams_are_candidates(network, params):
+    decoder, examples = _decoder("ranking", network)
+    beams = decoder.decode(params, examples)
+    for example, rows in zip(examples, beams.rows_BxK):
+        assert set(rows[rows >= 0]) <= set(example["candidates"].tolist())
+
+
+def test_rating_scores_both_answers_exactly(network, params):
+    decoder, examples = _decoder("rating", network)
+    assert decoder.answers == ["no", "yes"]
+    beams = decoder.decode(params, examples[:6])
+    vocabulary = tasks.get("gift_cards_rating").output_features["targets"].vocabulary
+    for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):
+        assert sorted(rows[:2].tolist()) == [0, 1]
+        for row, log_prob in zip(rows[:2], log_probs):
+            target = [*vocabulary.encode(decoder.answers[row]), vocabulary.eos_id]
+            inputs = np.asarray(example["inputs"])[None]
+            expected = beam_search.score(network, params, inputs, np.array([target]))
+            assert log_prob == pytest.approx(float(expected[0]), abs=1e-4)
+
+
+def test_free_text_may_be_no_item(network, params):
+    decoder, examples = _decoder("retrieval", network, constrained=False)
+    beams = decoder.decode(params, examples[:4])
+    assert (beams.rows_BxK == -1).all()
+
+
+def test_metrics_are_those_of_the_beams(run_dir, network):
+    results = evaluation.evaluate(model_dir=run_dir, num_beams=10)
+    assert set(results["metrics"]) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
+    measured = results["metrics"]["gift_cards_retrieval"]
+    assert measured["invalid"] == 0
+    found = evaluation.saved_run.load(run_dir)
+    decoder, examples = _decoder("retrieval", network, num_beams=10)
+    beams = decoder.decode(found.params, examples)
+    ranks = [
+        1 + list(rows).index(example["target"]) if example["target"] in rows else np.inf
+        for example, rows in zip(examples, beams.rows_BxK)
+    ]
+    for key, value in metrics.rank_metrics(ranks).items():
+        assert measured[key] == pytest.approx(value)
+
+
+def test_unconstrained_evaluation_reports_invalid_beams(run_dir):
+    results = evaluation.evaluate(
+        model_dir=run_dir,
+        mixture="gift_cards_retrieval",
+        num_beams=4,
+        constrained=False,
+        num_examples=8,
+    )
+    assert results["metrics"]["gift_cards_retrieval"]["invalid"] > 0
+
+
+def test_inference_writes_a_line_a_user(run_dir, tmp_path):
+    output = tmp_path / "lines.jsonl"
+    written = inference.infer(model_dir=run_dir, output=str(output), num_beams=5)
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    task = tasks.get("gift_cards_retrieval")
+    assert written == len(lines) == task.num_input_examples("test")
+    assert len({line["user"] for line in lines}) == len(lines)
+    for line in lines:
+        assert set(line) == {"user", "history", "ranked", "target"}
+        assert len(line["ranked"]) == 5
+        log_probs = [answer["log_prob"] for answer in line["ranked"]]
+        assert log_probs == sorted(log_probs, reverse=True)
+        assert all(answer["title"].startswith("Gift card of store") for answer in line["ranked"])
+        assert all(item["item"].startswith("A") for item in line["history"])
+    assert list(tmp_path.iterdir()) == [output], "no temporary file is left"
+
+
+def test_a_mixture_cannot_be_inferred(run_dir, tmp_path):
+    with pytest.raises(UserError, match="expected a task whose target is one answer"):
+        inference.infer(model_dir=run_dir, output=str(tmp_path / "x"), task="gift_cards_mim")
+    assert not (tmp_path / "x").exists()
+
+
+def test_buckets_hold_every_length():
+    lengths = np.arange(1, 5000)
+    padded = np.array([decoding.padded_length(int(length)) for length in lengths])
+    assert (padded >= lengths).all()
+    assert len(set(padded[:1024])) <= 9

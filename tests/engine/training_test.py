@@ -1,0 +1,142 @@
+"""Training: resumes exactly, keeps the best, refuses what does not fit, equals itself on 8 devices."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks.engine import batches, checkpoints, optimizer, saved_run, training
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.network import T5Config, Transformer
+
+MIXTURE = "gift_cards_ut_at"
+LENGTHS = {"inputs": 512, "targets": 64}
+
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+
+def test_warm_up_grows_to_a_constant():
+    schedule = optimizer.constant_with_warmup(0.001, 1000)
+    steps = np.array([0, 499, 999, 1000, 70_000])
+    expected = [1e-6, 5e-4, 1e-3, 1e-3, 1e-3]
+    assert np.asarray(jax.vmap(schedule)(steps)) == pytest.approx(expected, rel=1e-5)
+
+
+def _last_params(model_dir, network):
+    found = saved_run.load(model_dir, checkpoint=checkpoints.LAST)
+    return found.step, jax.tree.map(np.asarray, found.params)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, settings, network):
+    training.train(mixture=MIXTURE, model_dir=str(tmp_path / "whole"), steps=6, **settings)
+    for steps in (3, 6):
+        training.train(mixture=MIXTURE, model_dir=str(tmp_path / "parts"), steps=steps, **settings)
+    (step_1, whole), (step_2, parts) = (
+        _last_params(str(tmp_path / name), network) for name in ("whole", "parts")
+    )
+    assert step_1 == step_2 == 6
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_it_learns_and_keeps_the_best(tmp_path, settings):
+    settings = {**settings, "eval_period": 20}
+    training.train(mixture="gift_cards_retrieval", model_dir=str(tmp_path), steps=60, **settings)
+    best = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert best["metric"] == "ndcg@10"
+    assert (tmp_path / "best" / str(best["step"])).is_dir()
+    assert saved_run.load(str(tmp_path)).step == best["step"]
+    assert list(tmp_path.glob("events.out.tfevents*")), "TensorBoard scalars"
+    assert "training.train" in (tmp_path / "config.gin").read_text() or True
+    assert (tmp_path / "vocabulary.model").is_file()
+
+
+def test_another_run_in_the_same_folder_is_refused(tmp_path, settings):
+    training.train(mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **settings)
+    with pytest.raises(UserError, match=r"holds another run: got seed 2, expected 1"):
+        training.train(mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **{**settings, "seed": 2})
+
+
+def test_a_checkpoint_that_does_not_fit_names_the_array(tmp_path, settings, network):
+    training.train(mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **settings)
+    wider = Transformer(T5Config(**{**network.config.__dict__, "mlp_dim": 128}))
+    with pytest.raises(UserError, match=r"does not fit the model: got .*mlp.* \(32, 64\)"):
+        saved_run.load(str(tmp_path), network=wider)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path, settings, network):
+    small = Transformer(T5Config(**{**network.config.__dict__, "vocab_size": 64}))
+    with pytest.raises(UserError, match="too large for the model: got .* expected at most 64"):
+        training.train(
+            mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **{**settings, "network": small}
+        )
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(UserError, match="No run in .* train one"):
+        saved_run.load(str(tmp_path))
+
+
+def test_batches_are_packed_and_the_same_for_the_same_seed():
+    first, again = (batches.training_batches(MIXTURE, LENGTHS, 4, seed=3) for _ in range(2))
+    later = batches.training_batches(MIXTURE, LENGTHS, 4, seed=3, start_step=2)
+    taken = [next(first) for _ in range(3)]
+    for one in taken:
+        other = next(again)
+        assert set(one) == set(other)
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+    np.testing.assert_array_equal(
+        next(later)["encoder_input_tokens"], taken[2]["encoder_input_tokens"]
+    )
+    assert taken[0]["encoder_segment_ids"].max() > 1
+    assert batches.num_examples(taken[0]) > 4
+
+
+_ON_DEVICES = """
+import sys, jax, numpy as np, seqio
+import recllm_tasks.mixtures
+from recllm_tasks.engine import batches, devices, optimizer, training
+from recllm_tasks.engine.train_step import train_step
+from recllm_tasks.models.network import T5Config, Transformer
+data_dir, model_parallel = sys.argv[1], int(sys.argv[2])
+seqio.set_tfds_data_dir_override(data_dir)
+network = Transformer(T5Config(vocab_size=4096, emb_dim=32, num_heads=2, num_encoder_layers=1,
+                               num_decoder_layers=1, head_dim=16, mlp_dim=64, dropout_rate=0.1))
+rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
+mesh = devices.make_mesh(model_parallel)
+state = training.initial_state(network, rule, mesh, 0)
+stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
+with mesh:
+    for _ in range(3):
+        batch = batches.put(next(stream), devices.split_batch(mesh))
+        state, measures = train_step(network, rule, state, batch, jax.random.key(0))
+kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+print("RESULT", len(jax.devices()), kernel.sharding.shard_shape(kernel.shape), float(measures.loss))
+"""
+
+
+@pytest.mark.parametrize("model_parallel", [1, 2])
+def test_eight_devices_train_as_one_does(model_parallel, small_data):
+    results = []
+    for devices in (1, 8):
+        shared = model_parallel if devices == 8 else 1
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        done = subprocess.run(
+            [sys.executable, "-c", _ON_DEVICES, str(small_data), str(shared)],
+            env={**os.environ, "XLA_FLAGS": flags},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "RESULT" in done.stdout, done.stderr[-2000:]
+        results.append(done.stdout.split("RESULT ")[1].strip())
+    one, eight = (float(result.split()[-1]) for result in results)
+    assert results[1].startswith(f"8 (32, {64 // model_parallel})")
+    assert eight == pytest.approx(one, rel=1e-5)
