@@ -33,12 +33,24 @@ def features(source: CatalogSource) -> dict[str, seqio.Feature]:
     return {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
 
 
-def ranked_items(source: CatalogSource) -> Callable[..., Mapping[str, float]]:
-    """The metric function of tasks whose beams are ranked items: HR, NDCG, MRR, invalid share."""
+def ranked_items(
+    source: CatalogSource, form: str = templates.SHORT_ID
+) -> Callable[..., Mapping[str, float]]:
+    """The metric function of tasks whose beams are ranked items: HR, NDCG, MRR, invalid share.
+
+    Args:
+      source: whose catalog the items are of.
+      form: how the target writes an item; a beam that no item is written as is invalid.
+    """
 
     def metric_fn(targets: Sequence[str], predictions: Sequence[Sequence[str]]):
-        is_item = frozenset(source.catalog().short_id).__contains__
-        return metrics.ranking_metrics_with_validity(is_item)(targets, predictions)
+        catalog, vocabulary = source.catalog(), features(source)["targets"].vocabulary
+        # As decoding writes them: SentencePiece normalises characters and spaces.
+        items = {
+            vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))
+            for row in range(len(catalog))
+        }
+        return metrics.ranking_metrics_with_validity(items.__contains__)(targets, predictions)
 
     return metric_fn
 

@@ -90,3 +90,23 @@ def clean_gin():
     gin.clear_config()
     yield
     gin.clear_config()
+
+
+@pytest.fixture(scope="session")
+def make_movies():
+    """`write_movies`."""
+    return write_movies
+
+
+def write_movies(folder: pathlib.Path, num_users: int = 30, num_movies: int = 40) -> None:
+    """A small `movielens_100k` in RecBole's atomic files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    for user in range(num_users):
+        for place in range(6 + user % 20):
+            movie = (user * 3 + place) % num_movies
+            lines.append(f"{user}\t{movie}\t{1 + (user + place) % 5}\t{1000 * user + place}")
+    (folder / "ml-100k.inter").write_text("\n".join(lines) + "\n")
+    items = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+    items += [f"{m}\tThe {m}th Movie\t{1950 + m}\tDrama" for m in range(num_movies)]
+    (folder / "ml-100k.item").write_text("\n".join(items) + "\n")

@@ -1,5 +1,7 @@
 """Every task on a whole small dataset: counts, seeds, leaks, and what a user may register."""
 
+import itertools
+
 import numpy as np
 import pytest
 import seqio
@@ -93,8 +95,8 @@ class TestTasks:
         users = [example["user"] for example in _examples("retrieval", shuffle=True)]
         unshuffled = [example["user"] for example in _examples("retrieval")]
         assert sorted(users) == sorted(unshuffled)
-        neighbours = [one == other for one, other in zip(users, users[1:])]
-        before = [one == other for one, other in zip(unshuffled, unshuffled[1:])]
+        neighbours = [one == other for one, other in itertools.pairwise(users)]
+        before = [one == other for one, other in itertools.pairwise(unshuffled)]
         assert sum(neighbours) < sum(before) or sum(before) == 0
 
     @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -200,7 +202,9 @@ def test_without_ratings_rating_is_refused_with_the_reason(monkeypatch, small_da
     source = seqio.TaskRegistry.get("gift_cards_rating").source
     info = source.info()
     monkeypatch.setattr(
-        type(source), "info", lambda self: __import__("dataclasses").replace(info, has_ratings=False)
+        type(source),
+        "info",
+        lambda self: __import__("dataclasses").replace(info, has_ratings=False),
     )
     for name in ("gift_cards_rating", "gift_cards_ut", "gift_cards_ut_at", "gift_cards_rpat"):
         with pytest.raises(UserError, match="Rating is not offered .* without ratings"):

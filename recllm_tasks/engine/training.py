@@ -155,23 +155,37 @@ def validation_of(
     found, network, mesh, lengths, num_beams, batch_size, num_examples
 ) -> tuple[Evaluation, str, str] | None:
     """(evaluation, task, metric) that chooses the best checkpoint; None without such a task."""
-    names = {task.name for task in seqio.get_subtasks(found)}
+    task, metric = choose_validation(found)
+    if task is None:
+        return None
+    evaluation = Evaluation(
+        task,
+        "validation",
+        network,
+        mesh,
+        lengths,
+        num_beams=num_beams,
+        batch_size=batch_size,
+        num_examples=num_examples,
+    )
+    return evaluation, task, metric
+
+
+def choose_validation(found: seqio.Task | seqio.Mixture) -> tuple[str | None, str | None]:
+    """(task, metric) by `SELECTION`, else the first task that can be validated; or (None, None).
+
+    A metric of None is the first that the task measures.
+    """
+    measured = [
+        task.name
+        for task in seqio.get_subtasks(found)
+        if "validation" in task.splits and task.metric_objs
+    ]
     dataset = tasks.source_of(found).dataset_name
     for kind, metric in SELECTION:
-        task = f"{dataset}_{kind}"
-        if task in names:
-            evaluation = Evaluation(
-                task,
-                "validation",
-                network,
-                mesh,
-                lengths,
-                num_beams=num_beams,
-                batch_size=batch_size,
-                num_examples=num_examples,
-            )
-            return evaluation, task, metric
-    return None
+        if f"{dataset}_{kind}" in measured:
+            return f"{dataset}_{kind}", metric
+    return (measured[0], None) if measured else (None, None)
 
 
 class _Loop:
@@ -218,6 +232,7 @@ class _Loop:
             return
         evaluation, task, metric = self._validation
         measured = evaluation.run(state.params, step)[task]
+        metric = metric or next(iter(measured))
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
         best = run_folder.read_json(self._best_file) or {"value": -1.0}
         work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")

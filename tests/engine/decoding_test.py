@@ -92,7 +92,9 @@ def test_free_text_may_be_no_item(network, params):
 
 def test_metrics_are_those_of_the_beams(run_dir, network):
     results = evaluation.evaluate(model_dir=run_dir, num_beams=10)
-    assert set(results["metrics"]) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
+    assert set(results["metrics"]) == {
+        f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")
+    }
     measured = results["metrics"]["gift_cards_retrieval"]
     assert measured["invalid"] == 0
     found = evaluation.saved_run.load(run_dir)

@@ -2,14 +2,12 @@
 
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
-import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import batches, checkpoints, optimizer, saved_run, training

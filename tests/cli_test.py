@@ -1,0 +1,188 @@
+"""The commands as a user meets them: output, JSON, errors with exit code 2, the README's own task."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+import seqio
+
+from recllm_tasks import cli
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+VERY_SMALL = [
+    "--gin_file=models/tiny.gin",
+    "--gin_file=runs/finetune.gin",
+    "--gin.network.T5Config.emb_dim=32",
+    "--gin.DROPOUT_RATE=0.0",
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 64}",
+    "--gin.BATCH_SIZE=2",
+    "--gin.TRAIN_STEPS=2",
+    "--gin.EVAL_PERIOD=2",
+]
+
+pytestmark = pytest.mark.usefixtures("clean_gin")
+
+
+@pytest.fixture(autouse=True)
+def _forget_data_dir():
+    yield
+    seqio.set_tfds_data_dir_override(None)
+
+
+@pytest.fixture(scope="module")
+def movies(tmp_path_factory, make_movies):
+    """A data folder in which `recllm prepare` put a small movielens_100k."""
+    folder = tmp_path_factory.mktemp("movies")
+    make_movies(folder / "raw")
+    arguments = ["--data_dir", str(folder / "data"), "--raw_dir", str(folder / "raw")]
+    assert cli.main(["prepare", "movielens_100k", *arguments]) == 0
+    seqio.set_tfds_data_dir_override(None)
+    return folder / "data"
+
+
+def _fails(capsys, *arguments):
+    """The error message of a command that must fail with exit code 2."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recllm: error: ")
+    assert "Traceback" not in error
+    assert "In call to configurable" not in error
+    return error
+
+
+def test_prepare_tells_programs_the_statistics(tmp_path, capsys, make_movies):
+    make_movies(tmp_path / "raw")
+    arguments = ["--data_dir", str(tmp_path / "data"), "--raw_dir", str(tmp_path / "raw"), "--json"]
+    assert cli.main(["prepare", "movielens_100k", *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["users"] == 30
+    assert found["items"] == 40
+    assert found["has_ratings"] is True
+    assert {"interactions", "sparsity", "mean_length", "std_length", "train_windows"} <= set(found)
+
+
+def test_show_prints_examples_with_token_counts(movies, capsys):
+    arguments = ["show", "movielens_100k_retrieval", "--data_dir", str(movies)]
+    assert cli.main([*arguments, "--json", "--num", "2", "--split", "test"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["inputs"].startswith("A user has watched the following movies (arranged in")
+        assert row["inputs"].endswith("What would the user watch next?")
+        assert re.fullmatch(r"I\d+", row["targets"])
+        assert row["inputs_tokens"] > row["targets_tokens"] == 2
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Input (" in shown
+    assert "Output (2 tokens): I" in shown
+
+
+def test_show_lists_what_is_offered_and_why_the_rest_is_not(movies, capsys):
+    assert cli.main(["show", "--data_dir", str(movies)]) == 0
+    shown = capsys.readouterr().out
+    assert "movielens_100k_ut_at" in shown
+    assert "'toys' is not prepared" in re.sub(r"\s+", " ", shown)
+
+
+def test_errors_name_what_and_how_to_mend_it(movies, tmp_path, capsys):
+    data = ["--data_dir", str(movies)]
+    assert "toys" in _fails(capsys, "prepare", "toyz", *data)
+    assert "reviews_Toys_and_Games_5.json.gz" in _fails(capsys, "prepare", "toys", *data)
+    assert "movielens_100k_mim" in _fails(capsys, "show", "movielens_100k_min", *data)
+    assert "recllm prepare beauty" in _fails(capsys, "show", "beauty_retrieval", *data)
+    assert "expected one of train" in _fails(
+        capsys, "show", "movielens_100k_mim", "--split", "test", *data
+    )
+    assert "at least a model and a run" in _fails(capsys, "train", *data)
+    assert "No gin file 'models/tyni.gin'" in _fails(
+        capsys, "train", "--gin_file=models/tyni.gin", *data
+    )
+    assert "--gin.NAME=VALUE" in _fails(capsys, "train", "--gin.STEPS", *data)
+    assert "Unknown argument" in _fails(capsys, "show", "x", "--gin.A=1", *data)
+    assert "No run in" in _fails(capsys, "eval", f"--gin.MODEL_DIR={tmp_path}", *data)
+    assert "'no_such_module'" in _fails(capsys, "show", "--module", "no_such_module", *data)
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("training.train.no_such=1", "no_such"),
+        ("no_such.thing=1", "no_such"),
+        ("network.T5Config.mlp_activations=('gleu',)", "gleu"),
+        ("MIXTURE_OR_TASK_NAME=movielens_100k_utat", "movielens_100k_ut"),
+        ("MODEL_PARALLEL=3", "divisor of its"),
+        ("BATCH_SIZE=0", "BATCH_SIZE"),
+    ],
+)
+def test_wrong_settings_are_told_in_a_line(movies, tmp_path, capsys, binding, message):
+    error = _fails(
+        capsys,
+        "train",
+        *VERY_SMALL,
+        "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval",
+        f"--gin.MODEL_DIR={tmp_path / 'run'}",
+        f"--gin.{binding}",
+        "--data_dir",
+        movies,
+    )
+    assert message in error
+
+
+def test_a_missing_setting_is_named(movies, capsys):
+    error = _fails(capsys, "train", *VERY_SMALL, "--data_dir", movies)
+    assert "MIXTURE_OR_TASK_NAME" in error or "mixture" in error
+
+
+def test_the_task_of_the_readme_trains_evaluates_and_shows(movies, tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"<!-- my_tasks.py -->\n```python\n(.*?)```", README.read_text(), re.S)
+    (tmp_path / "my_tasks.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    common = ["--module", "my_tasks", "--data_dir", str(movies)]
+    assert cli.main(["show", "movielens_100k_next_title", "--json", "--num", "1", *common]) == 0
+    example = json.loads(capsys.readouterr().out)
+    assert example["inputs"].startswith("Someone watched: Item ID: I")
+    assert example["inputs"].endswith("Name the next movie.")
+    assert re.fullmatch(r"The \d+th Movie \(\d{4}\)", example["targets"])
+    run = f"--gin.MODEL_DIR={tmp_path / 'run'}"
+    mixture = "--gin.MIXTURE_OR_TASK_NAME=my_mixture"
+    assert cli.main(["train", *VERY_SMALL, mixture, run, *common]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", run, "--json", *common]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["metrics"]["movielens_100k_next_title"]["invalid"] == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    out = tmp_path / "out.jsonl"
+    task = "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_next_title"
+    assert cli.main(["infer", run, task, "--out", str(out), *common]) == 0
+    line = json.loads(out.read_text().splitlines()[0])
+    assert re.fullmatch(r"The \d+th Movie \(\d{4}\)", line["ranked"][0]["answer"])
+
+
+def test_eval_prints_the_baselines_beside_the_model(movies, tmp_path, capsys):
+    run = f"--gin.MODEL_DIR={tmp_path / 'run'}"
+    mixture = "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at"
+    assert cli.main(["train", *VERY_SMALL, mixture, run, "--data_dir", str(movies)]) == 0
+    capsys.readouterr()
+    assert cli.main(["eval", run, "--data_dir", str(movies)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("movielens_100k_retrieval, test, 30 users", "popularity", "history", "auc"):
+        assert words in shown
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
+    assert keys | {"seconds"} <= set(results)
+    assert results["baselines"]["popularity"]["movielens_100k_retrieval"]["hr@10"] >= 0
+
+
+def test_help_teaches_and_is_quick():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "recllm_tasks.cli", "train", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at" in done.stdout
+    assert "tensorflow" not in done.stderr
+    assert "jax" not in done.stderr
