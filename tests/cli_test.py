@@ -1,4 +1,4 @@
-"""The commands as a user meets them: output, JSON, errors with exit code 2, the README's own task."""
+"""The commands as a user meets them: output, JSON, errors, and the README's own task."""
 
 import json
 import pathlib

@@ -1,5 +1,6 @@
 """Every task on a whole small dataset: counts, seeds, leaks, and what a user may register."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -200,14 +201,10 @@ def test_an_unknown_name_suggests_known_ones():
 
 def test_without_ratings_rating_is_refused_with_the_reason(monkeypatch, small_data):
     source = seqio.TaskRegistry.get("gift_cards_rating").source
-    info = source.info()
-    monkeypatch.setattr(
-        type(source),
-        "info",
-        lambda self: __import__("dataclasses").replace(info, has_ratings=False),
-    )
+    info = dataclasses.replace(source.info(), has_ratings=False)
+    monkeypatch.setattr(type(source), "info", lambda self: info)
     for name in ("gift_cards_rating", "gift_cards_ut", "gift_cards_ut_at", "gift_cards_rpat"):
-        with pytest.raises(UserError, match="Rating is not offered .* without ratings"):
+        with pytest.raises(UserError, match=r"Rating is not offered .* without ratings"):
             tasks.get(name)
     with pytest.raises(UserError, match="Rating is not offered"):
         seqio.TaskRegistry.get("gift_cards_rating").get_dataset(LENGTHS, split="train")

@@ -80,7 +80,10 @@ class Checkpoints:
 def check_fits(where: str, stored: Any, expected: Any) -> None:
     """Raises UserError naming the first array whose name or shape differs."""
     shapes = [
-        {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
+        {
+            jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+            for path, leaf in leaves
+        }
         for leaves in (
             jax.tree_util.tree_flatten_with_path(getattr(tree, "tree", tree))[0]
             for tree in (stored, expected)

@@ -166,8 +166,7 @@ def evaluate(
         constrained=constrained,
         num_examples=num_examples,
     )
-    with saved.mesh:
-        measured = evaluation.run(saved.params, saved.step)
+    measured = evaluation.run(saved.params, saved.step)
     source = tasks.source_of(tasks.get(mixture))
     return {
         "dataset": source.dataset_name,

@@ -65,7 +65,7 @@ def infer(
         batch_size=batch_size,
         max_steps=saved.run.lengths["targets"],
     )
-    with progress.work(f"infer {name}", len(examples)) as work, saved.mesh:
+    with progress.work(f"infer {name}", len(examples)) as work:
         beams = decoder.decode(saved.params, examples, work.advance)
     line = _Line(tasks.source_of(found).catalog(), decoder.answers)
     with run_folder.whole_file(output) as f:

@@ -87,9 +87,8 @@ def train(
     validation = validation_of(
         found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
     )
-    with mesh:
-        loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
-        loop.run(state, mixture, lengths, steps, batch_size, eval_period)
+    loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
+    loop.run(state, mixture, lengths, steps, batch_size, eval_period)
     checkpoints.close()
     return pathlib.Path(model_dir) / (BEST if validation else LAST)
 

@@ -1,4 +1,4 @@
-"""Training: resumes exactly, keeps the best, refuses what does not fit, equals itself on 8 devices."""
+"""Training: it resumes exactly, keeps the best, refuses misfits, is the same on 8 devices."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def test_it_learns_and_keeps_the_best(tmp_path, settings):
     assert (tmp_path / "best" / str(best["step"])).is_dir()
     assert saved_run.load(str(tmp_path)).step == best["step"]
     assert list(tmp_path.glob("events.out.tfevents*")), "TensorBoard scalars"
-    assert "training.train" in (tmp_path / "config.gin").read_text() or True
+    assert (tmp_path / "config.gin").is_file()
     assert (tmp_path / "vocabulary.model").is_file()
 
 
@@ -70,14 +70,14 @@ def test_a_checkpoint_that_does_not_fit_names_the_array(tmp_path, settings, netw
 
 def test_a_vocabulary_larger_than_the_model_is_refused(tmp_path, settings, network):
     small = Transformer(T5Config(**{**network.config.__dict__, "vocab_size": 64}))
-    with pytest.raises(UserError, match="too large for the model: got .* expected at most 64"):
+    with pytest.raises(UserError, match=r"too large for the model: got .* expected at most 64"):
         training.train(
             mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **{**settings, "network": small}
         )
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="No run in .* train one"):
+    with pytest.raises(UserError, match=r"No run in .* train one"):
         saved_run.load(str(tmp_path))
 
 
@@ -111,10 +111,9 @@ rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
 mesh = devices.make_mesh(model_parallel)
 state = training.initial_state(network, rule, mesh, 0)
 stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
-with mesh:
-    for _ in range(3):
-        batch = batches.put(next(stream), devices.split_batch(mesh))
-        state, measures = train_step(network, rule, state, batch, jax.random.key(0))
+for _ in range(3):
+    batch = batches.put(next(stream), devices.split_batch(mesh))
+    state, measures = train_step(network, rule, state, batch, jax.random.key(0))
 kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
 print("RESULT", len(jax.devices()), kernel.sharding.shard_shape(kernel.shape), float(measures.loss))
 """
