@@ -2,6 +2,7 @@
 
 import io
 import os
+import string
 from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
@@ -48,7 +49,8 @@ def train_vocabulary(path: str, texts: Iterable[tuple[str, int]], short_ids: Seq
 
     Our choice: byte-pair encoding, because it makes whole pieces of frequent words; the unigram
     trainer only knows pieces that stand in two different words, and splits "Item" or "(1997)".
-    Ids 0, 1 and 2 are PAD, EOS and UNK, as T5 has them. Every character of the texts is covered.
+    Ids 0, 1 and 2 are PAD, EOS and UNK, as T5 has them. Every character of the texts and of ASCII is
+    covered, so that own tasks may use any words.
 
     Args:
       path: the file to write.
@@ -66,6 +68,7 @@ def train_vocabulary(path: str, texts: Iterable[tuple[str, int]], short_ids: Seq
         vocab_size=OWN_PIECES,
         hard_vocab_limit=False,
         character_coverage=1.0,
+        required_chars=string.ascii_letters + string.digits + string.punctuation,
         pad_id=0,
         eos_id=1,
         unk_id=2,
