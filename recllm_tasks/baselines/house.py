@@ -50,7 +50,7 @@ def read_split(
 def _of_lists(interactions: SplitInteractions) -> dict[str, dict[str, float]]:
     return {
         "popularity": popularity.retrieval(interactions),
-        "popularity, unseen items": popularity.retrieval(interactions, exclude_seen=True),
+        "popularity, unseen": popularity.retrieval(interactions, exclude_seen=True),
         "item-to-item": item_to_item.retrieval(interactions),
     }
 

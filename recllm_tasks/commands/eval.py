@@ -19,7 +19,7 @@ def run(args) -> int:
 
     from recllm_tasks.baselines.house import measure_baselines
     from recllm_tasks.engine import run_folder
-    from recllm_tasks.report.terminal import heading, metrics_tables
+    from recllm_tasks.report.terminal import print_results
 
     results["baselines"] = measure_baselines(
         results["dataset"], results["split"], list(results["metrics"]), results["num_examples"]
@@ -29,9 +29,6 @@ def run(args) -> int:
     if args.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
-        terminal = Console(highlight=False)
-        terminal.print(heading(results))
-        for table in metrics_tables(results):
-            terminal.print(table)
+        print_results(results, Console(highlight=False))
         console.print(f"written to {path}")
     return 0

@@ -49,8 +49,8 @@ def train_vocabulary(path: str, texts: Iterable[tuple[str, int]], short_ids: Seq
 
     Our choice: byte-pair encoding, because it makes whole pieces of frequent words; the unigram
     trainer only knows pieces that stand in two different words, and splits "Item" or "(1997)".
-    Ids 0, 1 and 2 are PAD, EOS and UNK, as T5 has them. Every character of the texts and of ASCII is
-    covered, so that own tasks may use any words.
+    Ids 0, 1 and 2 are PAD, EOS and UNK, as T5 has them. Every character of the texts and of ASCII
+    is covered, so that own tasks may use any words.
 
     Args:
       path: the file to write.
