@@ -7,6 +7,7 @@ the text that people read and the tokens that the model reads (`assembly.py`).
 """
 
 import dataclasses
+import string
 
 ITEM = "Item ID: {short_id}, Title: {title}"
 LISTED_ITEM = ITEM + ";"
@@ -168,29 +169,32 @@ ITEM_EMBEDDING = Template(
 )
 
 
-def all_words(wording: Wording) -> list[str]:
-    """Every stretch of fixed words in any prompt or answer, in the words of a domain."""
-    words = [MASKED_ITEM, NO_ITEM]
-    for template in (
-        RETRIEVAL,
-        RANKING,
-        RATING,
-        MASKED_ITEM_MODELING,
-        PERSONALIZED_RANKING,
-        ITEM_EMBEDDING,
-    ):
-        for part in (*template.inputs, *template.targets):
-            if isinstance(part, str):
-                words.append(wording.fill(part))
-            elif isinstance(part, Choice):
-                words += part.answers
-            elif isinstance(part, Varied):
-                words += [form.format_map(_Blank()) for form in part.forms]
-    return list(dict.fromkeys(words))
+_TEMPLATES = (
+    RETRIEVAL,
+    RANKING,
+    RATING,
+    MASKED_ITEM_MODELING,
+    PERSONALIZED_RANKING,
+    ITEM_EMBEDDING,
+)
 
 
-class _Blank(dict):
-    """Nothing for every placeholder."""
+def fixed_phrases(wording: Wording) -> list[str]:
+    """Every stretch of fixed words in any prompt or answer, in the words of a domain.
 
-    def __missing__(self, key):
-        return ""
+    "Item ID: {short_id}, Title: {title};" has three: " Item ID:", ", Title:" and ";". A phrase that
+    starts a word has a space before it.
+    """
+    parts = [part for t in _TEMPLATES for part in (*t.worded(wording).inputs, *t.targets)]
+    texts = [MASKED_ITEM, NO_ITEM]
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Choice):
+            texts += part.answers
+        elif isinstance(part, Varied):
+            texts += part.forms
+        else:
+            texts += [part.form, part.last_form or part.form]
+    literals = [literal for text in texts for literal, *_ in string.Formatter().parse(f" {text}")]
+    return [phrase for phrase in dict.fromkeys(map(str.rstrip, literals)) if phrase]

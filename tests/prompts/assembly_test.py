@@ -13,7 +13,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.own_vocabulary import train_vocabulary
+from recllm_tasks.prompts.own_vocabulary import train_vocabulary, training_texts
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
@@ -49,8 +49,9 @@ RETRIEVAL = templates.RETRIEVAL.worded(Wording())
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("vocabulary") / "spiece.model")
-    texts = [(f"{words} word end Item ID: Title: ;", 9) for words in templates.all_words(Wording())]
-    train_vocabulary(path, texts, SOURCE.catalog().short_id)
+    phrases = templates.fixed_phrases(Wording())
+    texts = [*training_texts(SOURCE.catalog(), phrases), ("word end", 9)]
+    train_vocabulary(path, texts, SOURCE.catalog().short_id, phrases)
     return DatasetVocabulary(lambda: path)
 
 

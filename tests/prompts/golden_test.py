@@ -67,7 +67,10 @@ def vocabulary(request, tmp_path_factory, source):
     else:
         path = tmp_path_factory.mktemp("vocabulary") / "spiece.model"
         texts = [side for example in _TEXTS.values() for side in example] * 3
-        train_vocabulary(str(path), [(text, 1) for text in texts], source.catalog().short_id)
+        phrases = templates.fixed_phrases(templates.Wording())
+        train_vocabulary(
+            str(path), [(text, 1) for text in texts], source.catalog().short_id, phrases
+        )
     return DatasetVocabulary(lambda: str(path))
 
 
