@@ -1,10 +1,11 @@
 """Beam search over a catalog's trie or over the whole vocabulary, and scores of given targets.
 
-A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, each normalised over
-the whole vocabulary (never over the trie's children alone), without a length penalty.
+A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, without a length
+penalty. Each is normalised over the whole vocabulary, as teacher forcing does it, or on request
+over what may follow in the trie (`normalize_over`).
 
-Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (1 at the first,
-else K), C children of a trie node, V vocabulary, M candidates.
+Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (as many as can
+exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items.
 """
 
 import functools
@@ -20,6 +21,9 @@ from recllm_tasks.models.trie import Trie
 DEAD = -1e7  # the log-probability of a beam that does not exist
 _ALIVE = DEAD / 2
 _PAD = 0
+
+# Steps of their own in the program, each as wide as it must be; the later ones share a loop.
+_UNROLLED = 8
 
 
 class Beams(NamedTuple):
@@ -48,8 +52,63 @@ def _pick(x_BxJxA, index_BxK):
     return jnp.take_along_axis(x_BxJxA, index, axis=1)
 
 
-def _children(trie: Trie, nodes_BxJ, width, positions_BxM):
-    """Tokens, nodes and validity [B, J, C] of the children that go on (EOS is not among them)."""
+class _Allowed(NamedTuple):
+    """Which items an example may have, as sorted trie positions; None where all may be.
+
+    Entries equal to the number of items are padding. No position stands twice in `excluded`.
+    """
+
+    candidates_BxM: jax.Array | None
+    excluded_BxM: jax.Array | None
+
+    @classmethod
+    def of(cls, trie: Trie, candidates_BxM, excluded_BxM):
+        """Of catalog rows; rows outside the catalog (such as -1, padding) match nothing."""
+        excluded = _positions(trie, excluded_BxM)
+        if excluded is not None:
+            again = jnp.pad(excluded[:, 1:] == excluded[:, :-1], ((0, 0), (1, 0)))
+            excluded = jnp.sort(jnp.where(again, trie.num_items, excluded), axis=1)
+        candidates = _positions(trie, candidates_BxM)
+        if candidates is not None and excluded is not None:
+            out = _between(excluded, candidates, candidates + 1) > 0
+            candidates = jnp.sort(jnp.where(out, trie.num_items, candidates), axis=1)
+            excluded = None
+        return cls(candidates, excluded)
+
+    def any_of(self, lo, hi):
+        """Whether an item at lo <= position < hi is allowed; lo and hi are [B, ...]."""
+        if self.candidates_BxM is not None:
+            return _between(self.candidates_BxM, lo, hi) > 0
+        if self.excluded_BxM is not None:
+            return _between(self.excluded_BxM, lo, hi) < hi - lo
+        return jnp.ones(lo.shape, bool)
+
+
+def _positions(trie: Trie, rows_BxM):
+    if rows_BxM is None:
+        return None
+    known = (rows_BxM >= 0) & (rows_BxM < trie.num_items)
+    positions = trie.item_positions[jnp.where(known, rows_BxM, 0)]
+    return jnp.sort(jnp.where(known, positions, trie.num_items), axis=1)
+
+
+def _between(positions_BxM, lo, hi):
+    """How many of an example's sorted positions lie at lo <= position < hi."""
+    search = jax.vmap(functools.partial(jnp.searchsorted, side="left"))
+    return search(positions_BxM, hi) - search(positions_BxM, lo)
+
+
+class _Choices(NamedTuple):
+    """Continuations of the live beams: C of each, and whether EOS may follow."""
+
+    tokens_BxJxC: jax.Array | None  # None: token c of the vocabulary
+    nodes_BxJxC: jax.Array | None
+    valid_BxJxC: jax.Array  # EOS and padding are not among them
+    ends_BxJ: jax.Array
+    rows_BxJ: jax.Array  # of the item that EOS ends
+
+
+def _choices_in_trie(trie: Trie, nodes_BxJ, width, allowed: _Allowed) -> _Choices:
     start_BxJ = trie.child_start[nodes_BxJ]
     edges_BxJxC = start_BxJ[..., None] + jnp.arange(width)
     exists_BxJxC = edges_BxJxC < trie.child_start[nodes_BxJ + 1][..., None]
@@ -57,55 +116,55 @@ def _children(trie: Trie, nodes_BxJ, width, positions_BxM):
     tokens_BxJxC = trie.child_token[edges_BxJxC]
     children_BxJxC = trie.child_node[edges_BxJxC]
     valid_BxJxC = exists_BxJxC & (tokens_BxJxC != trie.eos_id)
-    if positions_BxM is not None:
-        lo, hi = trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC]
-        valid_BxJxC &= _any_between(positions_BxM, lo, hi)
-    return tokens_BxJxC, children_BxJxC, valid_BxJxC
+    valid_BxJxC &= allowed.any_of(trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC])
+    rows_BxJ = trie.end_row[nodes_BxJ]
+    place_BxJ = trie.item_positions[rows_BxJ]
+    ends_BxJ = (rows_BxJ >= 0) & allowed.any_of(place_BxJ, place_BxJ + 1)
+    return _Choices(tokens_BxJxC, children_BxJxC, valid_BxJxC, ends_BxJ, rows_BxJ)
 
 
-def _any_between(positions_BxM, lo, hi):
-    """Whether a candidate of the example lies at lo <= position < hi; positions are sorted."""
-    search = jax.vmap(functools.partial(jnp.searchsorted, side="left"))
-    return search(positions_BxM, lo) < search(positions_BxM, hi)
+def _choices_in_vocabulary(nodes_BxJ, vocab_size, eos_id) -> _Choices:
+    valid_V = jnp.ones(vocab_size, bool).at[jnp.array([_PAD, eos_id])].set(False)
+    valid_BxJxV = jnp.broadcast_to(valid_V, (*nodes_BxJ.shape, vocab_size))
+    return _Choices(
+        None, None, valid_BxJxV, jnp.ones(nodes_BxJ.shape, bool), jnp.full_like(nodes_BxJ, -1)
+    )
 
 
-def _candidate_positions(trie: Trie, rows_BxM):
-    """Sorted trie positions; rows outside the catalog (such as -1, padding) match nothing."""
-    known = (rows_BxM >= 0) & (rows_BxM < trie.num_items)
-    positions = trie.item_positions[jnp.where(known, rows_BxM, 0)]
-    return jnp.sort(jnp.where(known, positions, trie.num_items), axis=1)
+def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog):
+    """Log-probabilities [B, J, C] of the continuations and [B, J] of EOS.
+
+    Without logits there is one continuation, whose probability over the catalog is 1.
+    """
+    if logits_BxJxV is None:
+        return jnp.zeros(choices.valid_BxJxC.shape), jnp.zeros(choices.ends_BxJ.shape)
+    ending_BxJ, going_BxJxC = logits_BxJxV[..., eos_id], logits_BxJxV
+    if choices.tokens_BxJxC is not None:
+        going_BxJxC = jnp.take_along_axis(logits_BxJxV, choices.tokens_BxJxC, axis=2)
+    if over_catalog:
+        every = jnp.concatenate([going_BxJxC, ending_BxJ[..., None]], axis=2)
+        may = jnp.concatenate([choices.valid_BxJxC, choices.ends_BxJ[..., None]], axis=2)
+        total_BxJ = jax.nn.logsumexp(jnp.where(may, every, DEAD), axis=-1)
+    else:
+        total_BxJ = jax.nn.logsumexp(logits_BxJxV, axis=-1)
+    return going_BxJxC - total_BxJ[..., None], ending_BxJ - total_BxJ
 
 
-def _extend(state: _State, logits_BxJxV, trie, positions_BxM, eos_id, width):
+def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     """Chooses the K best continuations and merges what ends now into the finished beams.
 
     Every hypothesis that EOS ends may become finished, wherever it ranks among the continuations:
     Transformers drops one that is not among the best K of the step, T5X one beyond the best 2K.
     """
-    num_live = logits_BxJxV.shape[1]
+    num_live = ending_BxJ.shape[1]
     live_BxJ = state.log_probs_BxK[:, :num_live]
-    nodes_BxJ = state.nodes_BxK[:, :num_live]
-    offset_BxJ = live_BxJ - jax.nn.logsumexp(logits_BxJxV, axis=-1)
+    alive_BxJ = live_BxJ > _ALIVE
+    finished = _merge(
+        state, choices.ends_BxJ & alive_BxJ, live_BxJ + ending_BxJ, choices.rows_BxJ, eos_id
+    )
 
-    ended_BxJ = offset_BxJ + logits_BxJxV[..., eos_id]
-    if trie is None:
-        rows_BxJ = jnp.full_like(nodes_BxJ, -1)
-        ended = live_BxJ > _ALIVE
-        scores_BxJxC = offset_BxJ[..., None] + logits_BxJxV
-        scores_BxJxC = scores_BxJxC.at[..., jnp.array([_PAD, eos_id])].set(DEAD)
-    else:
-        rows_BxJ = trie.end_row[nodes_BxJ]
-        ended = (live_BxJ > _ALIVE) & (rows_BxJ >= 0)
-        if positions_BxM is not None:
-            place_BxJ = trie.item_positions[rows_BxJ]
-            ended &= _any_between(positions_BxM, place_BxJ, place_BxJ + 1)
-        tokens_BxJxC, children_BxJxC, valid_BxJxC = _children(trie, nodes_BxJ, width, positions_BxM)
-        logits_BxJxC = jnp.take_along_axis(logits_BxJxV, tokens_BxJxC, axis=2)
-        scores_BxJxC = jnp.where(valid_BxJxC, offset_BxJ[..., None] + logits_BxJxC, DEAD)
-
-    finished = _merge(state, ended, ended_BxJ, rows_BxJ, eos_id)
-
-    scores_BxJxC = jnp.where(live_BxJ[..., None] > _ALIVE, scores_BxJxC, DEAD)
+    valid_BxJxC = choices.valid_BxJxC & alive_BxJ[..., None]
+    scores_BxJxC = jnp.where(valid_BxJxC, live_BxJ[..., None] + going_BxJxC, DEAD)
     num_beams, num_choices = state.log_probs_BxK.shape[1], scores_BxJxC.shape[2]
     flat = scores_BxJxC.reshape(scores_BxJxC.shape[0], -1)
     missing = max(0, num_beams - flat.shape[1])
@@ -113,12 +172,12 @@ def _extend(state: _State, logits_BxJxV, trie, positions_BxM, eos_id, width):
     log_probs_BxK, choice_BxK = jax.lax.top_k(flat, num_beams)
     choice_BxK = jnp.minimum(choice_BxK, num_live * num_choices - 1)
     parents_BxK = choice_BxK // num_choices
-    if trie is None:
+    if choices.tokens_BxJxC is None:
         tokens_BxK, nodes_BxK = choice_BxK % num_choices, state.nodes_BxK
     else:
         tokens_BxK, nodes_BxK = (
             jnp.take_along_axis(x.reshape(x.shape[0], -1), choice_BxK, axis=1)
-            for x in (tokens_BxJxC, children_BxJxC)
+            for x in (choices.tokens_BxJxC, choices.nodes_BxJxC)
         )
     return state._replace(
         step=state.step + 1,
@@ -160,18 +219,35 @@ def _initial_state(model, batch, num_beams, num_steps):
     )
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_beams", "num_steps", "eos_id"))
-def _search(model, params, encoder_tokens, trie, candidates, *, num_beams, num_steps, eos_id):
+_STATIC = ("num_beams", "num_steps", "eos_id", "over_catalog")
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=_STATIC)
+def _search(
+    model,
+    params,
+    encoder_tokens,
+    trie,
+    candidates,
+    excluded,
+    *,
+    num_beams,
+    num_steps,
+    eos_id,
+    over_catalog,
+):
     variables = {"params": params}
     batch = encoder_tokens.shape[0]
     encoded = model.apply(variables, encoder_tokens, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
-    positions = None
-    if candidates is not None:
-        positions = _candidate_positions(trie, candidates)
+    allowed = None if trie is None else _Allowed.of(trie, candidates, excluded)
 
-    def advance(state, last_BxJ, width):
-        num_live = last_BxJ.shape[1]
+    def run_decoder(state, num_live):
+        """The state after the decoder has read the last token of each live beam, and logits."""
+        if isinstance(state.step, int) and state.step == 0:
+            last_BxJ = jnp.zeros((batch, 1), jnp.int32)
+        else:
+            last_BxJ = jnp.take(state.tokens_BxKxT, state.step - 1, axis=2)[:, :num_live]
         own = jnp.broadcast_to(jnp.arange(num_live), last_BxJ.shape)
         ancestors = state.ancestors_BxKxT.at[:, :num_live, state.step].set(own)
         logits, caches = model.apply(
@@ -184,22 +260,34 @@ def _search(model, params, encoder_tokens, trie, candidates, *, num_beams, num_s
             encoder_tokens,
             method=model.decode_step,
         )
-        state = state._replace(ancestors_BxKxT=ancestors, caches=caches)
-        return _extend(state, logits, trie, positions, eos_id, width)
+        return state._replace(ancestors_BxKxT=ancestors, caches=caches), logits
+
+    def advance(state, num_live, width, forced=False):
+        state, logits = run_decoder(state, num_live)
+        nodes_BxJ = state.nodes_BxK[:, :num_live]
+        if trie is None:
+            choices = _choices_in_vocabulary(nodes_BxJ, logits.shape[-1], eos_id)
+        else:
+            choices = _choices_in_trie(trie, nodes_BxJ, width, allowed)
+        # XLA drops the computation of logits, or of the whole step, that nothing reads.
+        going, ending = _log_probs(None if forced else logits, choices, eos_id, over_catalog)
+        return _extend(state, choices, going, ending, eos_id)
 
     def unfinished(state):
         # Log-probabilities only fall, so a live beam below all finished ones can be given up.
         better = state.log_probs_BxK[:, 0] > state.finished.log_probs_BxK[:, -1]
         return (state.step < num_steps) & better.any()
 
-    def body(state):
-        last = jnp.take(state.tokens_BxKxT, state.step - 1, axis=2)
-        return advance(state, last, max(widths[1:], default=1))
-
+    state = _initial_state(model, batch, num_beams, num_steps)._replace(step=0)
     widths = () if trie is None else trie.max_children
-    start = _initial_state(model, batch, num_beams, num_steps)
-    start = advance(start, jnp.zeros((batch, 1), jnp.int32), max(widths[:1], default=0))
-    return jax.lax.while_loop(unfinished, body, start).finished
+    num_live = 1
+    for step in range(min(num_steps, _UNROLLED if trie is not None else 1)):
+        width = widths[step] if trie is not None else None
+        state = advance(state._replace(step=step), num_live, width, over_catalog and width == 1)
+        num_live = num_beams if width is None else min(num_beams, num_live * width)
+    state = state._replace(step=jnp.int32(state.step))
+    rest = max(widths[_UNROLLED:], default=1)
+    return jax.lax.while_loop(unfinished, lambda s: advance(s, num_beams, rest), state).finished
 
 
 def beam_search(
@@ -208,22 +296,31 @@ def beam_search(
     encoder_tokens_BxL,
     trie: Trie | None = None,
     candidates_BxM=None,
+    excluded_BxM=None,
     *,
     num_beams: int = 20,
     max_steps: int | None = None,
     eos_id: int = 1,
+    normalize_over: str = "vocabulary",
 ) -> Beams:
     """The `num_beams` most probable targets of each input, best first.
 
     With a trie every beam is an item of the catalog; with fewer items than beams the last beams do
     not exist (see Beams). `candidates_BxM` (int32 catalog rows, -1 as padding) restricts each
-    example to its own items. Without a trie the search runs over the whole vocabulary except
-    padding, and a hypothesis that has no EOS within `max_steps` tokens is dropped.
-    `max_steps` counts EOS; with a trie it is the trie's depth by default and at least that.
+    example to its own items, `excluded_BxM` (the same) takes items away. Without a trie the search
+    runs over the whole vocabulary except padding, and a hypothesis that has no EOS within
+    `max_steps` tokens is dropped. `max_steps` counts EOS; with a trie it is the trie's depth by
+    default and at least that.
+
+    `normalize_over` is "vocabulary" (each token's probability is the model's own; what teacher
+    forcing gives, and transformers' `generate`) or "catalog" (over what the trie and the
+    candidates allow at each step, as transformers with `renormalize_logits=True`): then a forced
+    token costs no logits, and the probabilities of all allowed items sum to one.
+
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """
     if trie is None:
-        if candidates_BxM is not None:
+        if candidates_BxM is not None or excluded_BxM is not None:
             raise UserError(
                 "Candidates for 'beam_search': got them without a trie, expected both; "
                 "give the catalog's trie."
@@ -241,15 +338,24 @@ def beam_search(
                 f"at least {trie.max_depth} and {trie.eos_id}; no item may be out of reach."
             )
         max_steps = trie.max_depth
+    if normalize_over not in ("vocabulary", "catalog") or (
+        normalize_over == "catalog" and trie is None
+    ):
+        raise UserError(
+            f"normalize_over for 'beam_search': got {normalize_over!r}, expected 'vocabulary', or "
+            "'catalog' with a trie; correct it."
+        )
     return _search(
         model,
         params,
         jnp.asarray(encoder_tokens_BxL),
         trie,
         None if candidates_BxM is None else jnp.asarray(candidates_BxM),
+        None if excluded_BxM is None else jnp.asarray(excluded_BxM),
         num_beams=num_beams,
         num_steps=max_steps,
         eos_id=eos_id,
+        over_catalog=normalize_over == "catalog",
     )
 
 

@@ -33,7 +33,7 @@ def _uneven_catalog(seed=0, items=150):
     return [every[i] for i in rng.permutation(len(every))[:items]]
 
 
-def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None):
+def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None, **options):
     """For each input, (tokens up to EOS, score) best first; whatever has no EOS is left out."""
     allowed = {}
     for item in catalog or ():
@@ -60,6 +60,7 @@ def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None):
         prefix_allowed_tokens_fn=prefix_allowed_tokens if catalog else None,
         output_scores=True,
         return_dict_in_generate=True,
+        **options,
     )
     tokens = out.sequences[:, 1:].tolist()
     scores = out.sequences_scores.tolist()
@@ -119,6 +120,16 @@ def test_constrained_equals_hugging_face(make_pair, seed):
     assert [[catalog[r] for r in rows] for rows in beams.rows_BxK.tolist()] == [
         [tokens[:-1] for tokens, _ in found] for found in _ours(beams)
     ]
+
+
+@pytest.mark.parametrize("prefix", [(), (40, 41)])
+def test_normalised_over_the_catalog_equals_hugging_face(make_pair, prefix):
+    hf, model, params = make_pair(seed=4)
+    catalog, inputs = [(*prefix, *item) for item in _even_catalog(4)], _inputs(4)
+    trie = Trie.build(catalog)
+    beams = beam_search(model, params, inputs, trie, num_beams=20, normalize_over="catalog")
+    theirs = _hugging_face(hf, inputs, 20, trie.max_depth, catalog, renormalize_logits=True)
+    _assert_same(_ours(beams), theirs)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -203,6 +214,46 @@ def test_candidates_are_ranked_exhaustively(pair):
         assert beams.rows_BxK[row].tolist() == [*ranked.tolist(), *[-1] * (14 - count)]
 
 
+@pytest.mark.parametrize("make_catalog", [_even_catalog, _uneven_catalog])
+def test_excluded_items_leave_the_others_in_order(pair, make_catalog):
+    catalog, inputs = make_catalog(7, 40), _inputs(7)
+    rng = np.random.default_rng(7)
+    excluded = np.stack([rng.permutation(40)[:25] for _ in inputs]).astype(np.int32)
+    excluded[0, 20:] = -1  # padding
+    excluded[1, :5] = excluded[1, 5:10]  # a history may hold an item twice
+    trie = Trie.build(catalog)
+    beams = beam_search(*pair, inputs, trie, excluded_BxM=excluded, num_beams=30)
+    expected = _exhaustive(*pair, inputs, catalog)
+    candidates = np.tile(np.arange(35, dtype=np.int32), (2, 1))
+    both = beam_search(*pair, inputs, trie, candidates, excluded, num_beams=30)
+    for row in range(len(inputs)):
+        order = np.argsort(-expected[row])
+        left = [i for i in order if i not in excluded[row]]
+        assert beams.rows_BxK[row].tolist() == left + [-1] * (30 - len(left))
+        left = [i for i in left if i < 35]
+        assert both.rows_BxK[row].tolist() == left + [-1] * (30 - len(left))
+
+
+def test_probabilities_over_what_is_allowed_sum_to_one(pair):
+    catalog, inputs = _uneven_catalog(8, 30), _inputs(8)
+    trie = Trie.build(catalog)
+    candidates = np.array([[3, 1, 4, 15, 9], [2, 6, 5, -1, -1]], np.int32)
+    for options in ({}, {"candidates_BxM": candidates}, {"excluded_BxM": candidates}):
+        beams = beam_search(*pair, inputs, trie, **options, num_beams=30, normalize_over="catalog")
+        np.testing.assert_allclose(np.exp(beams.log_probs_BxK).sum(axis=1), 1, atol=1e-4)
+
+
+def test_long_ids_are_searched_as_short_ones(pair):
+    """Beyond the steps that are compiled one by one."""
+    catalog, inputs = [(*range(30, 39), *item) for item in _uneven_catalog(9, 20)], _inputs(9)
+    beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=20)
+    expected = _exhaustive(*pair, inputs, catalog)
+    for row in range(len(inputs)):
+        order = np.argsort(-expected[row])
+        assert beams.rows_BxK[row].tolist() == order.tolist()
+        np.testing.assert_allclose(beams.log_probs_BxK[row], expected[row, order], atol=1e-4)
+
+
 _TREES = {}
 
 
@@ -253,3 +304,5 @@ def test_misuse_is_the_users_to_mend(pair):
         beam_search(*pair, inputs, trie, max_steps=2)
     with pytest.raises(UserError, match="got max_steps=3 and eos_id=7"):
         beam_search(*pair, inputs, trie, eos_id=7)
+    with pytest.raises(UserError, match="normalize_over for 'beam_search': got 'catalog'"):
+        beam_search(*pair, inputs, max_steps=3, normalize_over="catalog")

@@ -4,57 +4,20 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import jax
 import jax.numpy as jnp
 import pytest
 import torch
 import transformers
 
 from recllm_tasks.models import network
-
-_LAYERS = {  # T5X's names of a layer's modules -> Hugging Face's
-    "encoder": {
-        "pre_attention_layer_norm": "layer.0.layer_norm",
-        "attention": "layer.0.SelfAttention",
-        "pre_mlp_layer_norm": "layer.1.layer_norm",
-        "mlp": "layer.1.DenseReluDense",
-    },
-    "decoder": {
-        "pre_self_attention_layer_norm": "layer.0.layer_norm",
-        "self_attention": "layer.0.SelfAttention",
-        "pre_cross_attention_layer_norm": "layer.1.layer_norm",
-        "encoder_decoder_attention": "layer.1.EncDecAttention",
-        "pre_mlp_layer_norm": "layer.2.layer_norm",
-        "mlp": "layer.2.DenseReluDense",
-    },
-}
-_KERNELS = {"query": "q", "key": "k", "value": "v", "out": "o", "wi_0": "wi_0", "wi_1": "wi_1"}
-_KERNELS["wo"] = "wo"
+from recllm_tasks.models.hugging_face import from_hugging_face
 
 
 def _tree(hf, config):
-    state = {name: jnp.asarray(p.detach().numpy()) for name, p in hf.state_dict().items()}
-    tree = {"token_embedder": {"embedding": state["shared.weight"]}}
-    counts = {"encoder": config.num_encoder_layers, "decoder": config.num_decoder_layers}
-    for stack, names in _LAYERS.items():
-        bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        tree[stack] = {
-            "relpos_bias": {"rel_embedding": state[bias].T},
-            f"{stack}_norm": {"scale": state[f"{stack}.final_layer_norm.weight"]},
-        }
-        for i in range(counts[stack]):
-            layer = tree[stack][f"layers_{i}"] = {}
-            for ours, theirs in names.items():
-                prefix = f"{stack}.block.{i}.{theirs}."
-                if ours.endswith("norm"):
-                    layer[ours] = {"scale": state[prefix + "weight"]}
-                else:
-                    layer[ours] = {
-                        a: {"kernel": state[f"{prefix}{b}.weight"].T}
-                        for a, b in _KERNELS.items()
-                        if f"{prefix}{b}.weight" in state
-                    }
-    tree["decoder"]["logits_dense"] = {"kernel": state["lm_head.weight"].T}
-    return tree
+    state = hf.state_dict()
+    arrays = from_hugging_face(config, lambda name: state[name].detach().numpy())
+    return jax.tree.map(jnp.asarray, arrays)
 
 
 def _pair(seed=0, sharpness=0.5, **sizes):

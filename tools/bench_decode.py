@@ -1,0 +1,380 @@
+"""How many users a second constrained beam search serves: ours beside others and the hardware.
+
+    tools/bench_decode.py --dataset toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
+    tools/bench_decode.py --shape tiny --batch 32 --length 256 512
+
+The same random weights, the same real retrieval prompts, beam 20, float32. Every subject runs in
+a process of its own, so that its peak memory is its own; all take turns, round by round, and the
+medians are compared. Subjects: `ours` (log-probabilities over the whole vocabulary),
+`ours, catalog` (over the trie's children alone), `transformers` (torch, `generate` with
+`prefix_allowed_tokens_fn` over the same trie), `ctranslate2` (8 new tokens, no trie), `t5x` (its
+own network and beam search); those that cannot be imported are left out.
+
+The limit is the matmul FLOPs that our search needs at padded length, over the peak of a large
+float32 matmul measured in the same run.
+"""
+
+import argparse
+import dataclasses
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+BEAMS = 20
+NEW_TOKENS = 8
+
+SHAPES = {
+    "small": {
+        "emb_dim": 512,
+        "mlp_dim": 1024,
+        "num_encoder_layers": 8,
+        "num_decoder_layers": 8,
+        "num_heads": 6,
+        "head_dim": 64,
+    },
+    "tiny": {
+        "emb_dim": 128,
+        "mlp_dim": 256,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "head_dim": 32,
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What all subjects are given; `prompts` maps a length to int32 tokens [users, length]."""
+
+    sizes: dict
+    weights: str  # a folder that transformers wrote
+    prompts: dict[int, np.ndarray]
+    items: list[tuple[int, ...]]  # tokens of each item, without EOS
+    threads: int
+
+
+def main() -> None:
+    args = _parse()
+    with tempfile.TemporaryDirectory() as folder:
+        work = _make_work(args, folder)
+        found = [name for name in args.subjects if SUBJECTS[name].available()]
+        for name in sorted(set(args.subjects) - set(found)):
+            print(f"{name}: cannot be imported, left out")
+        workers = {name: _Worker(name, work) for name in found}
+        for length in args.length:
+            for batch in args.batch:
+                _compare(args, work, workers, length, batch)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="toys", help="a prepared dataset")
+    parser.add_argument("--data_dir", required=True, help="where it was prepared")
+    parser.add_argument("--vocabulary", help="SentencePiece model; default: the dataset's own")
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--length", type=int, nargs="+", default=[256, 512])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    return parser.parse_args()
+
+
+def _make_work(args, folder: str) -> Work:
+    os.environ["TFDS_DATA_DIR"] = args.data_dir
+    import gin
+
+    from recllm_tasks import tasks
+
+    if args.vocabulary:
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
+    task = tasks.get(f"{args.dataset}_retrieval")
+    vocabulary = task.output_features["targets"].vocabulary
+    prompts = {}
+    for length in args.length:
+        dataset = task.get_dataset({"inputs": length, "targets": 64}, split="test", shuffle=False)
+        rows = np.zeros((max(args.batch), length), np.int32)
+        for row, example in zip(rows, dataset.take(len(rows)).as_numpy_iterator()):
+            row[: len(example["inputs"])] = example["inputs"]
+        prompts[length] = rows
+    items = [tuple(vocabulary.encode(text)) for text in tasks.answers(task)]
+    sizes = {**SHAPES[args.shape], "vocab_size": -(-vocabulary.vocab_size // 128) * 128}
+    _write_weights(sizes, folder)
+    return Work(sizes, folder, prompts, items, len(os.sched_getaffinity(0)))
+
+
+def _write_weights(sizes: dict, folder: str) -> None:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=sizes["vocab_size"],
+        d_model=sizes["emb_dim"],
+        num_heads=sizes["num_heads"],
+        d_kv=sizes["head_dim"],
+        d_ff=sizes["mlp_dim"],
+        num_layers=sizes["num_encoder_layers"],
+        num_decoder_layers=sizes["num_decoder_layers"],
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    _untie(model)
+    model.lm_head.weight.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+
+
+def _untie(model) -> None:
+    """transformers 5 ties the head to the table whatever the config says, and then scales by it."""
+    import torch
+
+    model.config.tie_word_embeddings = False
+    model.config.scale_decoder_outputs = False
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+
+
+class _Worker:
+    """A subject in a process of its own."""
+
+    def __init__(self, name: str, work: Work):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(name, work, theirs), daemon=True)
+        self._process.start()
+
+    def run(self, length: int, batch: int) -> dict:
+        self._pipe.send((length, batch))
+        return self._pipe.recv()
+
+
+def _serve(name: str, work: Work, pipe) -> None:
+    subject = SUBJECTS[name](work)
+    while True:
+        length, batch = pipe.recv()
+        start = time.perf_counter()
+        beams = subject.run(work.prompts[length][:batch])
+        seconds = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        pipe.send({"seconds": seconds, "beams": beams, "peak": peak})
+
+
+def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
+    first = {name: worker.run(length, batch) for name, worker in workers.items()}
+    seconds = {name: [] for name in workers}
+    gflops = []
+    last = {}
+    for _ in range(args.rounds):
+        gflops.append(_matmul_gflops())
+        for name, worker in workers.items():
+            last[name] = worker.run(length, batch)
+            seconds[name].append(last[name]["seconds"])
+    peak = statistics.median(gflops)
+    rate = {name: batch / statistics.median(times) for name, times in seconds.items()}
+    print(f"\n{args.shape}, inputs {length}, batch {batch}, beam {BEAMS}, {work.threads} threads")
+    head = ("subject", "users/s", "ours is", "of limit", "limit", "peak GiB", "warm-up s", "scores")
+    print("{:18}{:>9}{:>9}{:>10}{:>9}{:>10}{:>11}{:>10}".format(*head))
+    for name in workers:
+        limit = peak * 1e9 / SUBJECTS[name].flops(work, length)
+        ratio = rate["ours"] / rate[name] if "ours" in rate else float("nan")
+        print(
+            f"{name:18}{rate[name]:9.2f}{ratio:8.2f}x{rate[name] / limit:9.0%}{limit:9.1f}"
+            f"{last[name]['peak']:10.1f}{first[name]['seconds']:11.1f}"
+            f"{_difference(last, name):>10}"
+        )
+    print(f"float32 matmul: {peak:.0f} GFLOP/s")
+    sys.stdout.flush()
+
+
+def _difference(last: dict, name: str) -> str:
+    """Greatest difference of log-probabilities from transformers' with the same trie."""
+    if name in ("ctranslate2", "t5x", "ours, catalog") or "transformers" not in last:
+        return "–"
+    theirs = last["transformers"]["beams"]
+    return f"{np.abs(last[name]['beams'] - theirs).max():.1e}"
+
+
+def _matmul_gflops(size: int = 2048) -> float:
+    """The peak that the limit is measured against: torch's or NumPy's, whichever is faster."""
+    import torch
+
+    a = torch.ones(size, size)
+    best = 0.0
+    for _ in range(3):
+        start = time.perf_counter()
+        a @ a
+        best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def _matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) -> float:
+    """Of one user: encoder, cross keys and values once, `rows` decoder positions."""
+    s = work.sizes
+    joined = s["num_heads"] * s["head_dim"]
+    project, mlp = 2 * s["emb_dim"] * joined, 3 * 2 * s["emb_dim"] * s["mlp_dim"]
+    encoder = length * (4 * project + mlp + 2 * 2 * length * joined)
+    cross = length * 2 * project
+    step = 6 * project + mlp + 2 * 2 * length * joined
+    logits = 2 * s["emb_dim"] * s["vocab_size"] if whole_logits else 0
+    return (
+        s["num_encoder_layers"] * encoder
+        + s["num_decoder_layers"] * (cross + rows * step)
+        + rows * logits
+    )
+
+
+class Ours:
+    """`beam_search` over the trie of the items."""
+
+    over = "vocabulary"
+
+    @staticmethod
+    def available() -> bool:
+        return True
+
+    @classmethod
+    def flops(cls, work: Work, length: int) -> float:
+        steps = max(map(len, work.items)) + 1
+        return _matmul_flops(work, length, 1 + (steps - 1) * BEAMS, cls.over == "vocabulary")
+
+    def __init__(self, work: Work):
+        import jax
+        from safetensors.numpy import load_file
+
+        from recllm_tasks.models import network
+        from recllm_tasks.models.beam_search import beam_search
+        from recllm_tasks.models.hugging_face import from_hugging_face
+        from recllm_tasks.models.trie import Trie
+
+        config = network.T5Config(dropout_rate=0.0, **work.sizes)
+        arrays = load_file(Path(work.weights) / "model.safetensors")
+        self._params = jax.device_put(from_hugging_face(config, arrays.__getitem__))
+        self._model = network.Transformer(config)
+        self._trie = jax.device_put(Trie.build(work.items))
+        self._search = beam_search
+
+    def run(self, prompts: np.ndarray) -> np.ndarray:
+        beams = self._search(self._model, self._params, prompts, self._trie, num_beams=BEAMS)
+        return np.asarray(beams.log_probs_BxK)
+
+
+class Transformers:
+    """Hugging Face's `generate` in torch, with the same trie."""
+
+    @staticmethod
+    def available() -> bool:
+        return True
+
+    @staticmethod
+    def flops(work: Work, length: int) -> float:
+        return Ours.flops(work, length)
+
+    def __init__(self, work: Work):
+        import torch
+        import transformers
+
+        torch.set_num_threads(work.threads)
+        self._model = transformers.T5ForConditionalGeneration.from_pretrained(work.weights).eval()
+        _untie(self._model)
+        from safetensors.torch import load_file
+
+        head = load_file(Path(work.weights) / "model.safetensors")["lm_head.weight"]
+        self._model.lm_head.weight = torch.nn.Parameter(head)
+        self._torch = torch
+        self._steps = max(map(len, work.items)) + 1
+        self._allowed = {}
+        for item in work.items:
+            for n, token in enumerate((*item, 1)):
+                self._allowed.setdefault(item[:n], set()).add(token)
+        self._allowed = {prefix: sorted(tokens) for prefix, tokens in self._allowed.items()}
+
+    def run(self, prompts: np.ndarray) -> np.ndarray:
+        inputs = self._torch.tensor(prompts, dtype=self._torch.long)
+        with self._torch.inference_mode():
+            out = self._model.generate(
+                inputs,
+                attention_mask=(inputs > 0).long(),
+                num_beams=BEAMS,
+                num_return_sequences=BEAMS,
+                max_new_tokens=self._steps,
+                length_penalty=0.0,
+                early_stopping="never",
+                do_sample=False,
+                eos_token_id=1,
+                pad_token_id=0,
+                prefix_allowed_tokens_fn=lambda _, t: self._allowed.get(tuple(t.tolist())[1:], [1]),
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        return out.sequences_scores.numpy().reshape(len(prompts), BEAMS)
+
+
+class CTranslate2:
+    """CTranslate2's beam search, without a trie, `NEW_TOKENS` tokens."""
+
+    @staticmethod
+    def available() -> bool:
+        return _importable("ctranslate2")
+
+    @staticmethod
+    def flops(work: Work, length: int) -> float:
+        return _matmul_flops(work, length, 1 + (NEW_TOKENS - 1) * BEAMS)
+
+    def __init__(self, work: Work):
+        import ctranslate2
+        import transformers
+
+        folder = f"{work.weights}/ctranslate2"
+        self._vocab = [f"t{i}" for i in range(work.sizes["vocab_size"])]
+        self._vocab[:2] = ["<pad>", "</s>"]
+        self._vocab[2] = "<unk>"
+        _convert_to_ctranslate2(work.weights, folder, self._vocab, transformers)
+        self._translator = ctranslate2.Translator(
+            folder, compute_type="float32", intra_threads=work.threads
+        )
+
+    def run(self, prompts: np.ndarray) -> np.ndarray:
+        source = [[self._vocab[t] for t in row] for row in prompts]
+        found = self._translator.translate_batch(
+            source,
+            beam_size=BEAMS,
+            num_hypotheses=BEAMS,
+            max_decoding_length=NEW_TOKENS,
+            min_decoding_length=NEW_TOKENS,
+            length_penalty=0,
+            return_scores=True,
+        )
+        return np.array([one.scores for one in found])
+
+
+def _convert_to_ctranslate2(weights, folder, vocab, transformers) -> None:
+    raise NotImplementedError
+
+
+class T5X:
+    """T5X's `predict_batch_with_aux`, with its own network and beam search."""
+
+    @staticmethod
+    def available() -> bool:
+        return _importable("t5x")
+
+
+def _importable(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
+
+
+SUBJECTS = {"ours": Ours, "transformers": Transformers}
+
+if __name__ == "__main__":
+    main()
