@@ -58,7 +58,7 @@ def load(
         raise UserError(
             f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'"
         )
-    network = network or Transformer(T5Config(**run.network))
+    network = network or Transformer(_config(run, model_dir))
     if vocabulary.sentencepiece_file() is None:
         path = os.path.join(model_dir, run_folder.VOCABULARY)
         with gin.unlock_config():
@@ -74,6 +74,16 @@ def load(
     step = checkpoints.latest_step(kind)
     checkpoints.close()
     return SavedRun(run, network, params, step, mesh)
+
+
+def _config(run: Run, model_dir: str) -> T5Config:
+    try:
+        return T5Config(**run.network)
+    except TypeError as error:
+        raise UserError(
+            f"Network of the run in '{model_dir}': got {error}, expected the fields of T5Config; "
+            "use the version of recllm_tasks that trained it, or train again"
+        ) from error
 
 
 def abstract_params(network: Transformer, mesh: jax.sharding.Mesh) -> Any:
