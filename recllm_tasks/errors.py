@@ -11,6 +11,12 @@ class UserError(Exception):
     """
 
 
+def check_text(name: str, value: object) -> None:
+    """Raises `UserError` unless the setting is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name}: got {value!r}, expected a string that is not empty; correct it")
+
+
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raises `UserError` unless the setting is a whole number in [least, most]."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

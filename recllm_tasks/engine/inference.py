@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import seqio
 
 from recllm_tasks import progress, tasks
 from recllm_tasks.engine import run_folder, saved_run
@@ -50,7 +51,7 @@ def infer(
     )
     name = task or f"{saved.run.dataset}_retrieval"
     found = tasks.get(name)
-    if tasks.answers(found) is None:
+    if not isinstance(found, seqio.Task) or tasks.answers(found) is None:
         raise UserError(
             f"Nothing to rank for '{name}': got a mixture or a task with free text as its target, "
             "expected a task whose target is one answer, such as retrieval, ranking or rating"

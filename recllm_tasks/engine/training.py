@@ -18,7 +18,7 @@ from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.engine.train_step import State, train_step
-from recllm_tasks.errors import UserError, check_whole
+from recllm_tasks.errors import UserError, check_text, check_whole
 from recllm_tasks.models.network import Transformer
 
 # Scalars are written, and the progress line renewed, every so many steps.
@@ -70,6 +70,7 @@ def train(
     Returns:
       The folder of the best checkpoint.
     """
+    check_text("MODEL_DIR", model_dir)
     check_whole("TRAIN_STEPS", steps, 1)
     check_whole("EVAL_PERIOD", eval_period, 1)
     check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
