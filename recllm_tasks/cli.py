@@ -65,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))
         command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
         with setup.damage_told():
-            return command.run(args)
+            code = command.run(args)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         # Gin adds the chain of its calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
