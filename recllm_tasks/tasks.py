@@ -24,7 +24,6 @@ from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
-AUXILIARY_TASKS = ("mim", "mlm", "bpr", "ie")
 
 
 def features(source: CatalogSource) -> dict[str, seqio.Feature]:

@@ -19,16 +19,13 @@ class Checkpoints:
     Orbax writes into a temporary folder and renames it, so a state is whole or not there.
     """
 
-    def __init__(self, model_dir: str, keep: int = 1):
+    def __init__(self, model_dir: str):
         self._dir = pathlib.Path(model_dir).resolve()
-        self._keep = keep
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep if kind == LAST else 1, enable_async_checkpointing=False
-            )
+            options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
             self._managers[kind] = ocp.CheckpointManager(
                 self._dir / kind, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )

@@ -132,8 +132,8 @@ def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
         ) from error
 
 
-def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) -> bool:
-    """Makes the folder, or checks that it holds the same run; returns whether it was there.
+def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) -> None:
+    """Makes the folder, or checks that it holds the same run.
 
     Raises:
       UserError: the folder holds a run with other data, tasks, network or seed.
@@ -151,12 +151,11 @@ def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) ->
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
                     f"{found.get(name)!r} as there; choose another folder, or delete this one"
                 )
-        return True
+        return
     temporary = path / f"{VOCABULARY}.tmp"
     shutil.copyfile(vocabulary.sentencepiece_model_file, temporary)
     os.replace(temporary, path / VOCABULARY)
     run.save(model_dir)
-    return False
 
 
 def _settings(run: Run) -> dict[str, Any]:
