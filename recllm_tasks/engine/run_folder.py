@@ -97,7 +97,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
             os.fsync(f.fileno())
         os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
 
 

@@ -63,7 +63,7 @@ def test_a_run_file_of_another_make_is_told(tmp_path, change):
 
 def test_a_network_of_another_make_is_told(tmp_path):
     dataclasses.replace(RUN, network={"no_such": 1}).save(str(tmp_path))
-    with pytest.raises(UserError, match=r"Network of the run .* no_such"):
+    with pytest.raises(UserError, match=r"Network of the run .*no_such"):
         saved_run.load(str(tmp_path))
 
 
