@@ -30,7 +30,7 @@ REQUIREMENTS = [
     "tensorboard>=2.21,<3",  # clu's metric writers import it and do not ask for it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
-    "tensorflow-text>=2.21,<2.22",
+    "tensorflow-text>=2.21,<2.22",  # seqio imports it, any release; it must be tensorflow's own
 ]
 TEST_REQUIREMENTS = [
     "hypothesis>=6.170,<7",

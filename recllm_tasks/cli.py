@@ -1,11 +1,14 @@
 """The `recllm` command.
 
 Every command exits with 0 when it is done, 1 when a check found something, and 2 when the user can
-mend what went wrong; the message then says how.
+mend what went wrong; the message then says how. As shells have it, 130 means stopped with Ctrl-C,
+and 141 that nobody reads the output any longer.
 """
 
 import argparse
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -61,11 +64,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         setup.import_quietly()
         args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))
         command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
-        return command.run(args)
+        with setup.damage_told():
+            code = command.run(args)
+            sys.stdout.flush()
+            return code
     except UserError as error:
         # Gin adds the chain of its calls to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
         sys.stderr.write(f"recllm: error: {message}\n")
+        return 2
+    except BrokenPipeError:
+        # What is still buffered would fail once more when Python closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        what = f" for '{error.filename}'" if error.filename else ""
+        sys.stderr.write(
+            f"recllm: error: file{what}: got {error.strerror}, expected to read and write there; "
+            "check the path, its permissions and the room on the disk\n"
+        )
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nrecllm: stopped\n")

@@ -1,4 +1,7 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and the checks of settings that raise it."""
+
+import math
+import numbers
 
 
 class UserError(Exception):
@@ -6,3 +9,25 @@ class UserError(Exception):
 
     The message reads `<what> for '<which>': got X, expected Y; do Z`.
     """
+
+
+def check_text(name: str, value: object) -> None:
+    """Raises `UserError` unless the setting is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{name}: got {value!r}, expected a string that is not empty; correct it")
+
+
+def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raises `UserError` unless the setting is a whole number in [least, most]."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise UserError(f"{name}: got {value!r}, expected a whole number {span}; correct it")
+
+
+def check_number(name: str, value: object, least: float, below: float = math.inf) -> None:
+    """Raises `UserError` unless the setting is a number in [least, below)."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not least <= value < below:
+        span = f"of at least {least:g}" if below == math.inf else f"in [{least:g}, {below:g})"
+        raise UserError(f"{name}: got {value!r}, expected a number {span}; correct it")

@@ -15,7 +15,7 @@ from flax import struct
 
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, ratings, templates, windows
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
@@ -24,7 +24,6 @@ from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
-AUXILIARY_TASKS = ("mim", "mlm", "bpr", "ie")
 
 
 def features(source: CatalogSource) -> dict[str, seqio.Feature]:
@@ -216,6 +215,7 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     Raises:
       UserError: no such name, the dataset is not prepared, or it lacks the ratings that are needed.
     """
+    check_text("MIXTURE_OR_TASK_NAME", name)
     try:
         found = seqio.get_mixture_or_task(name)
     except ValueError as error:

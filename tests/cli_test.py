@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -114,7 +115,18 @@ def test_errors_name_what_and_how_to_mend_it(movies, tmp_path, capsys):
         ("network.T5Config.mlp_activations=('gleu',)", "gleu"),
         ("MIXTURE_OR_TASK_NAME=movielens_100k_utat", "movielens_100k_ut"),
         ("MODEL_PARALLEL=3", "divisor of its"),
-        ("BATCH_SIZE=0", "BATCH_SIZE"),
+        ("BATCH_SIZE=0", "BATCH_SIZE: got 0"),
+        ("BATCH_SIZE='x'", "BATCH_SIZE: got 'x'"),
+        ("TRAIN_STEPS=0", "TRAIN_STEPS: got 0"),
+        ("EVAL_PERIOD=0", "EVAL_PERIOD: got 0"),
+        ("LEARNING_RATE=nan", "LEARNING_RATE: got 'nan'"),
+        ("WARMUP_STEPS=-5", "WARMUP_STEPS: got -5"),
+        ("RANDOM_SEED=-1", "RANDOM_SEED: got -1"),
+        ("DROPOUT_RATE=2.0", "T5Config.dropout_rate: got 2.0"),
+        ("network.T5Config.dtype='int32'", "T5Config.dtype: got 'int32'"),
+        ("network.T5Config.emb_dim=0", "T5Config.emb_dim: got 0"),
+        ("TASK_FEATURE_LENGTHS={'inputs': 512}", "TASK_FEATURE_LENGTHS: got {'inputs': 512}"),
+        ("TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 1}", "too short: got 0 tokens"),
     ],
 )
 def test_wrong_settings_are_told_in_a_line(movies, tmp_path, capsys, binding, message):
@@ -129,6 +141,47 @@ def test_wrong_settings_are_told_in_a_line(movies, tmp_path, capsys, binding, me
         movies,
     )
     assert message in error
+    assert not (tmp_path / "run").exists(), "nothing is left of a refused run"
+
+
+def test_damaged_records_are_told_by_their_file(movies, tmp_path, capsys):
+    folder = shutil.copytree(movies, tmp_path / "data")
+    (shard,) = folder.rglob("rec_sequences-train.tfrecord*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    show = ["show", "movielens_100k_bpr", "--data_dir", folder]
+    error = _fails(capsys, *show)
+    assert f"damaged file for '{shard}'" in error
+    assert "--overwrite" in error
+
+
+def test_overwrite_mends_a_damaged_dataset(movies, tmp_path, capsys):
+    folder = shutil.copytree(movies, tmp_path / "data")
+    (catalog,) = folder.rglob("catalog.parquet")
+    whole = catalog.read_bytes()
+    catalog.write_bytes(whole[:100])
+    prepare = ["prepare", "movielens_100k", "--data_dir", str(folder), "--json"]
+    assert cli.main([*prepare, "--raw_dir", str(movies.parent / "raw"), "--overwrite"]) == 0
+    assert catalog.read_bytes() == whole
+
+
+def test_what_the_system_refuses_is_told_in_a_line(tmp_path, capsys):
+    (tmp_path / "downloads").write_text("in the way")
+    error = _fails(capsys, "prepare", "movielens_100k", "--data_dir", tmp_path)
+    assert "downloads" in error
+    assert "Not a directory" in error
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(movies):
+    show = f"show movielens_100k_ie --json --num 50 --data_dir {movies}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m recllm_tasks.cli {show} | true"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 141, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 def test_a_missing_setting_is_named(movies, capsys):

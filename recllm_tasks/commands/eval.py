@@ -24,11 +24,12 @@ def run(args) -> int:
     results["baselines"] = measure_baselines(
         results["dataset"], results["split"], list(results["metrics"]), results["num_examples"]
     )
-    path = pathlib.Path(setup.macro("MODEL_DIR")) / "results.json"
-    run_folder.write_json(path, results)
+    # Shown before it is written: where the folder cannot be written, hours of work are not lost.
     if args.json:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
         print_results(results, Console(highlight=False))
-        console.print(f"written to {path}")
+    path = pathlib.Path(setup.macro("MODEL_DIR")) / "results.json"
+    run_folder.write_json(path, results)
+    console.print(f"written to {path}")
     return 0

@@ -52,6 +52,22 @@ def use_data_dir(args) -> str:
     return source.data_dir()
 
 
+@contextlib.contextmanager
+def damage_told():
+    """If the block fails over a damaged dataset, says which file it is and what mends it."""
+    try:
+        yield
+    except (UserError, BrokenPipeError):
+        raise
+    except Exception:
+        from recllm_tasks.data.damage import check_undamaged
+        from recllm_tasks.prompts.source import opened_folders
+
+        for folder in opened_folders():
+            check_undamaged(folder)
+        raise
+
+
 def register_tasks(args) -> None:
     """Registers our tasks and mixtures, then those of the modules in `--module`."""
     importlib.import_module("recllm_tasks.mixtures")

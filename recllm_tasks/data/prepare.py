@@ -54,7 +54,7 @@ def prepare(
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
       k_core: least number of interactions of every user and item.
       seed: fixes the short ids and the negatives.
-      overwrite: replace a dataset that was prepared otherwise.
+      overwrite: replace what is there, prepared otherwise or damaged.
       progress: called with a line of text now and then.
 
     Returns:
@@ -126,7 +126,7 @@ def _find_stored(
         if overwrite:
             return None
         raise
-    if info.fingerprint == fingerprint:
+    if info.fingerprint == fingerprint and not overwrite:
         return info
     if not overwrite:
         raise UserError(

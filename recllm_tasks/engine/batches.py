@@ -7,7 +7,18 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_whole
+
+
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Raises UserError unless both features have a length of at least one token."""
+    if not isinstance(lengths, Mapping) or set(lengths) != {"inputs", "targets"}:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS: got {lengths!r}, expected tokens of both sides, such as "
+            "{'inputs': 1024, 'targets': 128}; correct it"
+        )
+    for name, length in lengths.items():
+        check_whole(f"TASK_FEATURE_LENGTHS['{name}']", length, 1)
 
 
 def training_batches(
@@ -27,8 +38,6 @@ def training_batches(
       `encoder_input_tokens`, `decoder_target_tokens`, `decoder_input_tokens`, and their segment
       ids and positions, int32 [batch_size, length].
     """
-    if batch_size < 1:
-        raise UserError(f"BATCH_SIZE for '{mixture}': got {batch_size}, expected at least 1")
     dataset = seqio.get_dataset(
         mixture,
         task_feature_lengths=dict(lengths),

@@ -1,6 +1,8 @@
 """States on disk (Orbax): the last one to resume from, the best one to use."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,16 +19,13 @@ class Checkpoints:
     Orbax writes into a temporary folder and renames it, so a state is whole or not there.
     """
 
-    def __init__(self, model_dir: str, keep: int = 1):
+    def __init__(self, model_dir: str):
         self._dir = pathlib.Path(model_dir).resolve()
-        self._keep = keep
         self._managers: dict[str, ocp.CheckpointManager] = {}
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=self._keep if kind == LAST else 1, enable_async_checkpointing=False
-            )
+            options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
             self._managers[kind] = ocp.CheckpointManager(
                 self._dir / kind, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )
@@ -45,9 +44,11 @@ class Checkpoints:
           UserError: there is none, or its arrays have other names or shapes.
         """
         step = self._require_step(kind, step)
-        stored = self._manager(kind).item_metadata(step)
-        check_fits(str(self._dir / kind / str(step)), stored, like)
-        return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
+        folder = self._dir / kind / str(step)
+        with _damage_told(folder):
+            stored = self._manager(kind).item_metadata(step)
+            check_fits(str(folder), stored, like)
+            return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
 
     def _require_step(self, kind: str, step: int | None) -> int:
         folder = self._dir / kind
@@ -63,7 +64,7 @@ class Checkpoints:
         """The parameters alone of the latest whole state."""
         like = {"params": like}
         folder = self._dir / kind / str(self._require_step(kind, None)) / "default"
-        with ocp.PyTreeCheckpointer() as reader:
+        with _damage_told(folder.parent), ocp.PyTreeCheckpointer() as reader:
             stored = reader.metadata(folder).item_metadata.tree
             check_fits(str(folder.parent), {"params": stored["params"]}, like)
             restore_args = ocp.checkpoint_utils.construct_restore_args(like)
@@ -75,6 +76,20 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
         self._managers.clear()
+
+
+@contextlib.contextmanager
+def _damage_told(folder: pathlib.Path) -> Iterator[None]:
+    """What Orbax says about a checkpoint that it cannot read, as a UserError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"Damaged checkpoint '{folder}': got '{first[:300]}', expected what `recllm train` "
+            "wrote; put back a copy of that folder, or delete it: training then starts from an "
+            f"earlier one, and CHECKPOINT chooses between '{BEST}' and '{LAST}'"
+        ) from error
 
 
 def check_fits(where: str, stored: Any, expected: Any) -> None:

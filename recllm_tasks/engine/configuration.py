@@ -36,13 +36,20 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             "No settings: got no --gin_file, expected at least a model and a run; for instance "
             "--gin_file=models/tiny.gin --gin_file=runs/finetune.gin"
         )
-    with gin_errors(f"gin files {', '.join(gin_files)}"):
-        gin.parse_config_files_and_bindings(
-            [find(path) for path in gin_files],
-            list(bindings),
-            skip_unknown=False,
-            finalize_config=True,
-        )
+    what = f"gin files {', '.join(gin_files)}"
+    with gin_errors(what):
+        try:
+            gin.parse_config_files_and_bindings(
+                [find(path) for path in gin_files],
+                list(bindings),
+                skip_unknown=False,
+                finalize_config=True,
+            )
+        except OSError as error:
+            raise UserError(
+                f"Cannot read {what}: got {_first_lines(error)}, expected files here or in "
+                f"{gin_search_paths()[1]} that can be read; correct the include, or --gin_file"
+            ) from error
 
 
 def find(gin_file: str) -> str:
@@ -65,10 +72,6 @@ def gin_errors(what: str):
         yield
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(
-            f"Cannot read {what}: {error}; looked in {gin_search_paths()[1]} and the current folder"
-        ) from error
     except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
         if not _is_about_settings(error):
             raise

@@ -9,7 +9,7 @@ import seqio
 
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.models.trie import Trie
@@ -123,6 +123,11 @@ def padded_length(length: int) -> int:
     return -(-length // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def check_beam_width(num_beams: int) -> None:
-    if num_beams < 1:
-        raise UserError(f"NUM_BEAMS for decoding: got {num_beams}, expected at least 1")
+def check_settings(split: str, num_beams: int, batch_size: int, num_examples: int | None) -> None:
+    """Raises UserError for what evaluation and inference cannot do."""
+    if split not in ("validation", "test"):
+        raise UserError(f"SPLIT: got {split!r}, expected 'validation' or 'test'; correct it")
+    check_whole("NUM_BEAMS", num_beams, 1)
+    check_whole("BATCH_SIZE", batch_size, 1)
+    if num_examples is not None:
+        check_whole("NUM_EXAMPLES (None is all)", num_examples, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from flax.linen import partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_whole
 
 # Which mesh axis a parameter's logical axis is split over; the others are whole on every device.
 PARAMETER_RULES = (
@@ -27,7 +27,8 @@ PARAMETER_RULES = (
 def make_mesh(model_parallel: int = 1) -> Mesh:
     """A (data, model) mesh over all local devices, `model_parallel` of them a model."""
     devices = jax.local_devices()
-    if model_parallel < 1 or len(devices) % model_parallel:
+    check_whole("MODEL_PARALLEL", model_parallel, 1)
+    if len(devices) % model_parallel:
         raise UserError(
             f"MODEL_PARALLEL for this machine: got {model_parallel}, expected a divisor of its "
             f"{len(devices)} devices; set MODEL_PARALLEL to one"

@@ -46,7 +46,7 @@ class Evaluation:
         constrained: beams are items (ours), or any text (the paper's).
         num_examples: the first so many of each task; None is all.
         """
-        decoding.check_beam_width(num_beams)
+        decoding.check_settings(split, num_beams, batch_size, num_examples)
         tasks.get(mixture)
         self._evaluator = seqio.Evaluator(
             mixture,
@@ -155,6 +155,8 @@ def evaluate(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
     mixture = mixture or saved.run.mixture
+    source = tasks.source_of(tasks.get(mixture))
+    saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
     evaluation = Evaluation(
         mixture,
         split,
@@ -167,7 +169,6 @@ def evaluate(
         num_examples=num_examples,
     )
     measured = evaluation.run(saved.params, saved.step)
-    source = tasks.source_of(tasks.get(mixture))
     return {
         "dataset": source.dataset_name,
         "fingerprint": source.info().fingerprint,

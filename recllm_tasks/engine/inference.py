@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import seqio
 
 from recllm_tasks import progress, tasks
 from recllm_tasks.engine import run_folder, saved_run
-from recllm_tasks.engine.decoding import TaskDecoder, check_beam_width
+from recllm_tasks.engine.decoding import TaskDecoder, check_settings
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
 
@@ -44,17 +45,19 @@ def infer(
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
     """
-    check_beam_width(num_beams)
+    check_settings(split, num_beams, batch_size, num_examples)
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
     name = task or f"{saved.run.dataset}_retrieval"
     found = tasks.get(name)
-    if tasks.answers(found) is None:
+    if not isinstance(found, seqio.Task) or tasks.answers(found) is None:
         raise UserError(
             f"Nothing to rank for '{name}': got a mixture or a task with free text as its target, "
             "expected a task whose target is one answer, such as retrieval, ranking or rating"
         )
+    source = tasks.source_of(found)
+    saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
     decoder = TaskDecoder(
@@ -65,10 +68,10 @@ def infer(
         batch_size=batch_size,
         max_steps=saved.run.lengths["targets"],
     )
-    with progress.work(f"infer {name}", len(examples)) as work:
-        beams = decoder.decode(saved.params, examples, work.advance)
-    line = _Line(tasks.source_of(found).catalog(), decoder.answers)
+    line = _Line(source.catalog(), decoder.answers)
     with run_folder.whole_file(output) as f:
+        with progress.work(f"infer {name}", len(examples)) as work:
+            beams = decoder.decode(saved.params, examples, work.advance)
         for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):
             json.dump(line(example, rows, log_probs), f, ensure_ascii=False)
             f.write("\n")

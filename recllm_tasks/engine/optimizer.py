@@ -2,12 +2,15 @@
 
 import optax
 
+from recllm_tasks.errors import UserError, check_number, check_whole
+
 
 def constant_with_warmup(learning_rate: float = 0.001, warmup_steps: int = 1000) -> optax.Schedule:
     """Grows linearly to `learning_rate` within `warmup_steps`, then stays (paper §4.1).
 
     The first step has 1 / warmup_steps of it, as in T5X's `constant * linear_warmup`.
     """
+    _check(learning_rate, warmup_steps)
     return lambda step: learning_rate * ((step + 1.0) / max(1, warmup_steps)).clip(max=1.0)
 
 
@@ -16,6 +19,8 @@ def warmup_then_decay(learning_rate: float, warmup_steps: int, total_steps: int)
 
     Our choice, for small models trained from scratch in minutes: the fall is worth more steps.
     """
+    _check(learning_rate, warmup_steps)
+    check_whole("TRAIN_STEPS", total_steps, 1)
     return optax.join_schedules(
         [
             optax.linear_schedule(0.0, learning_rate, warmup_steps),
@@ -25,10 +30,20 @@ def warmup_then_decay(learning_rate: float, warmup_steps: int, total_steps: int)
     )
 
 
+def _check(learning_rate: float, warmup_steps: int) -> None:
+    check_number("LEARNING_RATE", learning_rate, 0)
+    check_whole("WARMUP_STEPS", warmup_steps, 0)
+
+
 def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adafactor as T5 was trained with: factored, updates relative to the parameters' scale.
 
     Source: Shazeer and Stern 2018, with T5X's settings (no momentum, clipping at 1, decay 0.8).
     The paper names no optimizer; T5X fine-tunes with this one.
     """
+    if not callable(schedule):
+        raise UserError(
+            f"optimizer.adafactor.schedule: got {schedule!r}, expected a schedule such as "
+            "@optimizer.constant_with_warmup(); correct it"
+        )
     return optax.adafactor(schedule, decay_rate=0.8, clipping_threshold=1.0, momentum=None)

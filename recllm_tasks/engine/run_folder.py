@@ -11,6 +11,7 @@ results.json           what `recllm eval` measured
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -52,33 +53,64 @@ class Run:
     def save(self, model_dir: str) -> None:
         write_json(pathlib.Path(model_dir) / FILE_NAME, dataclasses.asdict(self))
 
+    def check_dataset(self, name: str, fingerprint: str) -> None:
+        """Raises UserError if it is the run's dataset by name, but was prepared otherwise."""
+        if name == self.dataset and fingerprint != self.fingerprint:
+            raise UserError(
+                f"Dataset '{name}' is not the one that the run was trained on: got fingerprint "
+                f"{fingerprint[:12]}…, expected {self.fingerprint[:12]}…; items may have other ids "
+                "now: prepare it from the same files with the same --seed as then, or train again"
+            )
+
     @classmethod
     def load(cls, model_dir: str) -> "Run":
         path = pathlib.Path(model_dir) / FILE_NAME
         try:
-            return cls(**json.loads(path.read_text()))
-        except FileNotFoundError:
+            run = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if set(run.lengths) != {"inputs", "targets"}:
+                raise ValueError(f"lengths {run.lengths}")
+            return run
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(
                 f"No run in '{model_dir}': expected {FILE_NAME}; train one with `recllm train … "
                 f"--gin.MODEL_DIR=\"'{model_dir}'\"`"
             ) from None
         except (ValueError, TypeError) as error:
-            raise UserError(f"Broken run file '{path}': {error}; train again") from error
+            raise UserError(
+                f"Damaged run file '{path}': got {error}, expected what `recllm train` wrote; put "
+                "back a copy of it, or train again in another folder"
+            ) from error
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it was written to its end."""
+    """A text file that appears under its name only when it was written to its end.
+
+    Raises:
+      UserError: at once, if there is no writing under that name.
+    """
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
+        with _open_new(path, temporary) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(temporary)
+
+
+def _open_new(path: str | os.PathLike, temporary: str) -> TextIO:
+    try:
+        if not os.path.basename(path) or os.path.isdir(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        return open(temporary, "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write '{os.fspath(path)}': got {error.strerror}, expected the name of a file "
+            "in a folder that is there and can be written; give another one"
+        ) from error
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
@@ -93,10 +125,15 @@ def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UserError(
+            f"Damaged file '{os.fspath(path)}': got {error}, expected JSON; put back a copy of it, "
+            "or delete it"
+        ) from error
 
 
-def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) -> bool:
-    """Makes the folder, or checks that it holds the same run; returns whether it was there.
+def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) -> None:
+    """Makes the folder, or checks that it holds the same run.
 
     Raises:
       UserError: the folder holds a run with other data, tasks, network or seed.
@@ -107,19 +144,27 @@ def open_for_training(model_dir: str, run: Run, vocabulary: seqio.Vocabulary) ->
     except OSError as error:
         raise UserError(f"Cannot make MODEL_DIR '{model_dir}': {error}") from error
     if (path / FILE_NAME).exists():
-        found = dataclasses.asdict(Run.load(model_dir))
-        for name, value in dataclasses.asdict(run).items():
-            if found[name] != value:
+        found = _settings(Run.load(model_dir))
+        for name, value in _settings(run).items():
+            if found.get(name) != value:
                 raise UserError(
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
-                    f"{found[name]!r} as there; choose another folder, or delete this one"
+                    f"{found.get(name)!r} as there; choose another folder, or delete this one"
                 )
-        return True
+        return
     temporary = path / f"{VOCABULARY}.tmp"
     shutil.copyfile(vocabulary.sentencepiece_model_file, temporary)
     os.replace(temporary, path / VOCABULARY)
     run.save(model_dir)
-    return False
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """Every value of a run by its name, such as `network.emb_dim`."""
+    settings = {}
+    for name, value in dataclasses.asdict(run).items():
+        within = value if isinstance(value, Mapping) else None
+        settings |= {name: value} if within is None else {f"{name}.{k}": within[k] for k in within}
+    return settings
 
 
 def save_settings(model_dir: str) -> None:

@@ -1,6 +1,7 @@
 """A trained run, made ready for use: its network, its parameters, its vocabulary."""
 
 import dataclasses
+import filecmp
 import os
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from recllm_tasks.engine import devices, run_folder
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.run_folder import Run
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts import vocabulary
 
@@ -42,7 +43,7 @@ def load(
     checkpoint: str | None = None,
     model_parallel: int = 1,
 ) -> SavedRun:
-    """Reads a run's folder and makes its vocabulary that of all tasks, unless gin names one.
+    """Reads a run's folder and makes its vocabulary that of all tasks.
 
     Args:
       model_dir: the run's folder.
@@ -53,16 +54,14 @@ def load(
     Raises:
       UserError: no run there, no such checkpoint, or one that does not fit the network.
     """
+    check_text("MODEL_DIR", model_dir)
     run = Run.load(model_dir)
     if checkpoint not in (None, BEST, LAST):
         raise UserError(
             f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'"
         )
-    network = network or Transformer(T5Config(**run.network))
-    if vocabulary.sentencepiece_file() is None:
-        path = os.path.join(model_dir, run_folder.VOCABULARY)
-        with gin.unlock_config():
-            gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
+    network = network or Transformer(_config(run, model_dir))
+    _use_vocabulary(os.path.join(model_dir, run_folder.VOCABULARY))
     mesh = devices.make_mesh(model_parallel)
     checkpoints = Checkpoints(model_dir)
     kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
@@ -74,6 +73,29 @@ def load(
     step = checkpoints.latest_step(kind)
     checkpoints.close()
     return SavedRun(run, network, params, step, mesh)
+
+
+def _use_vocabulary(path: str) -> None:
+    """Makes the run's vocabulary that of all tasks; gin may name a copy of it."""
+    named = vocabulary.sentencepiece_file()
+    if named is None:
+        with gin.unlock_config():
+            gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
+    elif os.path.isfile(path) and os.path.isfile(named) and not filecmp.cmp(path, named, False):
+        raise UserError(
+            f"vocabulary.sentencepiece_file.path: got '{named}', expected the run's own, "
+            f"'{path}', or a copy of it; leave the setting out"
+        )
+
+
+def _config(run: Run, model_dir: str) -> T5Config:
+    try:
+        return T5Config(**run.network)
+    except TypeError as error:
+        raise UserError(
+            f"Network of the run in '{model_dir}': got {error}, expected the fields of T5Config; "
+            "use the version of recllm_tasks that trained it, or train again"
+        ) from error
 
 
 def abstract_params(network: Transformer, mesh: jax.sharding.Mesh) -> Any:

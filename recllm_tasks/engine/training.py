@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +18,14 @@ from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.engine.train_step import State, train_step
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_text, check_whole
 from recllm_tasks.models.network import Transformer
 
 # Scalars are written, and the progress line renewed, every so many steps.
 LOG_PERIOD = 20
+
+# Seeds of tf.data and of JAX's keys are 32 bits wide.
+MAX_SEED = 2**31 - 1
 
 # What the best checkpoint is chosen by. Paper §4.1: by validation on retrieval; the paper does not
 # name the metric. Mixtures without retrieval take what they have, in this order.
@@ -46,7 +48,6 @@ def train(
     num_beams: int = 20,
     seed: int = 0,
     model_parallel: int = 1,
-    initial_params: Any = None,
 ) -> pathlib.Path:
     """Trains until `steps`, going on from the last checkpoint in `model_dir` if there is one.
 
@@ -65,32 +66,51 @@ def train(
       num_beams: width of the beam in validation.
       seed: of parameters, order, sampling and dropout.
       model_parallel: devices that share one copy of the parameters.
-      initial_params: parameters to start from; None draws them.
 
     Returns:
       The folder of the best checkpoint.
     """
+    check_text("MODEL_DIR", model_dir)
+    check_whole("TRAIN_STEPS", steps, 1)
+    check_whole("EVAL_PERIOD", eval_period, 1)
+    check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
+    mesh = devices.make_mesh(model_parallel)
+    check_batch_size(batch_size, mesh)
+    batches.check_lengths(lengths)
     found = tasks.get(mixture)
     check_vocabulary(found, network)
-    mesh = devices.make_mesh(model_parallel)
+    # What may be refused is made before the folder, so that no folder of a refused run is left.
+    checkpoints = Checkpoints(model_dir)
+    done = checkpoints.latest_step(LAST) or 0
+    stream = batches.training_batches(mixture, lengths, batch_size, seed, done)
+    validation = validation_of(
+        found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
+    )
     run_folder.open_for_training(
         model_dir,
         describe_run(found, model_name, lengths, network, seed),
         found.output_features["inputs"].vocabulary,
     )
     run_folder.save_settings(model_dir)
-    checkpoints = Checkpoints(model_dir)
-    state = initial_state(network, optimizer, mesh, seed, initial_params)
-    if checkpoints.latest_step(LAST) is not None:
-        state = checkpoints.restore(LAST, like=state)
-        progress.console.print(f"resumed at step {int(state.step):,} from {model_dir}")
-    validation = validation_of(
-        found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
-    )
+    state = initial_state(network, optimizer, mesh, seed)
+    if done:
+        state = checkpoints.restore(LAST, like=state, step=done)
+        progress.console.print(f"resumed at step {done:,} from {model_dir}")
     loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
-    loop.run(state, mixture, lengths, steps, batch_size, eval_period)
+    loop.run(state, stream, f"train {mixture}", steps, eval_period)
     checkpoints.close()
     return pathlib.Path(model_dir) / (BEST if validation else LAST)
+
+
+def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError unless a batch can be split over the mesh."""
+    check_whole("BATCH_SIZE", batch_size, 1)
+    parts = mesh.shape["data"]
+    if batch_size % parts:
+        raise UserError(
+            f"BATCH_SIZE: got {batch_size}, expected a multiple of {parts}, over which this "
+            "machine's devices split a batch; correct it, or raise MODEL_PARALLEL"
+        )
 
 
 def check_vocabulary(found: seqio.Task | seqio.Mixture, network: Transformer) -> None:
@@ -128,9 +148,8 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     mesh: jax.sharding.Mesh,
     seed: int,
-    params: Any = None,
 ) -> State:
-    """Random parameters (or the given ones), spread over the mesh, and a fresh optimizer."""
+    """Random parameters, spread over the mesh, and a fresh optimizer."""
     token = jnp.ones((1, 1), jnp.int32)
 
     def draw(key):
@@ -138,10 +157,7 @@ def initial_state(
 
     key = jax.random.key(seed)
     shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
-    if params is None:
-        params = jax.jit(lambda key: draw(key)["params"], out_shardings=shardings)(key)
-    else:
-        params = jax.tree.map(jax.device_put, params, shardings)
+    params = jax.jit(lambda key: draw(key)["params"], out_shardings=shardings)(key)
     fresh = jax.jit(optimizer.init)(params)
     whole = devices.whole(mesh)
     fresh = jax.tree.map(
@@ -197,12 +213,11 @@ class _Loop:
         self._writer = metric_writers.create_default_writer(model_dir, just_logging=False)
         self._seed = seed
 
-    def run(self, state: State, mixture, lengths, steps, batch_size, eval_period) -> None:
+    def run(self, state: State, stream, what: str, steps: int, eval_period: int) -> None:
         key = jax.random.key(self._seed)
         step = int(state.step)
-        stream = batches.training_batches(mixture, lengths, batch_size, self._seed, step)
         split = devices.split_batch(self._mesh)
-        with progress.work(f"train {mixture}", steps, step) as work:
+        with progress.work(what, steps, step) as work:
             window = _Window()
             while step < steps:
                 batch = next(stream)

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_number, check_whole
 from recllm_tasks.models import layers
 
 
@@ -31,6 +31,16 @@ class T5Config:
     loop_attention: bool | None = None  # one example at a time; None: on a single CPU device
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                check_whole(f"T5Config.{field.name}", getattr(self, field.name), 1)
+        check_number("T5Config.dropout_rate", self.dropout_rate, 0, 1)
+        self._check_dtype()
+        if isinstance(self.mlp_activations, int | str):
+            raise UserError(
+                f"T5Config.mlp_activations: got {self.mlp_activations!r}, expected a tuple such as "
+                "('gelu', 'linear'); correct the gin binding"
+            )
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         for name in self.mlp_activations:
             if name != "linear" and not hasattr(nn, name):
@@ -38,6 +48,17 @@ class T5Config:
                     f"Activation for 'T5Config.mlp_activations': got {name!r}, expected 'linear' "
                     "or a function of flax.linen; correct the gin binding."
                 )
+
+    def _check_dtype(self):
+        try:
+            known = jnp.issubdtype(jnp.dtype(self.dtype), jnp.floating)
+        except TypeError:
+            known = False
+        if not known:
+            raise UserError(
+                f"T5Config.dtype: got {self.dtype!r}, expected 'float32' or 'bfloat16'; correct "
+                "the gin binding"
+            )
 
     def attention(self):
         return layers.Attention(

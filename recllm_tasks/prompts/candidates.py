@@ -12,7 +12,9 @@ NUM_NEGATIVES = 99
 
 Example = Mapping[str, tf.Tensor]
 
-# Salts that keep the draws of one window apart.
+fold_in = tf.random.experimental.stateless_fold_in
+
+# Salts that keep the draws of one window apart. Folded in, not added: sums of hash and salt meet.
 _POSITION, _NEGATIVES = 1, 2
 
 
@@ -33,17 +35,17 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
         cumulative = _cumulative_counts(source)
 
         def add(example: Example) -> dict[str, tf.Tensor]:
-            seed = user_seed(example["user"], example["window"])
+            # The target's place in the user's sequence: unlike the window's start it is another one
+            # in each split, and so is the target's place among the candidates.
+            place_in_sequence = example["window"] + tf.size(example["history"])
+            seed = user_seed(example["user"], place_in_sequence)
+            seeds = [fold_in(seed, salt) for salt in (_POSITION, _NEGATIVES)]
             drawn = tf.cond(
                 tf.size(example["negatives"]) > 0,
                 lambda: example["negatives"],
-                lambda: draw_by_popularity(
-                    cumulative, example["exclude"], seed + _NEGATIVES, NUM_NEGATIVES
-                ),
+                lambda: draw_by_popularity(cumulative, example["exclude"], seeds[1], NUM_NEGATIVES),
             )
-            place = tf.random.stateless_uniform(
-                [], seed + _POSITION, 0, NUM_NEGATIVES + 1, tf.int32
-            )
+            place = tf.random.stateless_uniform([], seeds[0], 0, NUM_NEGATIVES + 1, tf.int32)
             target = example["target"][tf.newaxis]
             candidates = tf.concat([drawn[:place], target, drawn[place:]], axis=0)
             return {**example, "candidates": tf.ensure_shape(candidates, [NUM_NEGATIVES + 1])}

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import seqio
@@ -45,7 +46,7 @@ class CatalogSource:
         return str(dataset_dir(data_dir(), self.dataset_name))
 
     def info(self) -> DatasetInfo:
-        return _info(data_dir(), self.dataset_name)
+        return _info(dataset_dir(data_dir(), self.dataset_name))
 
     def catalog(self) -> Catalog:
         self.info()
@@ -56,9 +57,19 @@ class CatalogSource:
         return os.path.join(self.dataset_dir(), FILE_NAME)
 
 
-@functools.lru_cache(maxsize=16)
-def _info(data_dir: str, name: str) -> DatasetInfo:
-    return DatasetInfo.load(dataset_dir(data_dir, name))
+_opened: list[Path] = []
+
+
+@functools.cache
+def _info(folder: Path) -> DatasetInfo:
+    info = DatasetInfo.load(folder)
+    _opened.append(folder)
+    return info
+
+
+def opened_folders() -> Sequence[Path]:
+    """Folders of the prepared datasets that this process has opened."""
+    return tuple(_opened)
 
 
 @functools.lru_cache(maxsize=16)
@@ -114,10 +125,14 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
     def records(self, split, shuffle=False, seed=None, shard_info=None) -> tf.data.Dataset:
         """A split as it is stored, one record a user (data/builder.py)."""
         self.check()
-        records = seqio.TfdsDataSource.get_dataset(
-            self, split, shuffle=shuffle, seed=seed, shard_info=shard_info
-        )
-        return records.take(VALIDATION_USERS) if split == "validation" else records
+        if split != "validation":
+            return seqio.TfdsDataSource.get_dataset(
+                self, split, shuffle=shuffle, seed=seed, shard_info=shard_info
+            )
+        # Cut by TFDS before anything is shuffled, interleaved or shared among hosts.
+        first = f"validation[:{self.num_input_examples(split)}]"
+        records = self.tfds_dataset.builder.as_dataset(split=first)
+        return records.shard(shard_info.num_shards, shard_info.index) if shard_info else records
 
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         records = self.records(split, shuffle, seed, shard_info)

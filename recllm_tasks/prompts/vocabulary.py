@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import gin
 import seqio
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from recllm_tasks.errors import UserError
 
@@ -45,7 +46,14 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
                     "bind vocabulary.sentencepiece_file.path to one, or prepare the dataset"
                 )
             self._sentencepiece_model_file, self._model = path, None
-        return super()._model_context()
+        try:
+            return super()._model_context()
+        except (RuntimeError, ValueError, DecodeError) as error:
+            self._sentencepiece_model_file = ""
+            raise UserError(
+                f"Damaged vocabulary '{path}': got {error}, expected a SentencePiece model; put "
+                "back a whole copy; a dataset's own is made anew by `recllm prepare … --overwrite`"
+            ) from error
 
     def __eq__(self, other):
         return (

@@ -1,0 +1,49 @@
+"""Checkpoints: what is written is read, and damage is told in words."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from recllm_tasks.engine.checkpoints import LAST, Checkpoints
+from recllm_tasks.errors import UserError
+
+STATE = {"params": {"kernel": jnp.arange(6.0).reshape(2, 3), "scale": jnp.ones(4)}}
+
+
+@pytest.fixture
+def folder(tmp_path) -> pathlib.Path:
+    """MODEL_DIR with one checkpoint."""
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(LAST, 7, STATE)
+    checkpoints.close()
+    return tmp_path
+
+
+def _restore(folder, how):
+    checkpoints = Checkpoints(str(folder))
+    try:
+        if how == "whole":
+            return checkpoints.restore(LAST, like=STATE)["params"]
+        return checkpoints.restore_params(LAST, like=STATE["params"])
+    finally:
+        checkpoints.close()
+
+
+@pytest.mark.parametrize("how", ["whole", "parameters"])
+def test_a_cut_or_missing_file_is_told_or_not_needed(folder, how):
+    np.testing.assert_array_equal(_restore(folder, how)["kernel"], STATE["params"]["kernel"])
+    told = 0
+    for path in [p for p in (folder / LAST / "7").rglob("*") if p.is_file()]:
+        raw = path.read_bytes()
+        for damage in (lambda p, raw=raw: p.write_bytes(raw[: len(raw) // 2]), pathlib.Path.unlink):
+            damage(path)
+            try:
+                found = _restore(folder, how)
+            except UserError:
+                told += 1
+            else:
+                np.testing.assert_array_equal(found["kernel"], STATE["params"]["kernel"])
+            path.write_bytes(raw)
+    assert told >= 4

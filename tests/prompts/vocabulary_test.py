@@ -1,0 +1,22 @@
+"""Vocabularies: a damaged file is told."""
+
+import pathlib
+
+import pytest
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.vocabulary import FILE_NAME, DatasetVocabulary
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_file_is_told_and_a_whole_one_read_again(small_data_dir, tmp_path, kept):
+    whole = next(small_data_dir.rglob(FILE_NAME)).read_bytes()
+    path = pathlib.Path(tmp_path) / FILE_NAME
+    vocabulary = DatasetVocabulary(lambda: str(path))
+    with pytest.raises(UserError, match="No vocabulary at"):
+        vocabulary.encode("Item")
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError, match=r"Damaged vocabulary '.*vocabulary\.model'"):
+        vocabulary.encode("Item")
+    path.write_bytes(whole)
+    assert vocabulary.decode(vocabulary.encode("Item")) == "Item"
