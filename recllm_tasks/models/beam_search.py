@@ -55,7 +55,7 @@ def _children(trie: Trie, nodes_BxJ, width, positions_BxM):
     exists_BxJxC = edges_BxJxC < trie.child_start[nodes_BxJ + 1][..., None]
     edges_BxJxC = jnp.where(exists_BxJxC, edges_BxJxC, 0)
     tokens_BxJxC = trie.child_token[edges_BxJxC]
-    children_BxJxC = trie.child_node[edges_BxJxC]
+    children_BxJxC = edges_BxJxC + 1
     valid_BxJxC = exists_BxJxC & (tokens_BxJxC != trie.eos_id)
     if positions_BxM is not None:
         lo, hi = trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC]
