@@ -16,7 +16,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import gin
 import seqio
@@ -67,11 +67,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it was written to its end."""
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """A file that appears under its name only when it was written to its end; UTF-8 if text."""
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
