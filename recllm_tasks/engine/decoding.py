@@ -9,10 +9,10 @@ import seqio
 
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices
+from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.network import Transformer
-from recllm_tasks.models.trie import Trie
 
 # Inputs are padded to the next of these, so that few programs are compiled and little is padded.
 BUCKETS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -51,14 +51,11 @@ class TaskDecoder:
         self._batch_size = -(-batch_size // data_size) * data_size
         self._vocabulary = task.output_features["targets"].vocabulary
         self.answers, self._trie, self._answer_of_row = None, None, None
-        answers = tasks.answers(task) if constrained else None
+        answers = answers_of(task) if constrained else None
         if answers is not None:
-            self.answers = list(dict.fromkeys(text for text in answers if text))
-            index = {text: i for i, text in enumerate(self.answers)}
-            self._answer_of_row = np.array([index.get(text, -1) for text in answers], np.int32)
-            self._trie = Trie.build(
-                [self._vocabulary.encode(text) for text in self.answers], self._vocabulary.eos_id
-            )
+            self.answers, self._answer_of_row = answers.texts, answers.text_of_answer
+            # Once, and not with every batch.
+            self._trie = jax.device_put(answers.trie, devices.whole(mesh))
         prompt = tasks.prompt_of(task)
         self._has_candidates = bool(prompt and prompt.template.offers_candidates)
 

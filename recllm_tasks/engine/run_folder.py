@@ -17,7 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import gin
 import seqio
@@ -83,15 +83,15 @@ class Run:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it was written to its end.
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """A file that appears under its name only when it was written to its end; UTF-8 if text.
 
     Raises:
       UserError: at once, if there is no writing under that name.
     """
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
-        with _open_new(path, temporary) as f:
+        with _open_new(path, temporary, mode) as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
@@ -101,11 +101,11 @@ def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
             os.unlink(temporary)
 
 
-def _open_new(path: str | os.PathLike, temporary: str) -> TextIO:
+def _open_new(path: str | os.PathLike, temporary: str, mode: str) -> IO:
     try:
         if not os.path.basename(path) or os.path.isdir(path):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        return open(temporary, "w", encoding="utf-8")
+        return open(temporary, mode, encoding=None if "b" in mode else "utf-8")
     except OSError as error:
         raise UserError(
             f"Cannot write '{os.fspath(path)}': got {error.strerror}, expected the name of a file "

@@ -114,7 +114,7 @@ def _choices_in_trie(trie: Trie, nodes_BxJ, width, allowed: _Allowed) -> _Choice
     exists_BxJxC = edges_BxJxC < trie.child_start[nodes_BxJ + 1][..., None]
     edges_BxJxC = jnp.where(exists_BxJxC, edges_BxJxC, 0)
     tokens_BxJxC = trie.child_token[edges_BxJxC]
-    children_BxJxC = trie.child_node[edges_BxJxC]
+    children_BxJxC = edges_BxJxC + 1
     valid_BxJxC = exists_BxJxC & (tokens_BxJxC != trie.eos_id)
     valid_BxJxC &= allowed.any_of(trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC])
     rows_BxJ = trie.end_row[nodes_BxJ]

@@ -1,10 +1,11 @@
 """A trie over the token sequences of a catalog, in flat arrays that a jitted search can gather.
 
-Shapes: N items, P nodes, P - 1 edges (edge e leads to node e + 1), T tokens of an item with EOS.
+Shapes: N items, P nodes, P - 1 edges (edge e leads to node e + 1); while building, n items, p nodes
+and c children of one stretch of a level.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from flax import struct
 
 from recllm_tasks.errors import UserError
 
-_PAD = -1
+# Items that are sorted together below the first levels: what bounds the memory of building.
+_STRETCH = 1 << 20
 
 
 @struct.dataclass
@@ -25,13 +27,11 @@ class Trie:
 
     child_start: jax.Array  # [P + 1]; the edges of node p are child_start[p] .. child_start[p + 1]
     child_token: jax.Array  # [P - 1], EOS included
-    child_node: jax.Array  # [P - 1]
     node_lo: jax.Array  # [P]
     node_hi: jax.Array  # [P]
+    end_row: jax.Array  # [P], row of the item that EOS would end at this node, else -1
     item_rows: jax.Array  # [N], catalog row at each position
     item_positions: jax.Array  # [N], position of each catalog row
-    leaf_row: jax.Array  # [P], row of the item whose EOS leads to this node, else -1
-    end_row: jax.Array  # [P], row of the item that EOS would end at this node, else -1
     max_children: tuple[int, ...] = struct.field(pytree_node=False)  # widest node of each depth
     max_depth: int = struct.field(pytree_node=False)  # tokens of the longest item, with EOS
     eos_id: int = struct.field(pytree_node=False)
@@ -46,106 +46,172 @@ class Trie:
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]], eos_id: int = 1) -> "Trie":
-        """The trie of `sequences`, one a catalog row, each without EOS; EOS is appended.
+        """The trie of `sequences`, one a catalog row, each without EOS: see `from_tokens`."""
+        splits = np.cumsum([0, *(len(sequence) for sequence in sequences)])
+        flat = itertools.chain.from_iterable(sequences)
+        return cls.from_tokens(np.fromiter(flat, np.int32, splits[-1]), splits, eos_id)
 
-        Raises UserError for an empty catalog, an empty sequence, a token that is EOS or not
-        positive, and two items of the same tokens.
+    @classmethod
+    def from_tokens(cls, values: np.ndarray, splits: np.ndarray, eos_id: int = 1) -> "Trie":
+        """The trie of a catalog whose row r is `values[splits[r]:splits[r + 1]]`, without EOS.
+
+        Beside its result and its arguments it needs some 45 bytes an item.
+
+        Args:
+          values: tokens of all rows, one after the other; integers of any width.
+          splits: integers [N + 1].
+          eos_id: ends every item.
+
+        Raises:
+          UserError: an empty catalog, an empty row, a token that is EOS or not positive, two rows
+            of the same tokens, or more tokens than int32 can count.
         """
-        tokens_NxT, lengths_N = _matrix(sequences, eos_id)
-        order_N = np.lexsort(tokens_NxT.T[::-1])
-        tokens_NxT, lengths_N = tokens_NxT[order_N], lengths_N[order_N]
-        _check_distinct(tokens_NxT, order_N)
-        parents, tokens, los, his, level_sizes = _levels(tokens_NxT, lengths_N)
-
-        num_nodes = len(los)
-        children_P = np.bincount(parents, minlength=num_nodes)
-        child_start = np.concatenate([[0], np.cumsum(children_P)])
-        is_leaf = np.concatenate([[False], tokens == eos_id])
-        leaf_row = np.where(is_leaf, order_N[los], -1)
-        end_row = np.full(num_nodes, -1)
-        end_row[parents[is_leaf[1:]]] = leaf_row[is_leaf]
-        positions_N = np.empty_like(order_N)
-        positions_N[order_N] = np.arange(len(order_N))
-        depths = np.split(children_P, np.cumsum(level_sizes)[:-1])
-        arrays = {
-            "child_start": child_start,
-            "child_token": tokens,
-            "child_node": np.arange(1, num_nodes),
-            "node_lo": los,
-            "node_hi": his,
-            "item_rows": order_N,
-            "item_positions": positions_N,
-            "leaf_row": leaf_row,
-            "end_row": end_row,
-        }
+        _check(values, splits, eos_id)
+        items = _Items(values, splits, eos_id)
+        fields, max_children = _grow(items)
+        node_lo = _joined(fields["lo"])
+        child_start = np.zeros(len(node_lo) + 1, np.int32)
+        np.cumsum(_joined(fields["num_children"]), out=child_start[1:])
+        item_positions = np.empty_like(items.rows)
+        item_positions[items.rows] = np.arange(len(items.rows), dtype=np.int32)
         return cls(
-            **{name: array.astype(np.int32) for name, array in arrays.items()},
-            max_children=tuple(int(level.max()) for level in depths[:-1]),
-            max_depth=int(lengths_N.max()),
+            child_start=child_start,
+            child_token=_joined(fields["token"])[1:],
+            node_lo=node_lo,
+            node_hi=_joined(fields["hi"]),
+            end_row=_joined(fields["end_row"]),
+            item_rows=items.rows,
+            item_positions=item_positions,
+            max_children=max_children,
+            max_depth=len(max_children),
             eos_id=int(eos_id),
         )
 
 
-def _matrix(sequences, eos_id):
-    """Tokens [N, T], each row ended by EOS and padded with -1, and lengths [N] with EOS."""
-    lengths_N = np.fromiter((len(s) for s in sequences), np.int64)
-    if not len(lengths_N):
+def _check(values, splits, eos_id):
+    num_items = len(splits) - 1
+    if not num_items:
         raise UserError(
             "Trie of 'the catalog': got no items, expected at least one; check the catalog file."
         )
-    if not lengths_N.all():
-        row = int(np.flatnonzero(lengths_N == 0)[0])
+    if len(values) + num_items >= np.iinfo(np.int32).max:
         raise UserError(
-            f"Tokens for 'catalog row {row}': got an empty sequence, expected at least one token; "
-            "give the item an id that the vocabulary can write."
+            f"Trie of 'the catalog': got {len(values)} tokens, expected fewer than 2^31 with one "
+            "EOS an item; write the items shorter."
         )
-    tokens_NxT = np.full((len(lengths_N), lengths_N.max() + 1), _PAD, np.int64)
-    inside = np.arange(tokens_NxT.shape[1]) < lengths_N[:, None]
-    flat = np.fromiter(itertools.chain.from_iterable(sequences), np.int64, lengths_N.sum())
-    tokens_NxT[inside] = flat
-    wrong = inside & ((tokens_NxT <= 0) | (tokens_NxT == eos_id))
-    if wrong.any():
-        row, place = (int(i) for i in np.argwhere(wrong)[0])
+    empty = np.flatnonzero(splits[1:] == splits[:-1])
+    if len(empty):
         raise UserError(
-            f"Tokens for 'catalog row {row}': got {tokens_NxT[row, place]} at place {place}, "
-            f"expected positive tokens other than EOS ({eos_id}); do not append EOS or padding."
+            f"Tokens for 'catalog row {empty[0]}': got an empty sequence, expected at least one "
+            "token; give the item an id that the vocabulary can write."
         )
-    tokens_NxT[np.arange(len(lengths_N)), lengths_N] = eos_id
-    return tokens_NxT, lengths_N + 1
-
-
-def _check_distinct(tokens_NxT, order_N):
-    same = (tokens_NxT[1:] == tokens_NxT[:-1]).all(axis=1)
-    if same.any():
-        i = int(np.flatnonzero(same)[0])
-        first, second = sorted(int(row) for row in order_N[i : i + 2])
+    wrong = np.flatnonzero((values <= 0) | (values == eos_id))
+    if len(wrong):
+        row = int(np.searchsorted(splits, wrong[0], side="right")) - 1
         raise UserError(
-            f"Tokens for 'catalog row {second}': got the same as row {first} "
-            f"({tokens_NxT[i][tokens_NxT[i] > 0].tolist()} with EOS), expected distinct ids; "
-            "give each item an id of its own."
+            f"Tokens for 'catalog row {row}': got {values[wrong[0]]} at place "
+            f"{wrong[0] - splits[row]}, expected positive tokens other than EOS ({eos_id}); do not "
+            "append EOS or padding."
         )
 
 
-def _levels(tokens_NxT, lengths_N):
-    """Walks sorted items level by level.
+def _grow(items: "_Items") -> tuple[dict[str, list[np.ndarray]], tuple[int, ...]]:
+    """All nodes, level by level and from left to right, and the widest node of each level.
 
-    Returns parents and tokens of the edges [P - 1], node_lo and node_hi [P], sizes of the levels.
+    Every list holds int32 arrays that together have one entry a node: `token` leads to it (-1 to
+    the root), `lo` and `hi` are its positions.
     """
-    num_items = len(tokens_NxT)
-    node_of_item_N = np.zeros(num_items, np.int64)
-    parents, tokens, los, his, sizes = [], [], [np.array([0])], [np.array([num_items])], [1]
-    for depth in range(tokens_NxT.shape[1]):
+    fields = {name: [] for name in ("token", "lo", "hi", "num_children", "end_row")}
+    level = [tuple(np.array([x], np.int32) for x in (-1, 0, len(items.rows)))]
+    max_children = []
+    while level:
+        below, widest = [], 0
+        for nodes in level:
+            for name, array in zip(fields, nodes):
+                fields[name].append(array)
+            for part in _stretches(nodes[1]):
+                num_children, end_row, children = items.split(
+                    len(max_children), *(array[part] for array in nodes)
+                )
+                fields["num_children"].append(num_children)
+                fields["end_row"].append(end_row)
+                widest = max(widest, int(num_children.max()))
+                if len(children[0]):
+                    below.append(children)
+        if below:
+            max_children.append(widest)
+        level = below
+    return fields, tuple(max_children)
+
+
+def _stretches(lo_p: np.ndarray) -> Iterator[slice]:
+    """Cuts neighbouring nodes into runs whose items begin within _STRETCH positions."""
+    cuts = np.arange(lo_p[0], int(lo_p[-1]) + _STRETCH, _STRETCH)
+    starts = np.unique(np.searchsorted(lo_p, cuts))
+    return (slice(a, b) for a, b in itertools.pairwise([*starts.tolist(), len(lo_p)]) if a < b)
+
+
+def _joined(pieces: list[np.ndarray]) -> np.ndarray:
+    """All pieces in one array; they are given up, so that memory holds one field twice, not all."""
+    joined = np.concatenate(pieces)
+    pieces.clear()
+    return joined
+
+
+class _Items:
+    """The catalog's rows in `rows` (int32 [N]), which `split` sorts by one more token a level."""
+
+    def __init__(self, values, splits, eos_id):
+        self._values, self._splits, self._eos_id = values, splits, eos_id
+        self._num_tokens = max(int(values.max()), eos_id) + 1
+        self.rows = np.arange(len(splits) - 1, dtype=np.int32)
+
+    def split(self, depth, token_p, lo_p, hi_p):
+        """Splits the items of neighbouring nodes at `depth` by their next token.
+
+        Returns:
+          The number of children [p], the row that EOS ends [p], and token, lo and hi [c] of the
+          children, all int32.
+        """
+        sizes_p = np.where(token_p == self._eos_id, 0, hi_p - lo_p)
         # Items that ended higher up lie between no two others of one prefix: ranges are unbroken.
-        active = np.flatnonzero(lengths_N > depth)
-        parent, token = node_of_item_N[active], tokens_NxT[active, depth]
-        new = np.ones(len(active), bool)
-        new[1:] = (parent[1:] != parent[:-1]) | (token[1:] != token[:-1])
-        starts = np.flatnonzero(new)
-        ends = np.append(starts[1:], len(active))
-        node_of_item_N[active] = sum(sizes) + np.cumsum(new) - 1
-        parents.append(parent[starts])
-        tokens.append(token[starts])
-        los.append(active[starts])
-        his.append(active[ends - 1] + 1)
-        sizes.append(len(starts))
-    return *(np.concatenate(x) for x in (parents, tokens, los, his)), sizes
+        position_n = np.repeat(lo_p - (np.cumsum(sizes_p) - sizes_p), sizes_p)
+        position_n += np.arange(len(position_n))
+        key_n = np.repeat(np.arange(len(lo_p)) * self._num_tokens, sizes_p)
+        key_n += self._tokens(self.rows[position_n], depth)
+        order_n = np.argsort(key_n)
+        self.rows[position_n] = self.rows[position_n[order_n]]
+        key_n = key_n[order_n]
+
+        first_c = np.flatnonzero(np.diff(key_n, prepend=-1))
+        size_c = np.diff(first_c, append=len(key_n))
+        parent_c, token_c = np.divmod(key_n[first_c], self._num_tokens)
+        lo_c = position_n[first_c]
+        ended_c = token_c == self._eos_id
+        self._check_distinct(lo_c[ended_c], size_c[ended_c])
+        end_row_p = np.full(len(lo_p), -1, np.int32)
+        end_row_p[parent_c[ended_c]] = self.rows[lo_c[ended_c]]
+        num_children_p = np.bincount(parent_c, minlength=len(lo_p)).astype(np.int32)
+        children = tuple(x.astype(np.int32) for x in (token_c, lo_c, lo_c + size_c))
+        return num_children_p, end_row_p, children
+
+    def _tokens(self, row_n, depth):
+        """The token of each row at `depth`, EOS after its last."""
+        place_n = self._splits[row_n]
+        ended_n = self._splits[1:][row_n] == place_n + depth
+        place_n += depth
+        place_n[ended_n] = 0
+        token_n = self._values[place_n]
+        token_n[ended_n] = self._eos_id
+        return token_n
+
+    def _check_distinct(self, lo_e, size_e):
+        same = np.flatnonzero(size_e > 1)
+        if len(same):
+            lo, size = int(lo_e[same[0]]), int(size_e[same[0]])
+            first, second = sorted(self.rows[lo : lo + size].tolist())[:2]
+            tokens = self._values[self._splits[first] : self._splits[first + 1]].tolist()
+            raise UserError(
+                f"Tokens for 'catalog row {second}': got the same as row {first} "
+                f"({tokens}), expected distinct ids; give each item an id of its own."
+            )

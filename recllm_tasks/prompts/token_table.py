@@ -4,9 +4,11 @@ The T5 vocabulary never merges across a space, so a prompt's tokens are the toke
 a row; an item's tokens can be made ahead and gathered.
 """
 
+import array
 import dataclasses
 import functools
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import seqio
@@ -14,6 +16,9 @@ import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
+
+# Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 20 MB.
+_CHUNK = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,11 +46,25 @@ class TokenTable:
 
 def tokenise(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> TokenTable:
     """Tokens of each text, each starting a word."""
-    rows = vocabulary.tokenizer.EncodeAsIds(list(texts)) if texts else []
-    splits = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=splits[1:])
-    values = np.fromiter((token for row in rows for token in row), np.int32, splits[-1])
-    return TokenTable(tuple(texts), values, splits)
+    values, splits = encode(texts, vocabulary)
+    return TokenTable(tuple(texts), values.astype(np.int32), splits)
+
+
+def encode(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of all texts, in as little memory as they need: millions of ids are encoded here.
+
+    Returns:
+      The tokens, one text after the other, uint16 where the vocabulary is small enough and else
+      int32; and int64 [texts + 1], where each text begins.
+    """
+    values = array.array("H" if vocabulary.vocab_size <= 1 << 16 else "i")
+    lengths = array.array("i", [0])
+    texts = iter(texts)
+    while chunk := list(itertools.islice(texts, _CHUNK)):
+        rows = vocabulary.tokenizer.EncodeAsIds(chunk)
+        lengths.extend(map(len, rows))
+        values.extend(itertools.chain.from_iterable(rows))
+    return np.asarray(values), np.cumsum(lengths, dtype=np.int64)
 
 
 def concatenate(tables: Sequence[TokenTable]) -> TokenTable:

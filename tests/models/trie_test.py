@@ -14,7 +14,7 @@ def _walk(trie, sequence):
     node = 0
     for token in sequence:
         edges = range(trie.child_start[node], trie.child_start[node + 1])
-        ways = [trie.child_node[e] for e in edges if trie.child_token[e] == token]
+        ways = [e + 1 for e in edges if trie.child_token[e] == token]
         assert len(ways) <= 1
         if not ways:
             return None
@@ -28,12 +28,10 @@ def test_small_trie():
     # Nodes: 0 root; 1 "5", 2 "9"; 3 "5 EOS", 4 "5 7", 5 "9 4"; 6 "5 7 EOS", 7 "9 4 EOS".
     assert trie.child_start.tolist() == [0, 2, 4, 5, 5, 6, 7, 7, 7]
     assert trie.child_token.tolist() == [5, 9, 1, 7, 4, 1, 1]
-    assert trie.child_node.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert trie.node_lo.tolist() == [0, 0, 2, 0, 1, 2, 1, 2]
     assert trie.node_hi.tolist() == [3, 2, 3, 1, 2, 3, 2, 3]
     assert trie.item_rows.tolist() == [2, 0, 1]
     assert trie.item_positions.tolist() == [1, 2, 0]
-    assert trie.leaf_row.tolist() == [-1, -1, -1, 2, -1, -1, 0, 1]
     assert trie.end_row.tolist() == [-1, 2, -1, -1, 0, 1, -1, -1]
     assert (trie.max_children, trie.max_depth) == ((2, 2, 1), 3)
     assert (trie.num_items, trie.num_nodes) == (3, 8)
@@ -62,8 +60,6 @@ def test_every_item_and_nothing_else_is_in_the_trie(catalog):
         assert len(rows) == len(below)
         row = catalog.index(prefix) if prefix in catalog else -1
         assert trie.end_row[node] == row
-        ended = prefix[-1:] == (eos,)
-        assert trie.leaf_row[node] == (catalog.index(prefix[:-1]) if ended else -1)
         assert trie.child_start[node + 1] - trie.child_start[node] <= max(
             trie.max_children[len(prefix)] if len(prefix) < len(trie.max_children) else 0, 0
         )

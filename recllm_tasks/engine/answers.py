@@ -1,0 +1,86 @@
+"""What a decoder may answer to the examples of a task: texts, and the trie of their tokens."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import seqio
+
+from recllm_tasks import tasks
+from recllm_tasks.engine import trie_file
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.trie import Trie
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import Choice
+from recllm_tasks.prompts.token_table import encode
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Answers:
+    """The distinct texts among a task's answers.
+
+    Attributes:
+      texts: A of them, none empty.
+      text_of_answer: int32 [N], which text each of `tasks.answers` is; -1 for an empty one.
+      trie: its rows count `texts`.
+    """
+
+    texts: Sequence[str]
+    text_of_answer: np.ndarray
+    trie: Trie
+
+
+def answers_of(task: seqio.Task) -> Answers | None:
+    """The answers of a task, or None where it is free text.
+
+    The trie of a catalog is kept beside the dataset's records in `trie-<key>.npy`, so that it is
+    built once. The key is what fixes it: the dataset's fingerprint, the vocabulary, and how an item
+    is written. A damaged file is replaced; in a folder that cannot be written to, none is kept.
+    """
+    listed = tasks.answers(task)
+    if listed is None:
+        return None
+    texts, text_of_answer = _distinct(listed)
+    vocabulary = task.output_features["targets"].vocabulary
+    prompt = tasks.prompt_of(task)
+    slot, source = prompt.template.answer, prompt.source
+    if isinstance(slot, Choice):
+        return Answers(texts, text_of_answer, _build(texts, vocabulary))
+    path = trie_path(source, vocabulary, slot.form)
+    trie = trie_file.load(path)
+    if trie is None or trie.num_items != len(texts):
+        trie = _build(texts, vocabulary)
+        with contextlib.suppress(OSError, UserError):  # read-only, or full
+            trie_file.save(trie, path)
+    return Answers(texts, text_of_answer, trie)
+
+
+def trie_path(source: CatalogSource, vocabulary: seqio.SentencePieceVocabulary, form: str) -> str:
+    """Where the trie of a catalog's items, written as `form`, is kept."""
+    facts = [
+        trie_file.FORMAT_VERSION,
+        source.info().fingerprint,
+        hashlib.sha256(vocabulary.sp_model).hexdigest(),
+        vocabulary.eos_id,
+        form,
+    ]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return os.path.join(source.dataset_dir(), f"trie-{key[:16]}.npy")
+
+
+def _distinct(listed: list[str]) -> tuple[list[str], np.ndarray]:
+    """The different texts, in the order of their first place, and which each one is."""
+    column = pa.array((text or None for text in listed), pa.large_string()).dictionary_encode()
+    index = column.indices.fill_null(-1).to_numpy().astype(np.int32)
+    if len(column.dictionary) == len(listed):
+        return listed, index
+    return column.dictionary.to_pylist(), index
+
+
+def _build(texts: list[str], vocabulary: seqio.Vocabulary) -> Trie:
+    return Trie.from_tokens(*encode(texts, vocabulary), vocabulary.eos_id)
