@@ -55,8 +55,9 @@ def _odd_users(records: Records) -> Iterator[Offender]:
         for before, user in zip(split.users, split.users[1:]):
             if before == user:
                 yield Offender("two records", "2", user.decode(errors="replace"), name)
-        for user in sorted({*split.users} ^ {*records.users}):
-            here = user in {*split.users}
+        here_all, there_all = {*split.users}, {*records.users}
+        for user in sorted(here_all ^ there_all):
+            here = user in here_all
             problem = "not in the test split" if here else "in the test split, but not here"
             yield Offender(problem, "no record", user.decode(errors="replace"), name)
 

@@ -10,6 +10,7 @@ from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.ties import Ties
 from recllm_tasks.errors import UserError
 
 BUILDER = "rec_sequences"
@@ -53,6 +54,7 @@ class DatasetInfo:
     source_files: dict[str, str]
     fingerprint: str
     statistics: Statistics
+    ties: Ties
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -88,6 +90,7 @@ class DatasetInfo:
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
             facts["statistics"] = Statistics(**facts["statistics"])
+            facts["ties"] = Ties(**facts["ties"])
             return cls(**facts)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(

@@ -12,6 +12,7 @@ from recllm_tasks.data.dataset_info import (
 )
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.ties import Ties
 from recllm_tasks.errors import UserError
 
 INFO = DatasetInfo(
@@ -27,6 +28,7 @@ INFO = DatasetInfo(
     source_files={"a": "b"},
     fingerprint="f",
     statistics=Statistics.from_lengths(np.array([5, 6]), 7),
+    ties=Ties("published", 3, 1),
 )
 
 

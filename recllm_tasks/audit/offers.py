@@ -1,0 +1,201 @@
+"""Whether what a task offers beside the target tells nothing about held-out interactions."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from scipy import stats
+
+from recllm_tasks.audit import examples
+from recllm_tasks.audit.examples import Batch
+from recllm_tasks.audit.records import Records, is_in
+from recllm_tasks.audit.short_ids import TAIL
+from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.data.dataset_info import dataset_dir
+from recllm_tasks.data.sequences import HELD_OUT
+from recllm_tasks.prompts import source
+
+
+class OwnNegatives:
+    """Of all items offered, the target alone is one that the user has interacted with.
+
+    In training "interacted" means the train split: negatives may not know of any later interaction.
+    """
+
+    def __init__(self, records: Records):
+        self._records = records
+        self._offender: Offender | None = None
+        self._examples = self._offered = 0
+
+    def see(self, batch: Batch) -> None:
+        if not batch.offered.shape[1] or not (batch.user >= 0).all():
+            return
+        self._examples += len(batch)
+        self._offered += batch.offered.size
+        pairs = self._records.pair(batch.user[:, np.newaxis], batch.offered)
+        own = is_in(pairs, self._records.own(batch.split))
+        odd = np.flatnonzero(own.sum(axis=1) != 1)
+        if self._offender is None and len(odd):
+            items = [self._records.catalog.short_id[r] for r in batch.offered[odd[0]][own[odd[0]]]]
+            self._offender = Offender(
+                f"items of the user among those that {batch.task} offers (seed {batch.seed}), "
+                "expected the target alone",
+                value=", ".join(items) or "none",
+                user=self._records.user(int(batch.user[odd[0]])),
+                split=batch.split,
+                position=int(batch.window[odd[0]]),
+            )
+
+    def check(self) -> Check:
+        figures = {"examples": self._examples, "offered": self._offered}
+        claim = "no drawn negative that the user has interacted with, as far as its split knows"
+        return Check("drawn_negatives", claim, figures, self._offender)
+
+
+class HeldOutNegatives:
+    """In training, held-out items are drawn as negatives as often as chance has it.
+
+    If negatives kept clear of them, an item that never is one would be known as held out. Draws are
+    by popularity in the train split among what the user has not there (Paper §4.1), so that each is
+    a held-out item with a known probability; their number follows Poisson's law closely.
+    """
+
+    def __init__(self, records: Records):
+        self._records = records
+        held_out = records.splits["test"].items.last(HELD_OUT["train"])
+        train = records.splits["train"].items
+        counts = records.catalog.train_count
+        mass = np.bincount(train.rows, counts[train.values], minlength=len(train))
+        # A held-out item that the user has had before is no candidate; `no_repeats` reports it.
+        pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
+        new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
+        left = np.maximum(1, counts.sum() - mass)
+        self._held_out = held_out
+        self._probability = np.where(new, counts[held_out], 0).sum(axis=1) / left
+        self._found: dict[str, int] = {}
+        self._expected: dict[str, float] = {}
+
+    def see(self, batch: Batch) -> None:
+        draws = batch.offered.shape[1] - 1
+        if batch.split != "train" or draws < 1 or not (batch.user >= 0).all():
+            return
+        held_out = self._held_out[batch.user]
+        found = sum(int((batch.offered == column[:, None]).sum()) for column in held_out.T)
+        expected = draws * float(self._probability[batch.user].sum())
+        self._found[batch.task] = self._found.get(batch.task, 0) + found
+        self._expected[batch.task] = self._expected.get(batch.task, 0.0) + expected
+
+    def check(self) -> Check:
+        offender = None
+        figures = {}
+        for task, found in self._found.items():
+            expected = self._expected[task]
+            figures[task] = found
+            figures[f"{task} by chance"] = round(expected, 1)
+            few = stats.poisson.cdf(found, expected) < TAIL
+            many = stats.poisson.sf(found - 1, expected) < TAIL
+            if offender is None and (few or many):
+                offender = Offender(
+                    f"held-out items among the negatives of {task}, expected about "
+                    f"{expected:,.1f}; negatives must not know which items are held out",
+                    value=f"{found:,}",
+                    split="train",
+                )
+        claim = "held-out items are train negatives as often as chance has it"
+        return Check("held_out_negatives", claim, figures, offender)
+
+
+class Withheld:
+    """Training examples are the same, token by token, when the held-out records are not there."""
+
+    def __init__(self, records: Records):
+        self._records = records
+        self._offender: Offender | None = None
+        self._examples: dict[str, int] = {}
+
+    def compare(self, task: seqio.Task, seed: int, stored: Iterator[dict]) -> Iterator[dict]:
+        """Passes `stored` on, while comparing it with what comes without held-out records."""
+        if self._offender:
+            yield from stored
+            return
+        with held_out_removed(task.source):
+            tensors = examples.tensors(task, "train", seed)
+        pairs = itertools.zip_longest(stored, examples.read(task, tensors))
+        for before, without in pairs:
+            if before is None:
+                continue
+            self._examples[task.name] = self._examples.get(task.name, 0) + len(before["window"])
+            if self._offender is None:
+                self._offender = self._difference(task, before, without)
+            yield before
+
+    def _difference(self, task: seqio.Task, before: dict, without: dict | None) -> Offender | None:
+        if without is not None and same_tensors(before, without):
+            return None
+        example = 0
+        if without is not None and len(before["window"]) == len(without["window"]):
+            size = range(len(before["window"]))
+            example = next(n for n in size if not same_tensors(*_one(n, before, without)))
+        return Offender(
+            f"an example of {task.name} that is another one, or none, when the records of "
+            "validation and test are taken away",
+            value="inputs or targets",
+            user=before["user"][example].numpy().decode(errors="replace"),
+            split="train",
+            position=int(before["window"][example]),
+        )
+
+    def check(self) -> Check:
+        claim = "train examples with negatives are the same without held-out records"
+        return Check("withheld", claim, self._examples, self._offender)
+
+
+def same_tensors(first: dict, second: dict) -> bool:
+    """Whether two batches hold the same bytes."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(a, b)
+        for name in first
+        for a, b in zip(_arrays(first[name]), _arrays(second[name]), strict=True)
+    )
+
+
+def _arrays(tensor: tf.Tensor | tf.RaggedTensor) -> list[np.ndarray]:
+    is_ragged = isinstance(tensor, tf.RaggedTensor)
+    return [t.numpy() for t in ((tensor.values, tensor.row_splits) if is_ragged else (tensor,))]
+
+
+def _one(number: int, *batches: dict) -> list[dict]:
+    return [{name: tensor[number] for name, tensor in batch.items()} for batch in batches]
+
+
+@contextlib.contextmanager
+def held_out_removed(of: source.SequenceSource) -> Iterator[None]:
+    """The dataset as if its validation and test records were empty, within the block."""
+    data_dir, name = source.data_dir(), of.dataset_name
+    with tempfile.TemporaryDirectory(prefix="recllm_audit.") as copy:
+        directory = dataset_dir(copy, name)
+        directory.mkdir(parents=True)
+        for path in Path(of.dataset_dir()).iterdir():
+            is_train = f"{path.name}.".split("-", 1)[-1].startswith("train.")
+            if ".tfrecord" in path.name and not is_train:
+                (directory / path.name).touch()
+            else:
+                os.symlink(path.absolute(), directory / path.name)
+        try:
+            use_data_dir(of, copy)
+            yield
+        finally:
+            use_data_dir(of, data_dir)
+
+
+def use_data_dir(of: source.CatalogSource, data_dir: str) -> None:
+    """Makes the data folder that of all sources, and of one that has remembered another."""
+    seqio.set_tfds_data_dir_override(data_dir)
+    if isinstance(of, seqio.TfdsDataSource):
+        of.tfds_dataset.override_data_dir(data_dir)
