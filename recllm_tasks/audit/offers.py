@@ -1,7 +1,6 @@
 """Whether what a task offers beside the target tells nothing about held-out interactions."""
 
 import contextlib
-import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,10 @@ from recllm_tasks.audit.short_ids import TAIL
 from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.data.sequences import HELD_OUT
+from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import source
+
+_HELD_OUT_SPLITS = ("validation", "test")
 
 
 class OwnNegatives:
@@ -121,19 +123,13 @@ class Withheld:
 
     def compare(self, task: seqio.Task, seed: int, stored: Iterator[dict]) -> Iterator[dict]:
         """Passes `stored` on, while comparing it with what comes without held-out records."""
-        if self._offender:
-            yield from stored
-            return
-        with held_out_removed(task.source):
-            tensors = examples.tensors(task, "train", seed)
-        pairs = itertools.zip_longest(stored, examples.read(task, tensors))
-        for before, without in pairs:
-            if before is None:
-                continue
-            self._examples[task.name] = self._examples.get(task.name, 0) + len(before["window"])
-            if self._offender is None:
-                self._offender = self._difference(task, before, without)
-            yield before
+        with copy_without_held_out(task.source) as copy:
+            withheld = _read_from(copy, task, seed)
+            for before in stored:
+                self._examples[task.name] = self._examples.get(task.name, 0) + len(before["window"])
+                if self._offender is None:
+                    self._offender = self._difference(task, before, next(withheld, None))
+                yield before
 
     def _difference(self, task: seqio.Task, before: dict, without: dict | None) -> Offender | None:
         if without is not None and same_tensors(before, without):
@@ -174,24 +170,32 @@ def _one(number: int, *batches: dict) -> list[dict]:
     return [{name: tensor[number] for name, tensor in batch.items()} for batch in batches]
 
 
+def _read_from(data_dir: str, task: seqio.Task, seed: int) -> Iterator[dict]:
+    """A task's training batches from another data folder; they end where it cannot go on."""
+    usual = source.data_dir()
+    try:
+        try:
+            use_data_dir(task.source, data_dir)
+            tensors = examples.tensors(task, "train", seed)
+        finally:
+            use_data_dir(task.source, usual)
+        yield from examples.read(task, tensors)
+    except UserError:
+        return
+
+
 @contextlib.contextmanager
-def held_out_removed(of: source.SequenceSource) -> Iterator[None]:
-    """The dataset as if its validation and test records were empty, within the block."""
-    data_dir, name = source.data_dir(), of.dataset_name
+def copy_without_held_out(of: source.CatalogSource) -> Iterator[str]:
+    """A data folder with the same dataset, whose validation and test records are empty files."""
     with tempfile.TemporaryDirectory(prefix="recllm_audit.") as copy:
-        directory = dataset_dir(copy, name)
+        directory = dataset_dir(copy, of.dataset_name)
         directory.mkdir(parents=True)
         for path in Path(of.dataset_dir()).iterdir():
-            is_train = f"{path.name}.".split("-", 1)[-1].startswith("train.")
-            if ".tfrecord" in path.name and not is_train:
+            if any(f"-{split}.tfrecord" in path.name for split in _HELD_OUT_SPLITS):
                 (directory / path.name).touch()
             else:
                 os.symlink(path.absolute(), directory / path.name)
-        try:
-            use_data_dir(of, copy)
-            yield
-        finally:
-            use_data_dir(of, data_dir)
+        yield copy
 
 
 def use_data_dir(of: source.CatalogSource, data_dir: str) -> None:
