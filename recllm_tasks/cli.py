@@ -44,6 +44,14 @@ examples:
   recllm audit toys --data_dir ~/recllm_data
   recllm audit toys --module my_tasks --seeds 5 --json
 """,
+    "stats": """\
+Of the paper's datasets (toys, beauty, sports) its numbers stand beside those found here. The rating
+task is counted where the dataset has ratings.
+
+examples:
+  recllm stats toys --data_dir ~/recllm_data
+  recllm stats movielens_100k --json
+""",
     "train": _GIN_HELP
     + """
 example:
@@ -151,6 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("dataset", help="a prepared dataset, such as toys")
     audit.add_argument("--seeds", type=int, default=2, help="runs of each task that samples")
     audit.add_argument("--json", action="store_true", help="checks as JSON")
+
+    stats = _command(commands, "stats", "prints Tables 7 and 10 of the paper for a dataset")
+    stats.add_argument("dataset", help="a prepared dataset, such as toys")
+    stats.add_argument("--json", action="store_true", help="counts as JSON")
 
     for name, what in (
         ("train", "fine-tunes a model on a task or mixture"),

@@ -15,7 +15,7 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import CatalogSource
 
-_BATCH = 2048
+_BATCH = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

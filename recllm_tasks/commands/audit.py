@@ -15,13 +15,10 @@ def run(args) -> int:
     setup.use_data_dir(args)
     setup.register_tasks(args)
     from recllm_tasks.audit.dataset import audit
-    from recllm_tasks.data.specs import get_spec
-    from recllm_tasks.prompts.source import CatalogSource
 
     if args.seeds < 1:
         raise UserError(f"Number of seeds: got {args.seeds}, expected at least 1; correct --seeds")
-    get_spec(args.dataset)
-    fingerprint = CatalogSource(args.dataset).info().fingerprint
+    fingerprint = setup.prepared(args.dataset).fingerprint
     start, checks = time.monotonic(), []
     terminal = Console(highlight=False, soft_wrap=True)
     for check in audit(args.dataset, args.seeds):

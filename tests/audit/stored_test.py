@@ -8,7 +8,9 @@ import pytest
 
 from recllm_tasks import cli
 from recllm_tasks.audit import short_ids
-from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.audit.ragged import Ragged
+from recllm_tasks.audit.records import Records, Split
+from recllm_tasks.data.catalog import Catalog, order_items
 
 USER = "U012"
 
@@ -117,18 +119,33 @@ def test_short_ids_as_items_are_first_seen(stored, audit_records):
     assert audit_records("short_id_order")["value"] == "I1"
 
 
-def test_short_ids_that_follow_one_another_in_no_overall_order(stored, audit_records, monkeypatch):
+def sequences_of_neighbours(new_row):
+    """400 users who each took one of 200 items and the next one, as rows of the catalog."""
+    last = (7 * np.arange(400)) % 199
+    rows = np.asarray(new_row)[np.stack([last, last + 1], axis=1)].reshape(-1)
+    items = Ragged.of_lengths(rows, np.full(400, 2))
+    users = [f"U{number}".encode() for number in range(400)]
+    texts = [short_id(row) for row in range(200)]
+    catalog = Catalog(*[texts] * 7, train_count=np.zeros(200, np.int64))
+    return Records(None, catalog, {"test": Split(users, items, items)})
+
+
+def test_short_ids_that_follow_one_another_in_no_overall_order():
     """Stretches of neighbours, the stretches shuffled: no rank correlation shows it."""
-    # Of 36 items, ten would be more than a quarter.
-    monkeypatch.setattr(short_ids, "NEXT_IDS", 1)
-    items = sorted(Catalog.load(stored.directory).item)
-    stretches = [items[start : start + 9] for start in range(0, 36, 9)]
-    renumber(stored, [item for number in (1, 3, 0, 2) for item in stretches[number]])
-    offender = audit_records("next_id")
-    record = stored.records("test")[offender["user"]]
-    last, target = record["items"][-2:]
-    assert target - last == 1
-    assert offender["value"] == short_id(target)
+    stretches = np.arange(200).reshape(10, 20)[[3, 8, 1, 6, 0, 9, 4, 7, 2, 5]]
+    check = short_ids.check_next_id(sequences_of_neighbours(np.argsort(stretches.reshape(-1))))
+    assert check.figures["HR@10"] > 0.9
+    assert check.offender.split == "test"
+    assert check.offender.position == 1
+    assert check.offender.user == "U0"
+
+
+def test_the_order_that_prepare_makes_gives_nothing_away():
+    order = order_items([f"A{item:03d}" for item in range(200)], seed=0)
+    new_row = np.argsort([int(item[1:]) for item in order])
+    check = short_ids.check_next_id(sequences_of_neighbours(new_row))
+    assert check.passed
+    assert check.figures["chance"] == pytest.approx(10 / 200, abs=0.002)
 
 
 def test_a_user_who_is_not_in_all_splits(stored, audit_records):
