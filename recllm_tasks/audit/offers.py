@@ -126,7 +126,7 @@ class Withheld:
         with copy_without_held_out(task.source) as copy:
             withheld = _read_from(copy, task, seed)
             for before in stored:
-                self._examples[task.name] = self._examples.get(task.name, 0) + len(before["window"])
+                self._examples[task.name] = self._examples.get(task.name, 0) + _size(before)
                 if self._offender is None:
                     self._offender = self._difference(task, before, next(withheld, None))
                 yield before
@@ -135,16 +135,16 @@ class Withheld:
         if without is not None and same_tensors(before, without):
             return None
         example = 0
-        if without is not None and len(before["window"]) == len(without["window"]):
-            size = range(len(before["window"]))
-            example = next(n for n in size if not same_tensors(*_one(n, before, without)))
+        if without is not None and _size(before) == _size(without):
+            numbers = range(_size(before))
+            example = next(n for n in numbers if not same_tensors(*_one(n, before, without)))
         return Offender(
             f"an example of {task.name} that is another one, or none, when the records of "
             "validation and test are taken away",
             value="inputs or targets",
-            user=before["user"][example].numpy().decode(errors="replace"),
+            user=before["user"][example].numpy().decode() if "user" in before else None,
             split="train",
-            position=int(before["window"][example]),
+            position=int(before["window"][example]) if "window" in before else None,
         )
 
     def check(self) -> Check:
@@ -159,6 +159,10 @@ def same_tensors(first: dict, second: dict) -> bool:
         for name in first
         for a, b in zip(_arrays(first[name]), _arrays(second[name]), strict=True)
     )
+
+
+def _size(batch: dict) -> int:
+    return int(batch["inputs"].shape[0])
 
 
 def _arrays(tensor: tf.Tensor | tf.RaggedTensor) -> list[np.ndarray]:

@@ -35,7 +35,7 @@ class Stored:
             for record in records:
                 writer.write(features.serialize_example(record))
 
-    def change(self, split, user, **features):
+    def change(self, split, user, /, **features):
         """Replaces features of one record."""
         records = self.records(split)
         records[user].update(features)
