@@ -50,10 +50,10 @@ def stored(small_data_dir, tmp_path):
 
 @pytest.fixture
 def run_audit(capsys):
-    """run_audit(data_dir): (exit code, {check: its JSON}) of `recllm audit gift_cards --json`."""
+    """run_audit(data_dir): (exit code, {check: its JSON}) of `recllm audit --json`."""
 
-    def run(data_dir, *arguments):
-        code = cli.main(["audit", NAME, "--json", "--data_dir", str(data_dir), *arguments])
+    def run(data_dir, *arguments, dataset=NAME):
+        code = cli.main(["audit", dataset, "--json", "--data_dir", str(data_dir), *arguments])
         checks = json.loads(capsys.readouterr().out)["checks"]
         return code, {check["name"]: check for check in checks}
 

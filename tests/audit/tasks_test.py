@@ -67,8 +67,14 @@ def caught(run_audit, data_dir, name):
     return checks[name]["offender"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("place", "split"), [(-1, "test"), (-2, "validation")])
+@pytest.mark.parametrize(
+    ("kind", "place", "split"),
+    [
+        *((kind, -1, "test") for kind in KINDS),
+        ("retrieval", -2, "validation"),
+        ("mlm", -2, "validation"),
+    ],
+)
 def test_a_held_out_item_in_the_history(
     kind, place, split, leaky, sequences, small_data_dir, run_audit
 ):
