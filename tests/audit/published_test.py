@@ -37,5 +37,5 @@ def test_beauty_within_a_minute(shared, tmp_path, run_audit):
     assert time.monotonic() - start < 60
     ties = checks["ties"]["figures"]
     # As counted by others too: LRURec's first issue.
-    assert ties["users_with_test_tied"] == 9_719
+    assert ties["users whose test item is tied"] == 9_719
     assert checks["held_out:beauty_mlm:train"]["figures"]["examples"] == 2 * 36_582

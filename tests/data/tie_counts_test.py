@@ -1,6 +1,6 @@
 import duckdb
 
-from recllm_tasks.data.ties import Ties, count_ties
+from recllm_tasks.data.tie_counts import TieCounts, count_ties
 
 
 def test_counts():
@@ -13,5 +13,5 @@ def test_counts():
                 ('U3', 'a', 1.0), ('U3', 'b', 2.0), ('U3', 'c', 3.0)
             ) as t (user_id, item_id, time)
         """)
-        assert count_ties(connection) == Ties("published", 4, 1)
+        assert count_ties(connection) == TieCounts("published", 4, 1)
         assert count_ties(connection, "shuffled").order == "shuffled"

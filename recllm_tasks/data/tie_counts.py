@@ -6,7 +6,7 @@ import duckdb
 
 
 @dataclasses.dataclass(frozen=True)
-class Ties:
+class TieCounts:
     """What was counted of them.
 
     Attributes:
@@ -20,7 +20,7 @@ class Ties:
     users_with_test_tied: int
 
 
-def count_ties(connection: duckdb.DuckDBPyConnection, order: str = "published") -> Ties:
+def count_ties(connection: duckdb.DuckDBPyConnection, order: str = "published") -> TieCounts:
     """Counts the ties of the table `core` (see `sequences.build_core`)."""
     interactions, users = connection.execute("""
         with days as (
@@ -31,4 +31,4 @@ def count_ties(connection: duckdb.DuckDBPyConnection, order: str = "published") 
         select (select coalesce(sum(num), 0) from days where num > 1),
             (select count(*) from last_days where num > 1)
     """).fetchone()
-    return Ties(order, int(interactions), int(users))
+    return TieCounts(order, int(interactions), int(users))
