@@ -39,7 +39,7 @@ class DatasetInfo:
     """What `prepare` found and chose.
 
     `duplicates_dropped` counts repeated (user, item) interactions; `source_files` maps the name of
-    each raw file to its SHA-256. `tie_counts` is None in datasets prepared before ties were counted.
+    each raw file to its SHA-256. `tie_counts` is None where they were not counted yet.
     """
 
     dataset: str
