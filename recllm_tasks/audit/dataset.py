@@ -7,15 +7,10 @@ import seqio
 
 from recllm_tasks.audit import examples, leave_one_out, negatives, short_ids, ties
 from recllm_tasks.audit.held_out import Confirmation, HeldOut, OwnTarget
-from recllm_tasks.audit.offers import (
-    HeldOutNegatives,
-    OwnNegatives,
-    Withheld,
-    same_tensors,
-    use_data_dir,
-)
+from recllm_tasks.audit.offers import HeldOutNegatives, OwnNegatives
 from recllm_tasks.audit.records import Records, read_records
 from recllm_tasks.audit.verdict import Check
+from recllm_tasks.audit.withheld import Withheld, same_tensors, use_data_dir
 from recllm_tasks.prompts import source
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import SPLITS
@@ -65,7 +60,7 @@ class _Tasks:
         self._own_target = OwnTarget(records)
         self._own_negatives = OwnNegatives(records)
         self._held_out_negatives = HeldOutNegatives(records)
-        self._withheld = Withheld(records)
+        self._withheld = Withheld()
 
     def checks(self) -> Iterator[Check]:
         for split in SPLITS:
