@@ -35,6 +35,26 @@ examples:
   recllm show movielens_100k_retrieval --data_dir ~/recllm_data
   recllm show toys_mlm --num 10 --seed 3 --json
 """,
+    "audit": """\
+It reads every record and runs every task, yours in --module too, over the whole dataset: no later
+interaction in an earlier split, no target in its own history, no negative that the user has
+interacted with, short ids in no order, and no validation or test pair in the tokens of any training
+example. One line a check; a check that fails shows its first offending record.
+
+exit code: 0 all checks passed, 1 one failed, 2 the dataset is not prepared or damaged.
+
+examples:
+  recllm audit toys --data_dir ~/recllm_data
+  recllm audit toys --module my_tasks --seeds 5 --json
+""",
+    "stats": """\
+Of the paper's datasets (toys, beauty, sports) its numbers stand beside those found here. The rating
+task is counted where the dataset has ratings.
+
+examples:
+  recllm stats toys --data_dir ~/recllm_data
+  recllm stats movielens_100k --json
+""",
     "train": _GIN_HELP
     + """
 example:
@@ -151,6 +171,17 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--targets_length", type=int, default=128, help="tokens of the target")
     show.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
     show.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    audit = _command(
+        commands, "audit", "proves that a dataset and its tasks give nothing held out away"
+    )
+    audit.add_argument("dataset", help="a prepared dataset, such as toys")
+    audit.add_argument("--seeds", type=int, default=2, help="runs of each task that samples")
+    audit.add_argument("--json", action="store_true", help="checks as JSON")
+
+    stats = _command(commands, "stats", "prints Tables 7 and 10 of the paper for a dataset")
+    stats.add_argument("dataset", help="a prepared dataset, such as toys")
+    stats.add_argument("--json", action="store_true", help="counts as JSON")
 
     for name, what in (
         ("train", "fine-tunes a model on a task or mixture"),

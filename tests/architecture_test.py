@@ -18,6 +18,7 @@ FLOORS = (
     ("baselines",),
     ("engine",),
     ("t5x_bridge",),
+    ("audit",),
     ("mixtures", "tasks"),
     ("metrics",),
     ("prompts",),

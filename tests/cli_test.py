@@ -226,6 +226,8 @@ def test_eval_prints_the_baselines_beside_the_model(movies, tmp_path, capsys):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
     assert keys | {"seconds"} <= set(results)
+    facts = json.loads(next(movies.rglob("recllm.json")).read_text())
+    assert results["fingerprint"] == facts["fingerprint"]
     assert results["baselines"]["popularity"]["movielens_100k_retrieval"]["hr@10"] >= 0
 
 

@@ -84,6 +84,17 @@ def register_tasks(args) -> None:
             ) from error
 
 
+def prepared(dataset: str):
+    """The facts of a prepared dataset; of an unknown name, what it may have meant."""
+    from recllm_tasks.data.specs import get_spec
+    from recllm_tasks.prompts.source import CatalogSource
+
+    source = CatalogSource(dataset)
+    if not os.path.isdir(source.dataset_dir()):
+        get_spec(dataset)
+    return source.info()
+
+
 def configured(args, name: str):
     """The function called `name` in gin, with the settings of `--gin_file` and `--gin.X=…`.
 

@@ -10,6 +10,7 @@ from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.tie_counts import TieCounts
 from recllm_tasks.errors import UserError
 
 BUILDER = "rec_sequences"
@@ -38,7 +39,7 @@ class DatasetInfo:
     """What `prepare` found and chose.
 
     `duplicates_dropped` counts repeated (user, item) interactions; `source_files` maps the name of
-    each raw file to its SHA-256.
+    each raw file to its SHA-256. `tie_counts` is None where they were not counted yet.
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class DatasetInfo:
     source_files: dict[str, str]
     fingerprint: str
     statistics: Statistics
+    tie_counts: TieCounts | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -88,6 +90,8 @@ class DatasetInfo:
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
             facts["statistics"] = Statistics(**facts["statistics"])
+            if facts.get("tie_counts"):
+                facts["tie_counts"] = TieCounts(**facts["tie_counts"])
             return cls(**facts)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(

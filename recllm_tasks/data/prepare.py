@@ -25,6 +25,7 @@ from recllm_tasks.data.negatives import check_enough_items
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.tie_counts import count_ties
 from recllm_tasks.data.wheel import fetch_from_wheel
 from recllm_tasks.errors import UserError
 
@@ -153,6 +154,7 @@ def _read(
         duplicates = sequences_lib.build_core(connection, spec.name, k_core)
         items = order_items(sequences_lib.list_items(connection), seed)
         sequences = sequences_lib.order_sequences(connection, items)
+        tie_counts = count_ties(connection)
     say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
@@ -174,6 +176,7 @@ def _read(
         source_files={source.path.name: source.sha256 for source in sources},
         fingerprint=fingerprint,
         statistics=Statistics.from_lengths(sequences.lengths, len(items)),
+        tie_counts=tie_counts,
     )
     return Prepared(info, catalog, sequences)
 

@@ -10,6 +10,9 @@ from recllm_tasks.prompts.source import CatalogSource
 
 NUM_NEGATIVES = 99
 
+# Features that hold items offered to choose from: the target and negatives, as catalog rows.
+OFFERS = ("candidates", "pair")
+
 Example = Mapping[str, tf.Tensor]
 
 fold_in = tf.random.experimental.stateless_fold_in

@@ -12,6 +12,7 @@ from recllm_tasks.data.dataset_info import (
 )
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.tie_counts import TieCounts
 from recllm_tasks.errors import UserError
 
 INFO = DatasetInfo(
@@ -27,6 +28,7 @@ INFO = DatasetInfo(
     source_files={"a": "b"},
     fingerprint="f",
     statistics=Statistics.from_lengths(np.array([5, 6]), 7),
+    tie_counts=TieCounts("published", 3, 1),
 )
 
 
@@ -46,6 +48,13 @@ def test_folder():
 
 def test_round_trip(tmp_path, stored):
     assert DatasetInfo.load(stored) == open_dataset(tmp_path, "toys") == INFO
+
+
+def test_facts_from_before_ties_were_counted(stored):
+    facts = json.loads((stored / "recllm.json").read_text())
+    del facts["tie_counts"]
+    (stored / "recllm.json").write_text(json.dumps(facts))
+    assert DatasetInfo.load(stored).tie_counts is None
 
 
 def test_not_prepared(tmp_path):

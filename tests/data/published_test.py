@@ -58,6 +58,11 @@ def test_table_7(stored):
     length = f"{statistics.mean_length:.2f} ± {statistics.std_length:.2f}"
     expected = {"toys": ("8.63 ± 8.51", 30_761), "beauty": ("8.88 ± 8.16", 36_582)}
     assert (length, statistics.train_windows) == expected[name]
+    ties = open_dataset(directory.parents[2], name).tie_counts
+    assert ties.order == "published"
+    # 57 to 61 % of the interactions, and the test item of 44 to 49 % of the users.
+    assert 0.57 < ties.interactions / table.interactions < 0.62
+    assert 0.43 < ties.users_with_test_tied / table.users < 0.50
     # Some 8 seconds on two cores; a minute would mean that draws or records got slow.
     assert seconds < 60
 

@@ -1,0 +1,146 @@
+"""The examples that SeqIO makes of a task, in batches, with the item ids in their tokens."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.audit.item_ids import IdReader
+from recllm_tasks.audit.ragged import Ragged
+from recllm_tasks.audit.records import Records
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.candidates import OFFERS
+from recllm_tasks.prompts.source import CatalogSource
+
+_BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ids:
+    """Item ids found in tokens: the example of each in its batch, and its row, int64 [n] each."""
+
+    example: np.ndarray
+    row: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batch:
+    """B examples of one task.
+
+    Attributes:
+      task: its name.
+      split: its split.
+      seed: SeqIO's.
+      user: number of each example's user, int64 [B]; -1 where it has none, or one without records.
+      window: place of the window in the user's sequence, int64 [B]; -1 where there is none.
+      inputs, targets: tokens.
+      offered: catalog rows offered beside the history, int64 [B, M]: the target and negatives.
+      in_inputs, in_targets: ids in the tokens. Of corrupted tokens all are `in_inputs`, as they
+        stood before the corruption.
+      corrupted: whether spans were moved from inputs to targets.
+    """
+
+    task: str
+    split: str
+    seed: int
+    user: np.ndarray
+    window: np.ndarray
+    inputs: Ragged
+    targets: Ragged
+    offered: np.ndarray
+    in_inputs: Ids
+    in_targets: Ids
+    corrupted: bool
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def times_offered(self, ids: Ids) -> np.ndarray:
+        """How often the task says that it offers each item, int64 [n]."""
+        return (self.offered[ids.example] == ids.row[:, np.newaxis]).sum(axis=1)
+
+
+def tasks_of(dataset: str, split: str) -> list[seqio.Task]:
+    """Registered tasks over a dataset that offer a split, in the order of their names.
+
+    A task that needs ratings is left out where the dataset has none.
+    """
+    found = []
+    for name in sorted(seqio.TaskRegistry.names()):
+        task = seqio.TaskRegistry.get(name)
+        source = task.source
+        if not isinstance(source, CatalogSource) or source.dataset_name != dataset:
+            continue
+        needs_ratings = getattr(source, "needs_ratings", False)
+        if split in task.splits and (source.info().has_ratings or not needs_ratings):
+            found.append(task)
+    return found
+
+
+def tensors(task: seqio.Task, split: str, seed: int) -> tf.data.Dataset:
+    """Batches of what the audit looks at; no length is set, so that nothing is cut off."""
+    with _told(task):
+        dataset = task.get_dataset(None, split=split, shuffle=False, seed=seed)
+        names = ("user", "window", "inputs", "targets", *OFFERS)
+        kept = [name for name in names if name in dataset.element_spec]
+        return (
+            dataset.map(lambda example: {name: example[name] for name in kept})
+            .ragged_batch(_BATCH)
+            .prefetch(2)
+        )
+
+
+def read(task: seqio.Task, tensors: tf.data.Dataset) -> Iterator[dict]:
+    """The batches as they come; what fails on the way names the task."""
+    with _told(task):
+        yield from tensors
+
+
+@contextlib.contextmanager
+def _told(task: seqio.Task):
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"Examples of '{task.name}': got {error.message.splitlines()[0]}, expected a task "
+            "that runs over the whole dataset; try it with `recllm show`"
+        ) from error
+
+
+class BatchReader:
+    """Makes a `Batch` of a task's tensors."""
+
+    def __init__(self, records: Records, task: seqio.Task, split: str, seed: int):
+        self._records, self._task, self._split, self._seed = records, task, split, seed
+        self._ids = IdReader(task.output_features["inputs"].vocabulary, records.catalog)
+
+    def read(self, tensors: dict) -> Batch:
+        inputs, targets = (Ragged.of_tensor(tensors[name]) for name in ("inputs", "targets"))
+        corrupted = self._ids.is_corrupted(inputs)
+        if corrupted:
+            in_inputs = Ids(*self._ids.read(self._ids.reassemble(inputs, targets)))
+            in_targets = Ids(*np.zeros([2, 0], np.int64))
+        else:
+            in_inputs, in_targets = Ids(*self._ids.read(inputs)), Ids(*self._ids.read(targets))
+        offers = [tensors[name].numpy() for name in OFFERS if name in tensors]
+        nobody = np.full(len(inputs), -1, np.int64)
+        user = nobody
+        if "user" in tensors:
+            number_of = self._records.number_of
+            user = np.array([number_of.get(u, -1) for u in tensors["user"].numpy()], np.int64)
+        return Batch(
+            task=self._task.name,
+            split=self._split,
+            seed=self._seed,
+            user=user,
+            window=tensors["window"].numpy() if "window" in tensors else nobody,
+            inputs=inputs,
+            targets=targets,
+            offered=np.concatenate([np.zeros([len(inputs), 0], np.int64), *offers], axis=1),
+            in_inputs=in_inputs,
+            in_targets=in_targets,
+            corrupted=corrupted,
+        )

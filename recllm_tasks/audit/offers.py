@@ -1,0 +1,99 @@
+"""Whether what a task offers beside the target tells nothing about held-out interactions."""
+
+import numpy as np
+from scipy import stats
+
+from recllm_tasks.audit.examples import Batch
+from recllm_tasks.audit.records import Records, is_in
+from recllm_tasks.audit.short_ids import TAIL
+from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.data.sequences import HELD_OUT
+
+
+class OwnNegatives:
+    """Of all items offered, the target alone is one that the user has interacted with.
+
+    In training "interacted" means the train split: negatives may not know of any later interaction.
+    """
+
+    def __init__(self, records: Records):
+        self._records = records
+        self._offender: Offender | None = None
+        self._examples = self._offered = 0
+
+    def see(self, batch: Batch) -> None:
+        if not batch.offered.shape[1] or not (batch.user >= 0).all():
+            return
+        self._examples += len(batch)
+        self._offered += batch.offered.size
+        pairs = self._records.pair(batch.user[:, np.newaxis], batch.offered)
+        own = is_in(pairs, self._records.own(batch.split))
+        odd = np.flatnonzero(own.sum(axis=1) != 1)
+        if self._offender is None and len(odd):
+            items = [self._records.catalog.short_id[r] for r in batch.offered[odd[0]][own[odd[0]]]]
+            self._offender = Offender(
+                f"items of the user among those that {batch.task} offers (seed {batch.seed}), "
+                "expected the target alone",
+                value=", ".join(items) or "none",
+                user=self._records.user(int(batch.user[odd[0]])),
+                split=batch.split,
+                position=int(batch.window[odd[0]]),
+            )
+
+    def check(self) -> Check:
+        figures = {"examples": self._examples, "offered": self._offered}
+        claim = "no drawn negative that the user has interacted with, as far as its split knows"
+        return Check("drawn_negatives", claim, figures, self._offender)
+
+
+class HeldOutNegatives:
+    """In training, held-out items are drawn as negatives as often as chance has it.
+
+    If negatives kept clear of them, an item that never is one would be known as held out. Draws are
+    by popularity in the train split among what the user has not there (Paper §4.1), so that each is
+    a held-out item with a known probability; their number follows Poisson's law closely.
+    """
+
+    def __init__(self, records: Records):
+        self._records = records
+        held_out = records.splits["test"].items.last(HELD_OUT["train"])
+        train = records.splits["train"].items
+        counts = records.catalog.train_count
+        mass = np.bincount(train.rows, counts[train.values], minlength=len(train))
+        # A held-out item that the user has had before is no candidate; `no_repeats` reports it.
+        pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
+        new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
+        left = np.maximum(1, counts.sum() - mass)
+        self._held_out = held_out
+        self._probability = np.where(new, counts[held_out], 0).sum(axis=1) / left
+        self._found: dict[str, int] = {}
+        self._expected: dict[str, float] = {}
+
+    def see(self, batch: Batch) -> None:
+        draws = batch.offered.shape[1] - 1
+        if batch.split != "train" or draws < 1 or not (batch.user >= 0).all():
+            return
+        held_out = self._held_out[batch.user]
+        found = sum(int((batch.offered == column[:, None]).sum()) for column in held_out.T)
+        expected = draws * float(self._probability[batch.user].sum())
+        self._found[batch.task] = self._found.get(batch.task, 0) + found
+        self._expected[batch.task] = self._expected.get(batch.task, 0.0) + expected
+
+    def check(self) -> Check:
+        offender = None
+        figures = {}
+        for task, found in self._found.items():
+            expected = self._expected[task]
+            figures[task] = found
+            figures[f"{task} by chance"] = round(expected, 1)
+            few = stats.poisson.cdf(found, expected) < TAIL
+            many = stats.poisson.sf(found - 1, expected) < TAIL
+            if offender is None and (few or many):
+                offender = Offender(
+                    f"held-out items among the negatives of {task}, expected about "
+                    f"{expected:,.1f}; negatives must not know which items are held out",
+                    value=f"{found:,}",
+                    split="train",
+                )
+        claim = "held-out items are train negatives as often as chance has it"
+        return Check("held_out_negatives", claim, figures, offender)

@@ -1,0 +1,102 @@
+"""The stored records of a dataset, all splits in memory, users in one order."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from recllm_tasks.audit.ragged import Ragged
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.dataset_info import DatasetInfo
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.source import SPLITS, CatalogSource
+
+_BATCH = 4096
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Records ordered by the user's raw id.
+
+    Attributes:
+      users: raw ids, in order.
+      items: catalog rows of each user, oldest first.
+      negatives: catalog rows of each user; empty rows in train.
+    """
+
+    users: list[bytes]
+    items: Ragged
+    negatives: Ragged
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records:
+    """A dataset as it is stored. Once `same_users` holds, user u is the same in all splits."""
+
+    info: DatasetInfo
+    catalog: Catalog
+    splits: Mapping[str, Split]
+
+    @property
+    def users(self) -> list[bytes]:
+        return self.splits["test"].users
+
+    @functools.cached_property
+    def number_of(self) -> dict[bytes, int]:
+        """User's raw id → number."""
+        return {user: number for number, user in enumerate(self.users)}
+
+    def user(self, number: int) -> str:
+        return self.users[number].decode(errors="replace")
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (one Records a run)
+    def own(self, split: str) -> np.ndarray:
+        """All (user, item) pairs of a split as sorted numbers, int64: see `pair`."""
+        items = self.splits[split].items
+        return np.sort(self.pair(items.rows, items.values))
+
+    def pair(self, user: np.ndarray, row: np.ndarray) -> np.ndarray:
+        """One number for a user's number and a row of the catalog."""
+        return user * np.int64(len(self.catalog)) + row
+
+
+def is_in(pairs: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """bool: which of `pairs` (any shape) are among the sorted `of`."""
+    places = np.searchsorted(of, pairs)
+    return of[np.minimum(places, len(of) - 1)] == pairs
+
+
+def read_records(source: CatalogSource) -> Records:
+    """Reads a prepared dataset.
+
+    Raises:
+      UserError: it is not prepared, not whole or damaged. TFRecord's checksums find changed bytes.
+    """
+    info, catalog = source.info(), source.catalog()
+    try:
+        builder = tfds.builder_from_directory(source.dataset_dir())
+        splits = {split: _read_split(builder, split) for split in SPLITS}
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise UserError(
+            f"records of '{source.dataset_name}' in {source.dataset_dir()}: got "
+            f"{str(error).splitlines()[0]}, expected what `recllm prepare` wrote; run it again "
+            "with --overwrite"
+        ) from error
+    return Records(info, catalog, splits)
+
+
+def _read_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
+    users, items, negatives = [], [], []
+    for batch in builder.as_dataset(split).ragged_batch(_BATCH):
+        users += batch["user"].numpy().tolist()
+        items.append(Ragged.of_tensor(batch["items"]))
+        negatives.append(Ragged.of_tensor(batch["negatives"]))
+    order = np.array(sorted(range(len(users)), key=users.__getitem__), np.int64)
+    return Split(
+        users=[users[number] for number in order],
+        items=Ragged.concatenate(items).take(order),
+        negatives=Ragged.concatenate(negatives).take(order),
+    )

@@ -1,0 +1,114 @@
+"""Whether train examples are the same when the held-out records are not there."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from recllm_tasks.audit import examples
+from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.data.dataset_info import dataset_dir
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import source
+
+_HELD_OUT_SPLITS = ("validation", "test")
+
+
+class Withheld:
+    """Training examples are the same, token by token, when the held-out records are not there."""
+
+    def __init__(self):
+        self._offender: Offender | None = None
+        self._examples: dict[str, int] = {}
+
+    def compare(self, task: seqio.Task, seed: int, stored: Iterator[dict]) -> Iterator[dict]:
+        """Passes `stored` on, while comparing it with what comes without held-out records."""
+        with copy_without_held_out(task.source) as copy:
+            withheld = _read_from(copy, task, seed)
+            for before in stored:
+                self._examples[task.name] = self._examples.get(task.name, 0) + _size(before)
+                if self._offender is None:
+                    self._offender = self._difference(task, before, next(withheld, None))
+                yield before
+
+    def _difference(self, task: seqio.Task, before: dict, without: dict | None) -> Offender | None:
+        if without is not None and same_tensors(before, without):
+            return None
+        example = 0
+        if without is not None and _size(before) == _size(without):
+            numbers = range(_size(before))
+            example = next(n for n in numbers if not same_tensors(*_one(n, before, without)))
+        return Offender(
+            f"an example of {task.name} that is another one, or none, when the records of "
+            "validation and test are taken away",
+            value="inputs or targets",
+            user=before["user"][example].numpy().decode() if "user" in before else None,
+            split="train",
+            position=int(before["window"][example]) if "window" in before else None,
+        )
+
+    def check(self) -> Check:
+        claim = "train examples with negatives are the same without held-out records"
+        return Check("withheld", claim, self._examples, self._offender)
+
+
+def same_tensors(first: dict, second: dict) -> bool:
+    """Whether two batches hold the same bytes."""
+    return first.keys() == second.keys() and all(
+        np.array_equal(a, b)
+        for name in first
+        for a, b in zip(_arrays(first[name]), _arrays(second[name]), strict=True)
+    )
+
+
+def _size(batch: dict) -> int:
+    return int(batch["inputs"].shape[0])
+
+
+def _arrays(tensor: tf.Tensor | tf.RaggedTensor) -> list[np.ndarray]:
+    is_ragged = isinstance(tensor, tf.RaggedTensor)
+    return [t.numpy() for t in ((tensor.values, tensor.row_splits) if is_ragged else (tensor,))]
+
+
+def _one(number: int, *batches: dict) -> list[dict]:
+    return [{name: tensor[number] for name, tensor in batch.items()} for batch in batches]
+
+
+def _read_from(data_dir: str, task: seqio.Task, seed: int) -> Iterator[dict]:
+    """A task's training batches from another data folder; they end where it cannot go on."""
+    usual = source.data_dir()
+    try:
+        try:
+            use_data_dir(task.source, data_dir)
+            tensors = examples.tensors(task, "train", seed)
+        finally:
+            use_data_dir(task.source, usual)
+        yield from examples.read(task, tensors)
+    except UserError:
+        return
+
+
+@contextlib.contextmanager
+def copy_without_held_out(of: source.CatalogSource) -> Iterator[str]:
+    """A data folder with the same dataset, whose validation and test records are empty files."""
+    with tempfile.TemporaryDirectory(prefix="recllm_audit.") as copy:
+        directory = dataset_dir(copy, of.dataset_name)
+        directory.mkdir(parents=True)
+        for path in Path(of.dataset_dir()).iterdir():
+            if any(f"-{split}.tfrecord" in path.name for split in _HELD_OUT_SPLITS):
+                (directory / path.name).touch()
+            else:
+                os.symlink(path.absolute(), directory / path.name)
+        yield copy
+
+
+def use_data_dir(of: source.CatalogSource, data_dir: str) -> None:
+    """Makes the data folder that of all sources, and of one that has remembered another."""
+    seqio.set_tfds_data_dir_override(data_dir)
+    if isinstance(of, seqio.TfdsDataSource):
+        of.tfds_dataset.override_data_dir(data_dir)

@@ -1,0 +1,34 @@
+"""Interactions of one user at the same time: what order they have is the file's, not the user's."""
+
+import dataclasses
+
+import duckdb
+
+
+@dataclasses.dataclass(frozen=True)
+class TieCounts:
+    """What was counted of them.
+
+    Attributes:
+      order: `published`: the order of the file, as the published splits have it.
+      interactions: how many share user and time with another one.
+      users_with_test_tied: whose test item has the same time as their validation item.
+    """
+
+    order: str
+    interactions: int
+    users_with_test_tied: int
+
+
+def count_ties(connection: duckdb.DuckDBPyConnection, order: str = "published") -> TieCounts:
+    """Counts the ties of the table `core` (see `sequences.build_core`)."""
+    interactions, users = connection.execute("""
+        with days as (
+            select user_id, time, count(*) as num from core group by user_id, time
+        ), last_days as (
+            select arg_max(num, time) as num from days group by user_id
+        )
+        select (select coalesce(sum(num), 0) from days where num > 1),
+            (select count(*) from last_days where num > 1)
+    """).fetchone()
+    return TieCounts(order, int(interactions), int(users))

@@ -1,0 +1,261 @@
+"""Leaks planted in tasks: each is caught on the tokens, and the record is named."""
+
+import re
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from recllm_tasks import tasks
+from recllm_tasks.audit import examples
+from recllm_tasks.audit.examples import BatchReader
+from recllm_tasks.audit.records import read_records
+from recllm_tasks.data.dataset_info import dataset_dir
+from recllm_tasks.prompts import templates
+from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.source import CatalogSource, ItemSource
+from recllm_tasks.prompts.templates import Items, Template, Wording
+
+NAME = "gift_cards"
+KINDS = (*tasks.RECOMMENDATION_TASKS, "mim", "mlm", "bpr")
+
+
+def arguments_of(kind):
+    make = tasks.recommendation_task if kind in tasks.RECOMMENDATION_TASKS else tasks.auxiliary_task
+    return make(NAME, kind, Wording())
+
+
+@pytest.fixture
+def leaky(only_tasks):
+    """leaky(arguments): registers the task and makes it the only one that is looked at."""
+
+    def register(arguments):
+        seqio.TaskRegistry.add("leaky", **arguments)
+        only_tasks(seqio.TaskRegistry.get("leaky"))
+
+    yield register
+    if "leaky" in seqio.TaskRegistry.names():
+        seqio.TaskRegistry.remove("leaky")
+
+
+@pytest.fixture
+def sequences(small_data_dir):
+    """User → whole sequence, as rows of the catalog."""
+    builder = tfds.builder_from_directory(dataset_dir(small_data_dir, NAME))
+    return {r["user"].decode(): r["items"] for r in tfds.as_numpy(builder.as_dataset("test"))}
+
+
+def lookup(sequences, place):
+    """A function of a user's raw id that gives an item of the whole sequence."""
+    values = np.array([items[place] for items in sequences.values()], np.int64)
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(tf.constant(list(sequences)), tf.constant(values)), -1
+    )
+    return lambda user: tf.cast(table.lookup(user), tf.int32)
+
+
+def mapped(function):
+    return lambda dataset: dataset.map(lambda example: {**example, **function(example)})
+
+
+def caught(run_audit, data_dir, name):
+    code, checks = run_audit(data_dir, "--seeds", "1")
+    assert code == 1
+    assert not checks[name]["passed"]
+    return checks[name]["offender"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "split"),
+    [
+        *((kind, -1, "test") for kind in KINDS),
+        ("retrieval", -2, "validation"),
+        ("mlm", -2, "validation"),
+    ],
+)
+def test_a_held_out_item_in_the_history(
+    kind, place, split, leaky, sequences, small_data_dir, run_audit
+):
+    held_out = lookup(sequences, place)
+
+    def swap(example):
+        """The oldest item of the history gives way to one that is held out."""
+        item = held_out(example["user"])[tf.newaxis]
+        return {"history": tf.concat([item, example["history"][1:]], axis=0)}
+
+    arguments = arguments_of(kind)
+    leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    items = sequences[offender["user"]]
+    assert offender["split"] == "train"
+    assert offender["position"] == len(items) + place
+    assert offender["value"] == f"I{items[place] + 1}"
+    assert re.search(
+        rf"{split} item, in a train example of the window at \d+ of leaky", str(offender)
+    )
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "bpr"])
+def test_a_held_out_item_as_the_target(kind, leaky, sequences, small_data_dir, run_audit):
+    held_out = lookup(sequences, -1)
+    swap = mapped(lambda example: {"target": held_out(example["user"])})
+    arguments = arguments_of(kind)
+    leaky({**arguments, "preprocessors": [swap, *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    assert offender["value"] == f"I{sequences[offender['user']][-1] + 1}"
+
+
+def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
+    """Of all users one leaks, and only in one window."""
+    item = int(sequences["U016"][-1])
+
+    def swap(example):
+        is_it = (example["user"] == "U016") & (example["window"] == 0)
+        return {"target": tf.where(is_it, item, example["target"])}
+
+    arguments = arguments_of("retrieval")
+    leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    assert (offender["user"], offender["value"]) == ("U016", f"I{item + 1}")
+
+
+def test_a_test_item_in_validation(leaky, sequences, small_data_dir, run_audit):
+    held_out = lookup(sequences, -1)
+
+    def swap(example):
+        return {"history": tf.concat([example["history"][1:], [held_out(example["user"])]], 0)}
+
+    arguments = arguments_of("retrieval")
+    leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:validation")
+    assert offender["split"] == "validation"
+    assert offender["value"] == f"I{sequences[offender['user']][-1] + 1}"
+
+
+def test_item_embedding_that_shows_a_pair(leaky, small_data_dir, run_audit, small_data):
+    source = ItemSource(NAME, templates.ITEM_ATTRIBUTES)
+    also_bought = mapped(lambda example: {"other": (example["item"] + 1) % 36})
+    template = Template(templates.ITEM_EMBEDDING.inputs, (Items("other", "{short_id}"),))
+    leaky(
+        {
+            "source": source,
+            "preprocessors": [also_bought, Prompt(template, source)],
+            "output_features": tasks.features(source),
+            "shuffle_buffer_size": None,
+        }
+    )
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    assert offender["user"] is None
+    assert "names no user" in offender["problem"]
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "bpr", "mim"])
+def test_the_answer_in_its_own_input(kind, leaky, small_data_dir, run_audit):
+    arguments = arguments_of(kind)
+    *preprocessors, prompt = arguments["preprocessors"]
+
+    def tell(example):
+        history = example["history"]
+        if kind != "mim":
+            return {"history": tf.concat([history[1:], [example["target"]]], axis=0)}
+        answer = history[tf.argmax(tf.cast(example["masked"], tf.int32))]
+        return {"history": tf.where(example["masked"], history, answer)}
+
+    leaky({**arguments, "preprocessors": [*preprocessors, mapped(tell), prompt]})
+    offender = caught(run_audit, small_data_dir, "own_target")
+    assert offender["user"].startswith("U")
+    assert "the answer is in the input of leaky" in offender["problem"]
+
+
+@pytest.mark.parametrize(("kind", "offers"), [("ranking", "candidates"), ("bpr", "pair")])
+def test_a_negative_of_the_users_own(kind, offers, leaky, sequences, small_data_dir, run_audit):
+    first = lookup(sequences, 0)
+
+    def swap(example):
+        """The first negative gives way to the user's first item."""
+        negative = tf.argmax(tf.cast(example[offers] != example["target"], tf.int32))
+        item = first(example["user"])[tf.newaxis]
+        return {offers: tf.tensor_scatter_nd_update(example[offers], [[negative]], item)}
+
+    arguments = arguments_of(kind)
+    *preprocessors, prompt = arguments["preprocessors"]
+    leaky({**arguments, "preprocessors": [*preprocessors, mapped(swap), prompt]})
+    offender = caught(run_audit, small_data_dir, "drawn_negatives")
+    assert f"I{sequences[offender['user']][0] + 1}" in offender["value"]
+
+
+def test_negatives_that_keep_clear_of_held_out_items(leaky, sequences, small_data_dir, run_audit):
+    """No token shows it: only that held-out items never come up."""
+    users = tf.constant(list(sequences))
+    whole = tf.ragged.constant([items.tolist() for items in sequences.values()], tf.int32)
+
+    def exclude(example):
+        return {"exclude": whole[tf.argmax(tf.cast(users == example["user"], tf.int32))]}
+
+    arguments = arguments_of("ranking")
+    leaky({**arguments, "preprocessors": [mapped(exclude), *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out_negatives")
+    assert offender["value"] == "0"
+
+
+def test_negatives_made_of_held_out_records(leaky, small_data_dir, run_audit):
+    arguments = arguments_of("ranking")
+    source = arguments["source"]
+
+    def read_test(dataset):
+        count = source.records("test").reduce(0, lambda n, record: n + tf.size(record["items"]))
+        return dataset.map(lambda example: {**example, "window": example["window"] + count})
+
+    leaky({**arguments, "preprocessors": [read_test, *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "withheld")
+    assert offender["user"].startswith("U")
+
+
+def test_our_tasks_pass(small_data_dir, run_audit):
+    code, checks = run_audit(small_data_dir)
+    assert code == 0
+    kinds = (*KINDS, "ie")
+    assert {f"held_out:{NAME}_{kind}:train" for kind in kinds} <= set(checks)
+    # Tasks that sample are run with both seeds.
+    windows = checks[f"held_out:{NAME}_retrieval:train"]["figures"]["examples"]
+    for kind in ("mim", "mlm", "bpr"):
+        figures = checks[f"held_out:{NAME}_{kind}:train"]["figures"]
+        assert figures["examples"] == 2 * windows
+    assert checks["withheld"]["figures"] == {f"{NAME}_bpr": windows, f"{NAME}_ranking": windows}
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_the_ids_of_the_tokens_are_those_of_the_text(small_data, published, request):
+    """Every id that decoding shows is read, with the dataset's own vocabulary and T5's."""
+    if published:
+        import gin
+
+        request.getfixturevalue("clean_gin")
+        path = request.getfixturevalue("shared") / "vocab" / "t5.spiece.model"
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", str(path))
+    task = seqio.TaskRegistry.get(f"{NAME}_ranking")
+    records = read_records(CatalogSource(NAME))
+    reader = BatchReader(records, task, "train", 0)
+    vocabulary = task.output_features["inputs"].vocabulary
+    for tensors in examples.tensors(task, "train", 0):
+        batch = reader.read(tensors)
+        for example in range(len(batch)):
+            for side, ids in ((batch.inputs, batch.in_inputs), (batch.targets, batch.in_targets)):
+                text = vocabulary.decode(side[example].tolist())
+                written = re.findall(r"\bI(\d+)", text)
+                assert [str(r + 1) for r in ids.row[ids.example == example]] == written
+
+
+def test_corrupted_tokens_are_put_together_again(small_data):
+    """The text before corruption, out of inputs and targets."""
+    task = seqio.TaskRegistry.get(f"{NAME}_mlm")
+    reader = BatchReader(read_records(CatalogSource(NAME)), task, "train", 0)
+    vocabulary = task.output_features["inputs"].vocabulary
+    (tensors,) = examples.tensors(task, "train", 0)
+    batch = reader.read(tensors)
+    whole = reader._ids.reassemble(batch.inputs, batch.targets)
+    for example in range(len(batch)):
+        text = vocabulary.decode(whole[example].tolist())
+        assert re.fullmatch(r"(Item ID: I\d+, Title: Gift card of store [^;]*; ?)+", text)
