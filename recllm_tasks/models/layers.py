@@ -145,6 +145,17 @@ class RelativePositionBias(nn.Module):
         index_T = jnp.clip(jnp.arange(num_steps) - step + num_steps - 1, 0, num_steps - 1)
         return self.rel_embedding[:, jnp.asarray(table)[index_T]]
 
+    def of_depths(self, depths_BxU):
+        """Float32 bias [B, H, U, U] between places at these depths; no key is deeper than a query.
+
+        Deeper ones get some value, which a mask has to take away.
+        """
+        far = self.max_distance
+        table = jnp.asarray(self._buckets(np.arange(far + 1) - far))  # distance -far .. 0
+        distance_BxUxU = depths_BxU[:, None, :] - depths_BxU[:, :, None]
+        buckets_BxUxU = table[jnp.clip(distance_BxUxU, -far, 0) + far]
+        return jnp.moveaxis(self.rel_embedding[:, buckets_BxUxU], 0, 1)
+
 
 def _mix(queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, biases):
     """Attention's weighted values, float32 [B, H, Q, D].

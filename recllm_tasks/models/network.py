@@ -5,7 +5,7 @@ embeds by gather and has a decode path for beams (`precompute_cross`, `decode_st
 cross-attention keys and values once an example and never reorders its cache.
 
 Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
-V vocabulary, H heads, D head dim, E embed, M mlp.
+U prefixes, V vocabulary, H heads, D head dim, E embed, M mlp.
 """
 
 import jax.numpy as jnp
@@ -74,9 +74,10 @@ class Transformer(nn.Module):
         x = self.decoder(
             x, encoded, mask_bias(visible), mask_bias(cross_visible), not enable_dropout
         )
-        return self._logits(x)
+        return self.logits(x)
 
-    def _logits(self, x):
+    def logits(self, x):
+        """Float32 logits [..., V] of the decoder's output [..., E]."""
         if self.config.logits_via_embedding:
             return self.token_embedder.attend(x) / jnp.sqrt(self.config.emb_dim)
         return self.decoder.logits_dense(x)
@@ -131,4 +132,16 @@ class Transformer(nn.Module):
         x_BxKxE, caches = self.decoder.step(
             x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias
         )
-        return self._logits(x_BxKxE), caches
+        return self.logits(x_BxKxE), caches
+
+    def decode_prefixes(self, tokens_BxU, depths_BxU, visible_BxUxU, cross, encoder_input_tokens):
+        """The decoder's output [B, U, E] for the prefixes of many targets, each read once.
+
+        `tokens_BxU` is the last token of each prefix (0 for the empty one), `depths_BxU` its
+        length, `visible_BxUxU[b, u, v]` whether v is u or a beginning of it.
+        """
+        x_BxUxE = self.token_embedder(tokens_BxU)
+        cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
+        return self.decoder.prefixes(
+            x_BxUxE, depths_BxU, mask_bias(visible_BxUxU), cross, cross_bias
+        )

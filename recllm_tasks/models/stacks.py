@@ -1,7 +1,7 @@
 """Encoder and decoder of T5 1.1: stacks of pre-norm residual layers.
 
 Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
-H heads, D head dim, E embed.
+U prefixes, H heads, D head dim, E embed.
 """
 
 import jax
@@ -57,11 +57,15 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(h, deterministic=deterministic)
 
     def __call__(self, x_BxQxE, encoded_BxLxE, biases, cross_biases, deterministic):
+        keys_values = self.cross_keys_values(encoded_BxLxE)
+        return self.attend(x_BxQxE, keys_values, biases, cross_biases, deterministic)
+
+    def attend(self, x_BxQxE, cross, biases, cross_biases, deterministic):
+        """The layer, with the cross-attention's keys and values given."""
         h = self.pre_self_attention_layer_norm(x_BxQxE)
         h = self.self_attention(h, self.self_attention.keys_values(h), biases, deterministic)
         x_BxQxE = x_BxQxE + self.dropout(h, deterministic=deterministic)
-        keys_values = self.encoder_decoder_attention.keys_values(encoded_BxLxE)
-        return self._cross_and_mlp(x_BxQxE, keys_values, cross_biases, deterministic)
+        return self._cross_and_mlp(x_BxQxE, cross, cross_biases, deterministic)
 
     def cross_keys_values(self, encoded_BxLxE):
         return self.encoder_decoder_attention.keys_values(encoded_BxLxE)
@@ -131,3 +135,10 @@ class Decoder(nn.Module):
             x_BxKxE, cache = layer.step(x_BxKxE, step * width, cache, cross, biases, (cross_bias,))
             new_caches.append(cache)
         return self.decoder_norm(x_BxKxE), tuple(new_caches)
+
+    def prefixes(self, x_BxUxE, depths_BxU, bias, crosses, cross_bias):
+        """All prefixes at once; their distances are differences of `depths_BxU`."""
+        biases = (self.relpos_bias.of_depths(depths_BxU), bias)
+        for layer, cross in zip(self.layers, crosses):
+            x_BxUxE = layer.attend(x_BxUxE, cross, biases, (cross_bias,), True)
+        return self.decoder_norm(x_BxUxE)

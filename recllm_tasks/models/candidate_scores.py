@@ -1,0 +1,147 @@
+"""Exact scores of each example's candidates: one encoder pass, one pass over a tree of prefixes.
+
+The decoder reads every distinct prefix of an example's candidates once, all in one pass; a prefix
+sees its own beginnings alone. Nothing is searched, so nothing is lost.
+
+Shapes: B batch, L input length, M candidates, T tokens of the longest item with EOS, U prefixes,
+V vocabulary.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recllm_tasks.models.beam_search import DEAD, Beams
+from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.trie import Trie
+
+# Prefixes are padded to a multiple of this, so that few programs are compiled.
+_PREFIXES = 64
+
+
+class _Prefixes(NamedTuple):
+    """The distinct prefixes of each example's candidates; all int32.
+
+    A prefix is the trie's node that it leads to; the empty one is the root.
+    """
+
+    tokens_BxU: np.ndarray  # the last token of each; 0 for the empty prefix and for padding
+    depths_BxU: np.ndarray  # its length
+    ancestors_BxUxT: np.ndarray  # its beginnings of every length, itself included; -1 beyond
+    before_BxMxT: np.ndarray  # the prefix before each token of a candidate; 0 for padding
+    targets_BxMxT: np.ndarray  # the tokens of a candidate, EOS included; 0 after it
+
+
+def score_candidates(
+    model: Transformer, params, encoder_tokens_BxL, trie: Trie, candidates_BxM
+) -> Beams:
+    """All candidates of each example, best first, with the model's own log-probabilities.
+
+    Candidates are catalog rows, -1 as padding; one that stands twice is scored once. Beams that do
+    not exist are as in `beam_search`. Scores are what teacher forcing gives, EOS included.
+    """
+    candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
+    prefixes = _list_prefixes(trie, candidates_BxM)
+    scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes)
+    scores_BxM = np.where(candidates_BxM >= 0, np.asarray(scores_BxM), np.float32(DEAD))
+    order_BxM = np.argsort(-scores_BxM, axis=1, kind="stable")
+    return Beams(
+        np.take_along_axis(prefixes.targets_BxMxT, order_BxM[..., None], axis=1),
+        np.take_along_axis(scores_BxM, order_BxM, axis=1),
+        np.take_along_axis(candidates_BxM, order_BxM, axis=1),
+    )
+
+
+def _without_repeats(rows_BxM: np.ndarray, num_items: int) -> np.ndarray:
+    """-1 for what is no row, and for all but one of equal rows."""
+    order = np.argsort(rows_BxM, axis=1, kind="stable")
+    ranked = np.take_along_axis(rows_BxM, order, axis=1)
+    repeated = np.zeros(rows_BxM.shape, bool)
+    again = np.concatenate([repeated[:, :1], ranked[:, 1:] == ranked[:, :-1]], axis=1)
+    np.put_along_axis(repeated, order, again, axis=1)
+    return np.where(repeated | (rows_BxM < 0) | (rows_BxM >= num_items), np.int32(-1), rows_BxM)
+
+
+def _list_prefixes(trie: Trie, rows_BxM: np.ndarray) -> _Prefixes:
+    nodes_BxMxT, targets_BxMxT = _walk(trie, rows_BxM)
+    inside_BxMxT = targets_BxMxT > 0
+    distinct = [np.unique(nodes[inside]) for nodes, inside in zip(nodes_BxMxT, inside_BxMxT)]
+    width = -(-max(1, *map(len, distinct)) // _PREFIXES) * _PREFIXES
+    batch, _, depth = nodes_BxMxT.shape
+    prefixes = _Prefixes(
+        np.zeros((batch, width), np.int32),
+        np.zeros((batch, width), np.int32),
+        np.full((batch, width, depth), -1, np.int32),
+        np.zeros(nodes_BxMxT.shape, np.int32),
+        targets_BxMxT,
+    )
+    for b, own in enumerate(distinct):
+        inside = inside_BxMxT[b]
+        before = np.where(inside, np.searchsorted(own, nodes_BxMxT[b]), 0)
+        prefixes.before_BxMxT[b] = before
+        for t in range(depth):
+            some = inside[:, t]
+            prefix = before[some, t]
+            prefixes.depths_BxU[b, prefix] = t
+            prefixes.ancestors_BxUxT[b, prefix, : t + 1] = before[some, : t + 1]
+            if t:
+                prefixes.tokens_BxU[b, prefix] = targets_BxMxT[b, some, t - 1]
+    return prefixes
+
+
+def _walk(trie: Trie, rows_BxM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes [B, M, T] before each token of the candidates, and these tokens (0 after EOS)."""
+    child_start, child_token, node_lo, item_positions = (
+        np.asarray(x)
+        for x in (trie.child_start, trie.child_token, trie.node_lo, trie.item_positions)
+    )
+    position_BxM = item_positions[np.maximum(rows_BxM, 0)]
+    node_BxM = np.zeros(rows_BxM.shape, np.int64)
+    going_BxM = rows_BxM >= 0
+    nodes, targets = [], []
+    for widest in trie.max_children:
+        # The last child whose items begin at or before the candidate's position.
+        low, high = child_start[node_BxM], child_start[node_BxM + 1] - 1
+        for _ in range(int(widest).bit_length()):
+            middle = (low + high + 1) // 2
+            beyond = node_lo[np.minimum(middle + 1, len(node_lo) - 1)] > position_BxM
+            low, high = np.where(beyond, low, middle), np.where(beyond, middle - 1, high)
+            high = np.maximum(high, low)
+        token_BxM = np.where(going_BxM, child_token[np.minimum(low, len(child_token) - 1)], 0)
+        nodes.append(np.where(going_BxM, node_BxM, 0))
+        targets.append(token_BxM)
+        node_BxM = np.where(going_BxM, low + 1, 0)
+        going_BxM = going_BxM & (token_BxM != trie.eos_id)
+        node_BxM = np.where(going_BxM, node_BxM, 0)
+    return np.stack(nodes, axis=2).astype(np.int32), np.stack(targets, axis=2).astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes):
+    variables = {"params": params}
+    encoded = model.apply(variables, encoder_tokens_BxL, enable_dropout=False, method=model.encode)
+    cross = model.apply(variables, encoded, method=model.precompute_cross)
+    width = prefixes.tokens_BxU.shape[1]
+    visible_BxUxU = (prefixes.ancestors_BxUxT[..., None] == jnp.arange(width)).any(axis=2)
+    hidden_BxUxE = model.apply(
+        variables,
+        prefixes.tokens_BxU,
+        prefixes.depths_BxU,
+        visible_BxUxU,
+        cross,
+        encoder_tokens_BxL,
+        method=model.decode_prefixes,
+    )
+
+    def of_example(example):
+        hidden_UxE, before_MxT, targets_MxT = example
+        logits_UxV = model.apply(variables, hidden_UxE, method=model.logits)
+        total_U = jax.nn.logsumexp(logits_UxV, axis=-1)
+        log_probs_MxT = logits_UxV[before_MxT, targets_MxT] - total_U[before_MxT]
+        return jnp.sum(jnp.where(targets_MxT > 0, log_probs_MxT, 0.0), axis=1)
+
+    # One by one: logits of all examples at once would be the largest array by far.
+    return jax.lax.map(of_example, (hidden_BxUxE, prefixes.before_BxMxT, prefixes.targets_BxMxT))
