@@ -61,7 +61,9 @@ def load(path: str | os.PathLike) -> Trie | None:
     if not isinstance(flat, np.ndarray) or flat.dtype != np.int32 or flat.ndim != 1:
         return None
     head, body = flat[:_ALIGNMENT].tobytes(), flat.view(np.ndarray)[_ALIGNMENT:]
-    if head != zlib.crc32(body.data).to_bytes(4, "little").ljust(4 * _ALIGNMENT, b"\0"):
+    if not len(body) or head != zlib.crc32(body.data).to_bytes(4, "little").ljust(
+        4 * _ALIGNMENT, b"\0"
+    ):
         return None
     num_nodes, num_items, max_depth, eos_id = body[:4].tolist()
     lengths = (4, max_depth, num_nodes + 1, num_nodes - 1, *[num_nodes] * 3, *[num_items] * 2)

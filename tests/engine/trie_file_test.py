@@ -71,6 +71,7 @@ def test_a_change_of_any_number_is_refused(path):
         np.arange(200, dtype=np.int32).reshape(2, 100),
         np.zeros(0, np.int32),
         np.zeros(3, np.int32),
+        np.zeros(16, np.int32),
         np.full(64, -5, np.int32),
         np.full(64, 2**31 - 1, np.int32),
         np.array([{"a": 1}], object),
