@@ -2,7 +2,7 @@
 
     tools/bench_trie.py --vocabulary t5.spiece.model --items 20000 1000000 10000000
 
-Catalogs are synthetic, of short ids I1, I2, …, made while they are encoded. Every size runs in
+Catalogs are synthetic, of short ids I1, I2, …, made while they are encoded. Every size runs in two
 processes of its own: one encodes, builds and saves, one loads. Seconds are of the wall clock, and
 in brackets of the processor, all threads together. Memory is the peak over what the imports take;
 what a loaded trie takes are pages of the file, which the system may drop.

@@ -177,13 +177,17 @@ class _Items:
         # Items that ended higher up lie between no two others of one prefix: ranges are unbroken.
         position_n = np.repeat(lo_p - (np.cumsum(sizes_p) - sizes_p), sizes_p)
         position_n += np.arange(len(position_n))
+        token_n = self._tokens(self.rows[position_n], depth)
         key_n = np.repeat(np.arange(len(lo_p)) * self._num_tokens, sizes_p)
-        key_n += self._tokens(self.rows[position_n], depth)
+        key_n += token_n
         order_n = np.argsort(key_n)
         self.rows[position_n] = self.rows[position_n[order_n]]
         key_n = key_n[order_n]
+        del order_n, token_n
 
-        first_c = np.flatnonzero(np.diff(key_n, prepend=-1))
+        new_n = np.ones(len(key_n), bool)
+        new_n[1:] = key_n[1:] != key_n[:-1]
+        first_c = np.flatnonzero(new_n)
         size_c = np.diff(first_c, append=len(key_n))
         parent_c, token_c = np.divmod(key_n[first_c], self._num_tokens)
         lo_c = position_n[first_c]
@@ -198,8 +202,8 @@ class _Items:
     def _tokens(self, row_n, depth):
         """The token of each row at `depth`, EOS after its last."""
         place_n = self._splits[row_n]
-        ended_n = self._splits[1:][row_n] == place_n + depth
         place_n += depth
+        ended_n = self._splits[1:][row_n] == place_n
         place_n[ended_n] = 0
         token_n = self._values[place_n]
         token_n[ended_n] = self._eos_id

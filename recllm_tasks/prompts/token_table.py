@@ -17,8 +17,8 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 
-# Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 20 MB.
-_CHUNK = 1 << 16
+# Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 5 MB.
+_CHUNK = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

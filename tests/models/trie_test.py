@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.models import trie as trie_module
 from recllm_tasks.models.trie import Trie
 
 
@@ -45,26 +46,46 @@ _catalogs = st.lists(
 )
 
 
+def _naive(catalog, eos):
+    """Every array by its definition, from the set of all prefixes."""
+    ended = [(*sequence, eos) for sequence in catalog]
+    items = sorted(range(len(ended)), key=ended.__getitem__)
+    nodes = sorted({s[:n] for s in ended for n in range(len(s) + 1)}, key=lambda p: (len(p), p))
+    below = {p: [i for i, row in enumerate(items) if ended[row][: len(p)] == p] for p in nodes}
+    children = [sum(q[:-1] == p for q in nodes if q) for p in nodes]
+    depths = range(max(map(len, ended)))
+    return {
+        "child_start": [sum(children[:i]) for i in range(len(nodes) + 1)],
+        "child_token": [p[-1] for p in nodes if p],
+        "node_lo": [below[p][0] for p in nodes],
+        "node_hi": [below[p][-1] + 1 for p in nodes],
+        "end_row": [ended.index((*p, eos)) if (*p, eos) in ended else -1 for p in nodes],
+        "item_rows": items,
+        "item_positions": [items.index(row) for row in range(len(ended))],
+        "max_children": [max(c for c, p in zip(children, nodes) if len(p) == d) for d in depths],
+        "max_depth": len(depths),
+        "eos_id": eos,
+    }
+
+
 @settings(max_examples=100, deadline=None)
-@given(_catalogs)
-def test_every_item_and_nothing_else_is_in_the_trie(catalog):
+@given(_catalogs, st.sampled_from([1, 3, 1 << 20]))
+def test_every_array_is_that_of_a_naive_trie(catalog, stretch):
     eos = 3  # between the other tokens
-    trie = Trie.build(catalog, eos_id=eos)
-    prefixes = {(*s, eos)[:n] for s in catalog for n in range(len(s) + 2)}
-    assert trie.num_nodes == len(prefixes)
-    for prefix in prefixes:
-        node = _walk(trie, prefix)
-        below = {row for row, s in enumerate(catalog) if (*s, eos)[: len(prefix)] == prefix}
-        rows = trie.item_rows[trie.node_lo[node] : trie.node_hi[node]]
-        assert set(rows.tolist()) == below
-        assert len(rows) == len(below)
-        row = catalog.index(prefix) if prefix in catalog else -1
-        assert trie.end_row[node] == row
-        assert trie.child_start[node + 1] - trie.child_start[node] <= max(
-            trie.max_children[len(prefix)] if len(prefix) < len(trie.max_children) else 0, 0
-        )
-    assert trie.max_depth == max(len(s) for s in catalog) + 1
-    np.testing.assert_array_equal(trie.item_rows[trie.item_positions], np.arange(len(catalog)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trie_module, "_STRETCH", stretch)
+        trie = Trie.build(catalog, eos_id=eos)
+    for name, expected in _naive(catalog, eos).items():
+        assert np.asarray(getattr(trie, name)).tolist() == expected, name
+        assert getattr(getattr(trie, name), "dtype", np.int32) == np.int32
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
+def test_tokens_may_have_any_width(dtype):
+    top = min(np.iinfo(dtype).max, (1 << 31) - 1)
+    trie = Trie.from_tokens(np.array([top, 5, top, 7], dtype), np.array([0, 1, 3, 4]))
+    assert _walk(trie, [5, top, 1]) is not None
+    assert trie.item_rows.tolist() == [1, 2, 0]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +101,11 @@ def test_every_item_and_nothing_else_is_in_the_trie(catalog):
 def test_a_catalog_that_cannot_be_a_trie(sequences, message):
     with pytest.raises(UserError, match=message):
         Trie.build(sequences)
+
+
+def test_a_token_of_the_wrong_sign_is_found_in_its_row():
+    with pytest.raises(UserError, match=r"'catalog row 2': got -4 at place 1"):
+        Trie.build([[4, 5], [6], [7, -4]])
 
 
 def test_twenty_thousand_items_take_less_than_a_second():
