@@ -36,9 +36,8 @@ def test_empty_folder_that_goes_with_its_run(tmp_path):
         assert list(folder.iterdir()) == []
         (folder / "file").write_text("")
     assert names(tmp_path) == []
-    with pytest.raises(KeyboardInterrupt), open_scratch(tmp_path, "toys", silent) as folder:
-        (folder / "file").write_text("")
-        raise KeyboardInterrupt
+    with pytest.raises(FileNotFoundError), open_scratch(tmp_path, "toys", silent) as folder:
+        (folder / "absent" / "file").write_text("")
     assert names(tmp_path) == []
 
 
