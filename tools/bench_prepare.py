@@ -10,6 +10,7 @@ second.
 
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def measure(work: Path, size: int, kind: str) -> dict:
         command = [sys.executable, str(_TOOLS / "make_log.py"), str(raw_dir)]
         subprocess.run([*command, "--interactions", str(size), "--format", kind], check=True)
     shutil.rmtree(data_dir, ignore_errors=True)
-    start = time.monotonic()
+    start, cpu = time.monotonic(), cpu_seconds()
     log = work / f"{size}.{kind}.log"
     with log.open("w") as messages:
         command = [sys.executable, "-c", _PREPARE, str(data_dir), str(raw_dir)]
@@ -55,9 +56,16 @@ def measure(work: Path, size: int, kind: str) -> dict:
     if process.returncode:
         sys.exit(f"bench_prepare: prepare failed, see {log}")
     run = {"size": size, "seconds": time.monotonic() - start, "peak": peak}
+    run["cpu"] = cpu_seconds() - cpu
     run["disk"] = sum(path.stat().st_size for path in data_dir.rglob("*") if path.is_file())
     run["stages"] = read_stages(log.read_text())
     return run | json.loads(process.stdout.read().splitlines()[-1])
+
+
+def cpu_seconds() -> float:
+    """Processor time of all processes that ended below this one."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def watch(process: subprocess.Popen) -> int:
@@ -101,8 +109,9 @@ def table(runs: list[dict]) -> str:
     for stage in stages:
         rows.append([f"{stage} (s)", *(f"{run['stages'].get(stage, 0):.1f}" for run in runs)])
     rows.append(["whole run (s)", *(f"{run['seconds']:.1f}" for run in runs)])
-    micros = [run["seconds"] / run["size"] * 1e6 for run in runs]
-    rows.append(["µs an interaction", *(f"{value:.1f}" for value in micros)])
+    rows.append(["processor time (s)", *(f"{run['cpu']:.1f}" for run in runs)])
+    micros = [run["cpu"] / run["size"] * 1e6 for run in runs]
+    rows.append(["µs of it an interaction", *(f"{value:.1f}" for value in micros)])
     rows.append(["peak memory (GB)", *(f"{run['peak'] / 1e9:.2f}" for run in runs)])
     rows.append(["dataset (GB)", *(f"{run['disk'] / 1e9:.2f}" for run in runs)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -18,7 +18,7 @@ from recllm_tasks.errors import UserError
 Problem = tuple[str, str, str]
 
 _AMAZON_SQL = """
-create or replace temp table raw_interactions as
+create or replace table raw_interactions as
 with parsed as (
     select row_number() over () as line, json_type(json) as kind,
         json_extract_string(json, ['$.reviewerID', '$.asin', '$.unixReviewTime', '$.overall']) as v,
@@ -35,7 +35,7 @@ from parsed
 """
 
 _RECBOLE_SQL = """
-create or replace temp table raw_interactions as
+create or replace table raw_interactions as
 select row_number() over () as line, c{user} as user_id, c{item} as item_id,
     try_cast(c{time} as double) as time, try_cast({rating} as float) as rating,
     coalesce(trim(user_id) <> '' and trim(item_id) <> '' and isfinite(time) and time >= 0
