@@ -1,7 +1,9 @@
 """The TFDS builder `rec_sequences`: one record a user, one config a dataset."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,14 +38,23 @@ class Prepared:
     info: DatasetInfo
     catalog: Catalog
     sequences: Sequences
+    # Files to keep beside the records.
+    files: tuple[Path, ...] = ()
+
+
+def builder_config(name: str, title: str) -> tfds.core.BuilderConfig | str:
+    """TFDS's configuration of a dataset: of a published one its name, of one's own a new one."""
+    if name in SPECS:
+        return name
+    return tfds.core.BuilderConfig(name=name, description=title)
 
 
 class RecSequences(tfds.core.GeneratorBasedBuilder):
     """Writes a `Prepared` dataset; without one, only reads what was written before.
 
     Features of a record: `user` (string), `items` (int32 [n], rows of the catalog, oldest first),
-    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [99], rows of the catalog; [0] in
-    train).
+    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [candidates - 1],
+    rows of the catalog; [0] in train).
     """
 
     name = BUILDER
@@ -82,13 +93,16 @@ class RecSequences(tfds.core.GeneratorBasedBuilder):
         # ever found under the final name.
         self._prepared.catalog.save(self.data_path)
         self._prepared.info.save(self.data_path)
+        for file in self._prepared.files:
+            shutil.copy(file, self.data_path)
         return {split: self._generate_examples(split) for split in HELD_OUT}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
         sequences = self._prepared.sequences
         if split in SPLITS_WITH_NEGATIVES:
             counts, seed = self._prepared.catalog.train_count, self._prepared.info.seed
-            negatives = draw_negatives(sequences, counts, seed, split)
+            num = self._prepared.info.candidates - 1
+            negatives = draw_negatives(sequences, counts, seed, split, num)
         else:
             negatives = np.zeros([len(sequences.users), 0], np.int32)
         for number, user in enumerate(sequences.users):
