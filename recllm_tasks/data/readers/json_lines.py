@@ -30,9 +30,11 @@ from parsed
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
     """SQL over the file and its arguments; see the package. A line that is no JSON raises.
 
-    Several names of one role are for items only; of interactions the first one counts.
+    Of several names of one role, the one that the first line has is the one of all lines.
     """
-    names = [layout.columns.get(role, ("",))[0] for role in INTERACTION_ROLES]
+    raw = next(raw for _, raw in open_lines(source.path) if raw.strip())
+    first = list(_parse(raw.decode("utf-8", "replace"), False) or {})
+    names = [layout.find(role, first) or layout.columns[role][0] for role in INTERACTION_ROLES]
     paths = ["/" + name.replace("~", "~0").replace("/", "~1") for name in names]
     return _SQL, [paths, paths, str(source.path), source.compression]
 
