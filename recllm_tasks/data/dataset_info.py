@@ -119,6 +119,12 @@ class DatasetInfo:
             ) from error
 
 
+def list_datasets(data_dir: str | Path) -> list[str]:
+    """The names of the datasets that have a folder in TFDS's data folder, sorted."""
+    folders = (Path(data_dir).expanduser() / BUILDER).glob(f"*/{VERSION}")
+    return sorted(folder.parent.name for folder in folders if folder.is_dir())
+
+
 def open_dataset(data_dir: str | Path, name: str) -> DatasetInfo:
     """The facts of the dataset `name` prepared in `data_dir`; `UserError` if it is not there."""
     return DatasetInfo.load(dataset_dir(data_dir, name))
