@@ -16,6 +16,7 @@ _MAX_PRICE_LENGTH = 20
 
 # The 2014 files start every line so; it spares parsing the items that nobody needs.
 _LITERAL_START = re.compile(r"\{'asin': '([^'\\]*)'[,}]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _YEAR = re.compile(r"\d{4}")
 
 
@@ -107,14 +108,17 @@ def _title(values: Mapping[str, object]) -> str:
 
 
 def _text(value: object) -> str:
-    """One line of text: a string, or a list of strings joined by a space; HTML stays as it is."""
+    """One line of text: a string, or a list of strings joined by a space; HTML stays as it is.
+
+    Control characters, which a terminal might obey, are spaces.
+    """
     if isinstance(value, list):
         value = " ".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str):
         return ""
     # JSON can carry half a surrogate pair, which no file can hold as UTF-8.
-    whole = value.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-    return " ".join(whole.split())
+    whole = value.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def _price(value: object) -> str:
