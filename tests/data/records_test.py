@@ -67,14 +67,16 @@ def test_bytes_are_those_of_tfds_with_sorted_features():
 
 
 def test_what_a_process_cannot_write_is_an_os_error(tmp_path):
-    shards = [records.Shard(str(tmp_path / "x"), "train", 0, 1, str(tmp_path / "absent"), 0)] * 4
+    shards = [
+        records.Shard(str(tmp_path / "x"), "train", 0, 1, str(tmp_path / "absent"), 0, 99)
+    ] * 4
     with pytest.raises(OSError, match="No such file"):
         records.write_locally(shards, lambda shard: None)
 
 
 def test_process_that_dies_is_an_os_error(tmp_path, monkeypatch):
     monkeypatch.setattr(records.sys, "executable", "/bin/true")
-    shards = [records.Shard("x", "train", 0, 1, "y", 0)] * 4
+    shards = [records.Shard("x", "train", 0, 1, "y", 0, 99)] * 4
     with pytest.raises(OSError, match="ended with code 0"):
         records.write_locally(shards, lambda shard: None)
 
