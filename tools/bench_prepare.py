@@ -21,11 +21,14 @@ import psutil
 
 _TOOLS = Path(__file__).parent
 _PREPARE = """
-import json, sys, time
+import json, sys
 from recllm_tasks.data.prepare import prepare
-data_dir, raw_dir = sys.argv[1:]
+from recllm_tasks.data.specs import own_spec
+data_dir, interactions, items = sys.argv[1:]
+columns = "user=reviewerID,item=asin,rating=overall,time=unixReviewTime,categories=category"
 say = lambda text: print(text, file=sys.stderr, flush=True)
-statistics = prepare("gift_cards", data_dir, raw_dir, progress=say)
+spec = own_spec("shop", [interactions], [items], columns=columns)
+statistics = prepare(spec, data_dir, progress=say)
 print("\\n" + json.dumps(statistics.to_json()))
 """
 
@@ -50,7 +53,9 @@ def measure(work: Path, size: int, kind: str) -> dict:
     start, cpu = time.monotonic(), cpu_seconds()
     log = work / f"{size}.{kind}.log"
     with log.open("w") as messages:
-        command = [sys.executable, "-c", _PREPARE, str(data_dir), str(raw_dir)]
+        items, interactions = sorted(raw_dir.iterdir(), key=lambda path: path.stat().st_size)
+        command = [sys.executable, "-c", _PREPARE]
+        command += map(str, (data_dir, interactions, items))
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True)
         peak = watch(process)
     if process.returncode:
@@ -91,7 +96,7 @@ def read_stages(text: str) -> dict[str, float]:
     return {
         name: float(seconds)
         for line in text.splitlines()
-        if line.startswith("gift_cards: seconds: ")
+        if line.startswith("shop: seconds: ")
         for name, seconds in (
             part.rsplit(" ", 1) for part in line.split("seconds: ", 1)[1].split(", ")
         )

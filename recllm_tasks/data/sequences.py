@@ -190,8 +190,8 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, folder: str | Path) -
             ratings.write(batch["rating"].to_numpy().tobytes())
     for split in HELD_OUT:
         # As TFDS shuffles: by the MD5 of the split's name and the key, backslashes turned.
-        numbers = connection.execute(
-            "select n from users order by md5(? || replace(user_id, '\\', '/')), n", [split]
+        numbers = connection.sql(
+            "select n from users order by md5(? || replace(user_id, '\\', '/')), n", params=[split]
         ).fetchnumpy()["n"]
         np.asarray(numbers, np.int32).tofile(folder / f"order_{split}")
     return Sequences.open(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import duckdb
 
-from recllm_tasks.progress import work
+from recllm_tasks.progress import console, work
 
 _POLL_SECONDS = 0.5
 
@@ -28,7 +28,7 @@ class Stages:
         """Times the block; shows how far the longest query of `connection` is, if given."""
         start, done = time.monotonic(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=(what, connection, done))
-        if self.show and connection:
+        if self.show and connection and console.is_terminal:
             watcher.start()
         try:
             yield
