@@ -1,18 +1,33 @@
-"""The mixtures of the paper for every dataset, registered with SeqIO when this module is imported.
+"""The mixtures of the paper, registered with SeqIO for every published dataset on import.
 
 ReAT = retrieval + MIM + MLM, RaAT = ranking + MIM + MLM + BPR, RpAT = rating + MIM + MLM,
 UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; and the
 ablations of Tables 4-6. Rates are equal unless gin says otherwise: the paper names none.
+
+Tasks and mixtures of datasets of one's own are known after `register_stored`, which every `recllm`
+command calls; from Python, in a notebook or in a process that T5X or SeqIO started:
+
+    from recllm_tasks import mixtures
+    mixtures.register_stored("~/recllm_data")
+    seqio.get_mixture_or_task("mystore_reat")
+
+and in gin: `train/utils.DatasetConfig.mixture_or_task_name = @mixtures.stored()`, with
+`mixtures.stored.name = "mystore_reat"`.
 """
 
 import functools
+import os
 from collections.abc import Mapping
 
 import gin
 import seqio
 
 from recllm_tasks import tasks
+from recllm_tasks.data.dataset_info import list_datasets, open_dataset
 from recllm_tasks.data.specs import SPECS
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.source import data_dir as data_dir_in_force
+from recllm_tasks.prompts.templates import Wording
 
 TASKS_OF = {
     "reat": ("retrieval", "mim", "mlm"),
@@ -48,6 +63,46 @@ def register(dataset: str) -> None:
             f"{dataset}_{mixture}",
             [(f"{dataset}_{kind}", functools.partial(rate, kind=kind)) for kind in kinds],
         )
+
+
+def register_stored(data_dir: str | os.PathLike | None = None) -> list[str]:
+    """Registers the tasks and mixtures of the datasets of one's own that are prepared.
+
+    Our choice: an explicit call, because importing this module reads no file.
+
+    Args:
+      data_dir: TFDS's data folder, which becomes the one of all tasks; by default the one in force
+        (SeqIO's override, $TFDS_DATA_DIR, or TFDS's own).
+
+    Returns:
+      The names of those datasets; one that is known already is not registered again. Half a dataset
+      is left out.
+    """
+    if data_dir is not None:
+        seqio.set_tfds_data_dir_override(os.path.expanduser(data_dir))
+    names = []
+    for name in list_datasets(data_dir_in_force()):
+        if name in SPECS:
+            continue
+        try:
+            info = open_dataset(data_dir_in_force(), name)
+        except UserError:
+            continue
+        names.append(name)
+        if f"{name}_retrieval" not in seqio.TaskRegistry.names():
+            tasks.register(name, Wording(info.noun, info.verb, info.verb_past))
+            register(name)
+    return names
+
+
+@gin.configurable(module="mixtures")
+def stored(name: str = gin.REQUIRED, data_dir: str | None = None) -> seqio.Task | seqio.Mixture:
+    """A task or mixture by name, those of one's own datasets included; for T5X's gin files.
+
+    Raises `UserError` as `tasks.get` does.
+    """
+    register_stored(data_dir)
+    return tasks.get(name)
 
 
 for _spec in SPECS.values():

@@ -1,8 +1,9 @@
-"""The tasks of the paper for every dataset, registered with SeqIO when this module is imported.
+"""The tasks of the paper, registered with SeqIO for every published dataset on import.
 
 `<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Registering reads no file: a dataset is
-opened when its examples are asked for. The pieces are public, so that a task of one's own is a
-`seqio.TaskRegistry.add` with a `Template` of one's own: see README.
+opened when its examples are asked for. Those of a dataset of one's own are registered by
+`mixtures.register_stored`, which reads what is prepared. The pieces are public, so that a task of
+one's own is a `seqio.TaskRegistry.add` with a `Template` of one's own: see README.
 """
 
 import difflib
@@ -16,7 +17,7 @@ from flax import struct
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
-from recllm_tasks.prompts import candidates, masking, ratings, templates, windows
+from recllm_tasks.prompts import candidates, masking, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Wording
@@ -116,7 +117,7 @@ def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, 
     prepare = {
         "retrieval": [],
         "ranking": [candidates.list_candidates(source)],
-        "rating": [ratings.mark_liked],
+        "rating": [ratings.mark_liked(source)],
     }[kind]
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
@@ -138,14 +139,18 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
     if kind == "mim":
         prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
         preprocessors = [
-            masking.sample_items(windows.WINDOW),
+            masking.sample_items(source),
             prompt.fit,
             masking.mask_items(prompt),
             prompt,
         ]
     elif kind == "mlm":
         prompt = Prompt(templates.MASKED_LANGUAGE_MODELING, source)
-        preprocessors = [masking.sample_items(masking.MIN_MLM_ITEMS), prompt, masking.corrupt_spans]
+        preprocessors = [
+            masking.sample_items(source, masking.MIN_MLM_ITEMS),
+            prompt,
+            masking.corrupt_spans,
+        ]
     else:
         prompt = Prompt(templates.PERSONALIZED_RANKING.worded(wording), source)
         preprocessors = [candidates.pair_with_negative(source), prompt]

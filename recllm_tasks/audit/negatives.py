@@ -4,17 +4,17 @@ import numpy as np
 
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.verdict import Check, Offender
-from recllm_tasks.data.negatives import NUM_NEGATIVES, SPLITS
+from recllm_tasks.data.negatives import SPLITS
 
 
 def check_stored_negatives(records: Records) -> Check:
-    """99 negatives a user in validation and test, none of the user's whole sequence (Paper §4.1).
+    """One negative fewer than candidates in validation and test, none of the user's whole sequence.
 
-    The train split stores none.
+    Paper §4.1: 99. The train split stores none.
     """
     offender = None
     for name, split in records.splits.items():
-        negatives, wanted = split.negatives, NUM_NEGATIVES if name in SPLITS else 0
+        negatives, wanted = split.negatives, records.info.candidates - 1 if name in SPLITS else 0
         odd = np.flatnonzero(negatives.lengths != wanted)
         own = np.flatnonzero(
             is_in(records.pair(negatives.rows, negatives.values), records.own("test"))

@@ -1,6 +1,7 @@
 """Rating baselines: how likely the user, or the item, is liked in train.
 
-A rating above 3 stars is a like (Paper §4.1). Letters: U users of the evaluated split, N items.
+A rating above the dataset's threshold is a like: 3 stars (Paper §4.1) unless it was prepared with
+another one. Letters: U users of the evaluated split, N items.
 """
 
 import numpy as np
@@ -9,8 +10,6 @@ import numpy.typing as npt
 from recllm_tasks import metrics
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.errors import UserError
-
-LIKED_ABOVE = 3.0
 
 
 def rating(interactions: SplitInteractions) -> dict[str, float]:
@@ -58,7 +57,7 @@ def _share_liked(
     ratings = np.concatenate(interactions.train_ratings)
     known = ~np.isnan(ratings)
     _check_known(known, "train")
-    liked, group = ratings[known] > LIKED_ABOVE, group[known]
+    liked, group = ratings[known] > interactions.like_threshold, group[known]
     count = np.bincount(group, minlength=num_groups + 1)
     likes = np.bincount(group, weights=liked, minlength=num_groups + 1)
     return np.where(count > 0, likes / np.maximum(count, 1), liked.mean())
@@ -67,7 +66,7 @@ def _share_liked(
 def _auc(interactions: SplitInteractions, score_U: npt.NDArray[np.float64]) -> dict[str, float]:
     known = ~np.isnan(interactions.target_ratings)
     _check_known(known, "the evaluated split")
-    liked = interactions.target_ratings[known] > LIKED_ABOVE
+    liked = interactions.target_ratings[known] > interactions.like_threshold
     return {"auc": metrics.auc(liked, score_U[known])}
 
 

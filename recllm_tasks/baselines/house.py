@@ -44,7 +44,9 @@ def read_split(
         records = records.filter(lambda record: ~tf.math.is_nan(record["ratings"][-1]))
     chosen = itertools.islice(records.as_numpy_iterator(), num_examples)
     train = source.records("train").as_numpy_iterator()
-    return SplitInteractions.from_records(chosen, train, len(source.catalog()))
+    return SplitInteractions.from_records(
+        chosen, train, len(source.catalog()), source.info().like_threshold
+    )
 
 
 def _of_lists(interactions: SplitInteractions) -> dict[str, dict[str, float]]:

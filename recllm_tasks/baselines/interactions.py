@@ -1,6 +1,6 @@
 """One evaluated split beside the interactions that a baseline may learn from.
 
-Letters: T users of the train split, U users of the evaluated split, C = 99 negatives.
+Letters: T users of the train split, U users of the evaluated split, C negatives (99 in the paper).
 """
 
 import dataclasses
@@ -9,6 +9,8 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from recllm_tasks.data.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class SplitInteractions:
       target_ratings: float32 [U], in stars, NaN where unknown.
       train_users: int32 [U], where in `train_items` the evaluated user stands, -1 for nowhere.
       negatives: int32 [U, C], drawn with replacement, or None where the split has none.
+      like_threshold: a rating above it is a like.
     """
 
     num_items: int
@@ -35,6 +38,7 @@ class SplitInteractions:
     target_ratings: npt.NDArray[np.float32]
     train_users: npt.NDArray[np.int32]
     negatives: npt.NDArray[np.int32] | None = None
+    like_threshold: float = Options.like_threshold
 
     @classmethod
     def from_records(
@@ -42,6 +46,7 @@ class SplitInteractions:
         records: Iterable[Mapping[str, Any]],
         train_records: Iterable[Mapping[str, Any]],
         num_items: int,
+        like_threshold: float = Options.like_threshold,
     ) -> Self:
         """Joins the records of an evaluated split and of train by `user`.
 
@@ -50,6 +55,7 @@ class SplitInteractions:
             `ratings` (float [n]) and, in all or none of them, `negatives` (int [C]).
           train_records: the same without `negatives`; all their items are training items.
           num_items: the catalog's length.
+          like_threshold: a rating above it is a like.
 
         Raises:
           ValueError: if a split has no record, an evaluated record no item, a user two records
@@ -73,6 +79,7 @@ class SplitInteractions:
             negatives=np.array([record["negatives"] for record in records], np.int32)
             if has_negatives
             else None,
+            like_threshold=like_threshold,
         )
 
     def train_counts(self) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """`recllm prepare`: raw files to a stored dataset with its catalog and vocabulary."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -8,6 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from recllm_tasks.commands import setup
+from recllm_tasks.data.options import Options
+from recllm_tasks.data.specs import DatasetSpec, own_spec
+from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
 
 
@@ -18,10 +22,11 @@ def run(args) -> int:
     from recllm_tasks.prompts.source import CatalogSource
 
     prepare(
-        args.dataset,
+        _dataset(args),
         data_dir,
         args.raw_dir and os.path.expanduser(args.raw_dir),
-        seed=args.seed,
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)},
+        bad_records=args.bad_records,
         overwrite=args.overwrite,
         progress=console.print,
     )
@@ -36,6 +41,28 @@ def run(args) -> int:
     return 0
 
 
+def _dataset(args) -> str | DatasetSpec:
+    """The name of a published dataset, or what the arguments say of one's own."""
+    if args.interactions:
+        return own_spec(
+            args.dataset,
+            args.interactions,
+            args.items,
+            columns=args.columns,
+            format=args.format,
+            time_unit=args.time_unit,
+            noun=args.noun,
+            verb=args.verb,
+            title=args.title,
+        )
+    if args.items or args.columns or args.format:
+        raise UserError(
+            f"interactions of '{args.dataset}': got no --interactions beside --items, --columns or "
+            "--format, expected the files of a dataset of your own; give --interactions"
+        )
+    return args.dataset
+
+
 def _as_json(info) -> dict:
     """Statistics (paper Table 7) and facts for programs."""
     return {"dataset": info.dataset, **info.statistics.to_json(), **_facts(info)}
@@ -45,6 +72,8 @@ def _facts(info) -> dict:
     return {
         "has_ratings": info.has_ratings,
         "duplicates_dropped": info.duplicates_dropped,
+        "short_users_dropped": info.short_users_dropped,
+        "bad_records": info.bad_records,
         "fingerprint": info.fingerprint,
     }
 

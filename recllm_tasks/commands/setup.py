@@ -69,8 +69,8 @@ def damage_told():
 
 
 def register_tasks(args) -> None:
-    """Registers our tasks and mixtures, then those of the modules in `--module`."""
-    importlib.import_module("recllm_tasks.mixtures")
+    """Registers our tasks and mixtures, those of one's own datasets, and those of `--module`."""
+    importlib.import_module("recllm_tasks.mixtures").register_stored()
     sys.path.insert(0, os.getcwd())
     for module in args.module:
         try:

@@ -1,22 +1,27 @@
 """The TFDS builder `rec_sequences`: one record a user, one config a dataset."""
 
 import dataclasses
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import BUILDER, VERSION, DatasetInfo
-from recllm_tasks.data.negatives import SPLITS as SPLITS_WITH_NEGATIVES
-from recllm_tasks.data.negatives import draw_negatives
-from recllm_tasks.data.sequences import HELD_OUT, Sequences
+from recllm_tasks.data.records import Shard, plan_shards
+from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.specs import SPECS
 
 _DESCRIPTION = """
 Users' sequences of interactions, split by leave-one-out, with negatives for ranking. The record of
 a split holds that split's interactions and the earlier ones, never a later one.
 """
+
+# Bytes of length and checksums around a record, which TFDS does not count.
+_TFRECORD_OVERHEAD = 16
 
 _CITATION = """
 @inproceedings{cao-etal-2024-aligning,
@@ -31,19 +36,31 @@ _CITATION = """
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """All that the builder writes: read, checked and ordered elsewhere."""
+    """All that the builder writes: read, checked and ordered elsewhere.
+
+    `sequences_dir` is what `sequences.order_sequences` filled.
+    """
 
     info: DatasetInfo
     catalog: Catalog
-    sequences: Sequences
+    sequences_dir: Path
+    # Files to keep beside the records.
+    files: tuple[Path, ...] = ()
 
 
-class RecSequences(tfds.core.GeneratorBasedBuilder):
+def builder_config(name: str, title: str) -> tfds.core.BuilderConfig | str:
+    """TFDS's configuration of a dataset: of a published one its name, of one's own a new one."""
+    if name in SPECS:
+        return name
+    return tfds.core.BuilderConfig(name=name, description=title)
+
+
+class RecSequences(FileReaderBuilder):
     """Writes a `Prepared` dataset; without one, only reads what was written before.
 
     Features of a record: `user` (string), `items` (int32 [n], rows of the catalog, oldest first),
-    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [99], rows of the catalog; [0] in
-    train).
+    `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [candidates - 1],
+    rows of the catalog; [0] in train).
     """
 
     name = BUILDER
@@ -55,8 +72,18 @@ class RecSequences(tfds.core.GeneratorBasedBuilder):
     # Nothing is downloaded; TFDS's own lookup of checksums wants a package it does not require.
     url_infos = {}  # noqa: RUF012
 
-    def __init__(self, *, prepared: Prepared | None = None, **kwargs):
-        self._prepared = prepared
+    def __init__(
+        self,
+        *,
+        prepared: Prepared | None = None,
+        write: Callable[[Sequence[Shard]], None] | None = None,
+        **kwargs,
+    ):
+        """Args:
+        prepared: what to write.
+        write: calls `records.write_shard` on every shard, in any order and anywhere.
+        """
+        self._prepared, self._write = prepared, write
         super().__init__(**kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -74,31 +101,43 @@ class RecSequences(tfds.core.GeneratorBasedBuilder):
             ),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        del dl_manager
+    def _download_and_prepare(self, dl_manager, download_config=None) -> None:
+        """Our choice over TFDS's own loop: it shuffles and writes in one process, record by record.
+
+        The files are those that it would write, in names, order and content.
+        """
+        del dl_manager, download_config
         if self._prepared is None:
             raise ValueError("RecSequences downloads nothing; `recllm prepare` writes the dataset")
-        # TFDS renames this folder when everything in it is written, so nothing half-written is
-        # ever found under the final name.
-        self._prepared.catalog.save(self.data_path)
-        self._prepared.info.save(self.data_path)
-        return {split: self._generate_examples(split) for split in HELD_OUT}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict]]:
-        sequences = self._prepared.sequences
-        if split in SPLITS_WITH_NEGATIVES:
-            counts, seed = self._prepared.catalog.train_count, self._prepared.info.seed
-            negatives = draw_negatives(sequences, counts, seed, split)
-        else:
-            negatives = np.zeros([len(sequences.users), 0], np.int32)
-        for number, user in enumerate(sequences.users):
-            held = sequences.of_split(number, split)
-            yield (
-                user,
-                {
-                    "user": user,
-                    "items": sequences.items[held],
-                    "ratings": sequences.ratings[held],
-                    "negatives": negatives[number],
-                },
+        catalog, info = self._prepared.catalog, self._prepared.info
+        catalog.save(self.data_path)
+        info.save(self.data_path)
+        for file in self._prepared.files:
+            shutil.copy(file, self.data_path)
+        templates = {split: self._get_filename_template(split) for split in HELD_OUT}
+        plan = plan_shards(
+            self._prepared.sequences_dir,
+            catalog.train_count,
+            info.seed,
+            info.candidates - 1,
+            templates,
+        )
+        self._write([shard for shards in plan.values() for shard in shards])
+        self.info.set_splits(
+            tfds.core.SplitDict(
+                [_split_info(split, plan[split], templates[split]) for split in plan]
             )
+        )
+
+
+def _split_info(
+    split: str, shards: list[Shard], template: tfds.core.ShardedFileTemplate
+) -> tfds.core.SplitInfo:
+    lengths = [shard.stop - shard.start for shard in shards]
+    size = sum(Path(shard.path).stat().st_size for shard in shards)
+    return tfds.core.SplitInfo(
+        name=split,
+        shard_lengths=lengths,
+        num_bytes=size - _TFRECORD_OVERHEAD * sum(lengths),
+        filename_template=template,
+    )

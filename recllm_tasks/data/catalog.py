@@ -1,8 +1,7 @@
 """The catalog: one row an item, with its short id and its texts."""
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,6 @@ from recllm_tasks.errors import UserError
 FILE_NAME = "catalog.parquet"
 _TEXT_COLUMNS = ("item", "short_id", "title", "brand", "price", "categories", "description")
 _SCHEMA = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS] + [("train_count", pa.int64())])
-
-
-def order_items(items: Iterable[str], seed: int) -> list[str]:
-    """Orders raw ids at random, as `seed` fixes it; row r of the catalog gets short id `I{r+1}`.
-
-    Our choice: by the SHA-256 of `seed:item`, because that depends neither on the order of the
-    file nor on the version of a library. Random ids leak no neighbourhood (Paper §A.1).
-    """
-    return sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).digest())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

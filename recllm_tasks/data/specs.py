@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+import re
+from collections.abc import Sequence
 
+from recllm_tasks.data.formats import Format, get_format, own_format
 from recllm_tasks.errors import UserError
 
 _AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
@@ -21,18 +24,26 @@ class Table7:
 
 
 @dataclasses.dataclass(frozen=True)
+class OwnFiles:
+    """Paths, or patterns such as `part-*.csv`, of the files of a dataset of one's own."""
+
+    interactions: tuple[str, ...]
+    items: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """One dataset.
 
-    `format` is `amazon` (JSON lines of 2014 or 2018) or `recbole` (atomic files). The two file
-    names are what the publisher calls them; a `.gz` file may also lie unpacked beside it. The
+    The two file names are what the publisher calls them; a `.gz` file may also lie unpacked. The
     addresses only serve messages: nothing is fetched from them. `in_wheel` says that the files
-    come from the PyPI wheel when no raw folder is given.
+    come from the PyPI wheel when no raw folder is given. A dataset of one's own has `own_files`
+    instead of published names and addresses.
     """
 
     name: str
     title: str
-    format: str
+    format: Format
     interactions_file: str
     metadata_file: str
     interactions_address: str
@@ -42,6 +53,7 @@ class DatasetSpec:
     verb_past: str
     in_wheel: bool = False
     table7: Table7 | None = None
+    own_files: OwnFiles | None = None
 
 
 def _amazon_2014(name: str, title: str, category: str, table7: Table7) -> DatasetSpec:
@@ -49,7 +61,7 @@ def _amazon_2014(name: str, title: str, category: str, table7: Table7) -> Datase
     return DatasetSpec(
         name=name,
         title=title,
-        format="amazon",
+        format=get_format("amazon_2014"),
         interactions_file=interactions,
         metadata_file=metadata,
         interactions_address=_AMAZON_2014 + interactions,
@@ -73,7 +85,7 @@ _ALL = (
     DatasetSpec(
         name="gift_cards",
         title="Gift Cards",
-        format="amazon",
+        format=get_format("amazon_2018"),
         interactions_file="Gift_Cards_5.json.gz",
         metadata_file="meta_Gift_Cards.json.gz",
         interactions_address=_AMAZON_2018 + "categoryFilesSmall/Gift_Cards_5.json.gz",
@@ -85,7 +97,7 @@ _ALL = (
     DatasetSpec(
         name="movielens_100k",
         title="MovieLens 100k",
-        format="recbole",
+        format=get_format("recbole"),
         interactions_file="ml-100k.inter",
         metadata_file="ml-100k.item",
         interactions_address=_WHEEL,
@@ -100,6 +112,93 @@ _ALL = (
 SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}
 
 
+# Base forms of past forms that are not made by adding -ed, and of common ones that are.
+_VERBS = {
+    "bought": "buy",
+    "purchased": "purchase",
+    "ordered": "order",
+    "watched": "watch",
+    "read": "read",
+    "played": "play",
+    "listened to": "listen to",
+    "heard": "hear",
+    "visited": "visit",
+    "viewed": "view",
+    "clicked": "click",
+    "rated": "rate",
+    "liked": "like",
+    "used": "use",
+    "eaten": "eat",
+}
+
+
+def own_spec(
+    name: str,
+    interactions: Sequence[str],
+    items: Sequence[str] = (),
+    *,
+    columns: str | None = None,
+    format: str | None = None,
+    time_unit: str = "seconds",
+    noun: str = "products",
+    verb: str = "purchased",
+    title: str | None = None,
+) -> DatasetSpec:
+    """A dataset of one's own, to be given to `prepare` in place of a published one's name.
+
+    Args:
+      name: what its tasks are called; lower-case letters, digits and `_`.
+      interactions: files or patterns, read in this order.
+      items: files or patterns of the items' texts; may be none.
+      columns: names of the columns by role, as in `formats.own_format`.
+      format: a published format, a key of `formats.FORMATS`, instead of `columns`.
+      time_unit: of times that are numbers, seconds or milliseconds.
+      noun: what the items are, in the prompts ("products").
+      verb: what users did with them ("purchased"), or both forms, "buy,bought".
+      title: for tables; the name by default.
+
+    Raises:
+      UserError: a name that cannot be, a verb whose base form is not known, wrong columns.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise UserError(
+            f"name of a dataset: got '{name}', expected lower-case letters, digits and _, a letter "
+            "first; choose such a name"
+        )
+    if name in SPECS:
+        raise UserError(
+            f"name of a dataset: got '{name}', which is a published one, expected a name of its "
+            "own; choose another name, or leave out --interactions and give --raw_dir"
+        )
+    if format and columns:
+        raise UserError(
+            f"columns for '{name}': got '{columns}' beside the format {format}, which names its "
+            "columns itself, expected one of both; leave one out"
+        )
+    base, comma, past = (word.strip() for word in verb.partition(","))
+    if not comma:
+        base, past = _VERBS.get(base, ""), base
+    if not base or not past or not noun.strip():
+        raise UserError(
+            f"wording for '{name}': got the noun '{noun}' and the verb '{verb}', expected a noun "
+            f"such as products and a verb such as {', '.join(list(_VERBS)[:3])}; give a verb's "
+            "both forms, for instance --verb rent,rented"
+        )
+    return DatasetSpec(
+        name=name,
+        title=title or name,
+        format=get_format(format) if format else own_format(columns, time_unit),
+        interactions_file=" ".join(interactions),
+        metadata_file=" ".join(items),
+        interactions_address="--interactions",
+        metadata_address="--items",
+        noun=noun.strip(),
+        verb=base,
+        verb_past=past,
+        own_files=OwnFiles(tuple(interactions), tuple(items)),
+    )
+
+
 def get_spec(name: str) -> DatasetSpec:
     """Returns the spec called `name`; raises `UserError` with the known names for another one."""
     if name in SPECS:
@@ -107,5 +206,6 @@ def get_spec(name: str) -> DatasetSpec:
     close = difflib.get_close_matches(str(name), SPECS, n=1)
     remedy = f"did you mean '{close[0]}'?" if close else "choose one of them"
     raise UserError(
-        f"unknown dataset for 'name': got '{name}', expected one of {', '.join(SPECS)}; {remedy}"
+        f"unknown dataset for 'name': got '{name}', expected one of {', '.join(SPECS)}; {remedy}, "
+        "or give the files of your own with --interactions"
     )

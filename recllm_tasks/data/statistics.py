@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-_HISTORY = 20
+from recllm_tasks.data.options import Options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +25,10 @@ class Statistics:
     train_windows: int
 
     @classmethod
-    def from_lengths(cls, lengths: np.ndarray, items: int) -> "Statistics":
-        """Counts from the whole sequences' lengths (int [users]) and the number of items."""
+    def from_lengths(
+        cls, lengths: np.ndarray, items: int, window: int = Options.window
+    ) -> "Statistics":
+        """Counts from the whole sequences' lengths (int [users]), the items and the window."""
         users, interactions = len(lengths), int(lengths.sum())
         return cls(
             users=users,
@@ -35,7 +37,7 @@ class Statistics:
             sparsity=100 * (1 - interactions / (users * items)),
             mean_length=float(lengths.mean()),
             std_length=float(lengths.std()),
-            train_windows=count_train_windows(lengths),
+            train_windows=count_train_windows(lengths, window),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -43,10 +45,11 @@ class Statistics:
         return dataclasses.asdict(self)
 
 
-def count_train_windows(lengths: np.ndarray) -> int:
-    """Windows of 20 history items and a target, stride 1, in the train split; one for a short user.
+def count_train_windows(lengths: np.ndarray, window: int = Options.window) -> int:
+    """Windows of `window` history items and a target, stride 1, in the train split.
 
-    With n the whole length, n - 2 items train. Our choice: Σ max(1, (n - 2) - 20), because it
-    gives the counts that the paper prints for Toys and Beauty (30,761 and 36,582).
+    A short user has one. With n the whole length, n - 2 items train. Our choice:
+    Σ max(1, (n - 2) - 20), because it gives the counts that the paper prints for Toys and Beauty
+    (30,761 and 36,582).
     """
-    return int(np.maximum(1, lengths - 2 - _HISTORY).sum())
+    return int(np.maximum(1, lengths - 2 - window).sum())

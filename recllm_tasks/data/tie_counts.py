@@ -10,7 +10,7 @@ class TieCounts:
     """What was counted of them.
 
     Attributes:
-      order: `published`: the order of the file, as the published splits have it.
+      order: what they stand in: `Options.ties`.
       interactions: how many share user and time with another one.
       users_with_test_tied: whose test item has the same time as their validation item.
     """
@@ -20,7 +20,7 @@ class TieCounts:
     users_with_test_tied: int
 
 
-def count_ties(connection: duckdb.DuckDBPyConnection, order: str = "published") -> TieCounts:
+def count_ties(connection: duckdb.DuckDBPyConnection, order: str) -> TieCounts:
     """Counts the ties of the table `core` (see `sequences.build_core`)."""
     interactions, users = connection.execute("""
         with days as (

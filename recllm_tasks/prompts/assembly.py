@@ -19,9 +19,6 @@ from recllm_tasks.prompts.token_table import TokenTable, concatenate, item_table
 # The feature whose items may be dropped. Its slots in one template share the room that is left.
 ELASTIC = "history"
 
-# Candidates that an id list may hold: 1 + 99 (paper §4.1).
-MAX_LISTED = 100
-
 Example = Mapping[str, tf.Tensor]
 
 
@@ -78,11 +75,10 @@ class PromptWriter:
         vocabulary: seqio.Vocabulary,
         lengths: Mapping[str, int],
     ):
-        catalog = source.catalog()
         self._vocabulary = vocabulary
-        self.inputs = _Side("inputs", template.inputs, catalog, vocabulary, lengths.get("inputs"))
+        self.inputs = _Side("inputs", template.inputs, source, vocabulary, lengths.get("inputs"))
         self.targets = _Side(
-            "targets", template.targets, catalog, vocabulary, lengths.get("targets")
+            "targets", template.targets, source, vocabulary, lengths.get("targets")
         )
 
     def fit(self, example: Example) -> dict[str, tf.Tensor]:
@@ -123,8 +119,16 @@ ALIGNED = ("history_ratings", "liked", "disliked", "masked")
 class _Side:
     """One side of a prompt, inputs or targets: its parts, and the tables of its slots."""
 
-    def __init__(self, name, parts: tuple[Part, ...], catalog, vocabulary, length: int | None):
-        self._parts = parts
+    def __init__(
+        self,
+        name: str,
+        parts: tuple[Part, ...],
+        source: CatalogSource,
+        vocabulary: seqio.Vocabulary,
+        length: int | None,
+    ):
+        catalog = source.catalog()
+        self._parts, self._source = parts, source
         self._num_items = len(catalog)
         words = {part: tokenise([part], vocabulary) for part in parts if isinstance(part, str)}
         self._words = {part: table.values for part, table in words.items()}
@@ -146,7 +150,7 @@ class _Side:
         for slot in self._parts:
             if isinstance(slot, Items) and _is_id_list(slot):
                 longest = item_table(catalog, vocabulary, slot.form, None).lengths.max()
-                room -= int(longest) * (MAX_LISTED if slot.last_form else 1)
+                room -= int(longest) * (self._source.info().candidates if slot.last_form else 1)
             elif isinstance(slot, (Items, Varied)):
                 shares += 2 if slot.field == "pair" else 1
         if room < shares:

@@ -1,4 +1,7 @@
-"""Items that a prompt offers beside the true one: 99 for ranking, one for BPR (paper §4.1)."""
+"""Items that a prompt offers beside the true one: 99 for ranking, one for BPR (paper §4.1).
+
+A dataset may be prepared with another number of candidates than 100; C is that number.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -7,8 +10,6 @@ import tensorflow as tf
 
 from recllm_tasks.data.popularity import draw_by_popularity, user_seed
 from recllm_tasks.prompts.source import CatalogSource
-
-NUM_NEGATIVES = 99
 
 # Features that hold items offered to choose from: the target and negatives, as catalog rows.
 OFFERS = ("candidates", "pair")
@@ -26,7 +27,7 @@ def _cumulative_counts(source: CatalogSource) -> tf.Tensor:
 
 
 def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor that adds `candidates` (int32 [100]): the target among 99 negatives.
+    """A preprocessor that adds `candidates` (int32 [C]): the target among C - 1 negatives.
 
     Evaluation takes the negatives stored in the record. Training draws them by popularity, with
     replacement, from the items that are not in the user's training split; they and the target's
@@ -35,7 +36,7 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
     """
 
     def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        cumulative = _cumulative_counts(source)
+        cumulative, num_negatives = _cumulative_counts(source), source.info().candidates - 1
 
         def add(example: Example) -> dict[str, tf.Tensor]:
             # The target's place in the user's sequence: unlike the window's start it is another one
@@ -46,12 +47,14 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
             drawn = tf.cond(
                 tf.size(example["negatives"]) > 0,
                 lambda: example["negatives"],
-                lambda: draw_by_popularity(cumulative, example["exclude"], seeds[1], NUM_NEGATIVES),
+                lambda: draw_by_popularity(
+                    cumulative, example["exclude"], seeds[1], num_negatives
+                ),
             )
-            place = tf.random.stateless_uniform([], seeds[0], 0, NUM_NEGATIVES + 1, tf.int32)
+            place = tf.random.stateless_uniform([], seeds[0], 0, num_negatives + 1, tf.int32)
             target = example["target"][tf.newaxis]
             candidates = tf.concat([drawn[:place], target, drawn[place:]], axis=0)
-            return {**example, "candidates": tf.ensure_shape(candidates, [NUM_NEGATIVES + 1])}
+            return {**example, "candidates": tf.ensure_shape(candidates, [num_negatives + 1])}
 
         return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
 

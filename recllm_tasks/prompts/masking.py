@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
 # Paper §4.1: the masking ratio of MIM and MLM.
@@ -27,17 +28,26 @@ def choose(seed: tf.Tensor, size: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
     return tf.scatter_nd(order[:num, tf.newaxis], tf.ones([num], tf.bool), [size])
 
 
-def sample_items(min_items: int) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+def sample_items(
+    source: CatalogSource, min_items: int | None = None
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """A preprocessor: `history` becomes a random span of the window, `windows.sample_span`.
 
-    A user with one training item has no such span and is left out.
+    Without `min_items` it is as long as the window. A user with one training item has no such span
+    and is left out.
     """
 
-    @seqio.map_over_dataset(num_seeds=1)
-    def sample(example: Example, seed) -> dict[str, tf.Tensor]:
-        return windows.sample_span(example, seed, tf.constant(min_items))
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        window = source.info().window
+        shortest = tf.constant(min_items or window)
 
-    return lambda dataset: sample(dataset.filter(lambda example: tf.size(example["history"]) > 0))
+        @seqio.map_over_dataset(num_seeds=1)
+        def sample(example: Example, seed) -> dict[str, tf.Tensor]:
+            return windows.sample_span(example, seed, shortest, window)
+
+        return sample(dataset.filter(lambda example: tf.size(example["history"]) > 0))
+
+    return preprocess
 
 
 def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:

@@ -9,7 +9,6 @@ import sentencepiece
 import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.data.specs import get_spec
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.token_table import write_item
@@ -28,8 +27,8 @@ def ensure_vocabulary(source: CatalogSource) -> bool:
     path = source.vocabulary_file()
     if tf.io.gfile.exists(path):
         return False
-    spec = get_spec(source.dataset_name)
-    phrases = templates.fixed_phrases(templates.Wording(spec.noun, spec.verb, spec.verb_past))
+    info = source.info()
+    phrases = templates.fixed_phrases(templates.Wording(info.noun, info.verb, info.verb_past))
     texts = training_texts(source.catalog(), phrases)
     train_vocabulary(path, texts, source.catalog().short_id, phrases)
     return True

@@ -137,8 +137,8 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
     def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
         records = self.records(split, shuffle, seed, shard_info)
         if split != "train":
-            return windows.last_window(records)
-        dataset = windows.training_windows(records, self.with_negatives)
+            return windows.last_window(records, self.info().window)
+        dataset = windows.training_windows(records, self.with_negatives, self.info().window)
         return dataset.shuffle(SHUFFLE_WINDOWS, seed=seed) if shuffle else dataset
 
     def num_input_examples(self, split: str) -> int | None:

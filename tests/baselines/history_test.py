@@ -5,6 +5,7 @@ import pytest
 
 from recllm_tasks import metrics
 from recllm_tasks.baselines import history
+from recllm_tasks.data.options import Options
 from recllm_tasks.errors import UserError
 
 # Likes in train: ann 2 of 3, bob 0 of 2, cat 1 of 1 known; all 3 of 6. Item 0 1 of 2, item 1
@@ -45,7 +46,7 @@ def test_targets_without_a_rating_are_left_out(shop, monkeypatch):
 
 
 def test_three_stars_are_no_like():
-    assert history.LIKED_ABOVE == 3
+    assert Options().like_threshold == 3
 
 
 def test_auc(shop):

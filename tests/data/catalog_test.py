@@ -1,11 +1,9 @@
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recllm_tasks.data.catalog import Catalog, order_items
+from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.metadata import ItemText
 from recllm_tasks.errors import UserError
 
@@ -14,20 +12,6 @@ from recllm_tasks.errors import UserError
 def catalog():
     texts = {"b": ItemText("Title &amp; é", "Brand", "$1.00", "A > B", "words")}
     return Catalog.build(["b", "a"], texts, np.array([3, 0]))
-
-
-def test_order_is_pinned():
-    """The order of `for i in 0 1 2 3 4 5; do printf 0:A$i | sha256sum; done` when sorted."""
-    items = [f"A{i}" for i in range(6)]
-    by_hand = sorted(items, key=lambda i: hashlib.sha256(b"0:" + i.encode()).hexdigest())
-    assert order_items(items, 0) == by_hand == ["A3", "A4", "A1", "A2", "A0", "A5"]
-
-
-def test_order_depends_on_the_seed_and_not_on_the_file():
-    items = [f"A{i}" for i in range(100)]
-    assert order_items(items[::-1], 0) == order_items(items, 0)
-    assert order_items(items, 1) != order_items(items, 0)
-    assert sorted(order_items(items, 1)) == sorted(items)
 
 
 def test_round_trip(tmp_path, catalog):

@@ -10,7 +10,9 @@ from recllm_tasks.data.dataset_info import (
     dataset_dir,
     open_dataset,
 )
+from recllm_tasks.data.options import Options
 from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.data.specs import SPECS
 from recllm_tasks.data.statistics import Statistics
 from recllm_tasks.data.tie_counts import TieCounts
 from recllm_tasks.errors import UserError
@@ -85,9 +87,12 @@ def test_unknown_fact_is_refused(stored):
 
 
 def test_fingerprint_depends_on_content_and_options_only():
-    def of(path="a", sha256="s", name="toys", k_core=5, seed=0):
-        return compute_fingerprint(name, [SourceFile(Path(path), sha256, 1)], k_core, seed)
+    def of(path="a", sha256="s", name="toys", bad_records="error", **options):
+        spec, source = SPECS[name], SourceFile(Path(path), sha256, 1)
+        return compute_fingerprint(spec, [source], Options(**options), bad_records)
 
     assert of() == of(path="b")
-    others = [of(sha256="t"), of(name="beauty"), of(k_core=6), of(seed=1)]
-    assert len({of(), *others}) == 5
+    others = [of(sha256="t"), of(name="beauty"), of(bad_records="quarantine")]
+    others += [of(k_core=6), of(seed=1), of(window=9), of(candidates=9), of(ties="shuffled")]
+    others += [of(like_threshold=2.0)]
+    assert len({of(), *others}) == 10

@@ -14,7 +14,7 @@ HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
 
 def read(path, dataset="gift_cards"):
     with duckdb.connect() as connection:
-        has_ratings = read_interactions(connection, SPECS[dataset], check_source(path))
+        has_ratings = read_interactions(connection, SPECS[dataset], [check_source(path)])
         columns = "line, user_id, item_id, time, rating"
         rows = connection.execute(f"select {columns} from raw_interactions order by line")
         return has_ratings, rows.fetchall()
@@ -51,10 +51,10 @@ BAD_LINES = {
     "two objects": (json.dumps(GOOD) + json.dumps(GOOD), "the line", "JSON object"),
     "no user": ({**GOOD, "reviewerID": None}, "reviewerID", "None"),
     "empty user": ({**GOOD, "reviewerID": " "}, "reviewerID", "' '"),
-    "number user": ({**GOOD, "reviewerID": 7}, "reviewerID", "7"),
+    "fraction user": ({**GOOD, "reviewerID": 7.5}, "reviewerID", "7.5"),
     "missing item": ({k: v for k, v in GOOD.items() if k != "asin"}, "asin", "nothing"),
     "empty item": ({**GOOD, "asin": ""}, "asin", "''"),
-    "number item": ({**GOOD, "asin": 7}, "asin", "7"),
+    "true item": ({**GOOD, "asin": True}, "asin", "True"),
     "half a character": (json.dumps({**GOOD, "asin": "x\ud800"}), "asin", "Unicode"),
     "no time": ({**GOOD, "unixReviewTime": None}, "unixReviewTime", "None"),
     "text time": ({**GOOD, "unixReviewTime": "abc"}, "unixReviewTime", "'abc'"),
@@ -144,5 +144,5 @@ def test_recbole_without_a_needed_column(tmp_path, column):
 
 
 def test_recbole_header_alone(tmp_path):
-    with pytest.raises(UserError, match="no line after it"):
+    with pytest.raises(UserError, match=r"no sound record.*a line after it"):
         read(write_inter(tmp_path, HEADER), "movielens_100k")

@@ -9,8 +9,9 @@ from recllm_tasks.errors import UserError
 @pytest.fixture
 def read(tmp_path, write_lines):
     def read(lines, items=("A1", "A2"), dataset="gift_cards"):
-        source = check_source(write_lines(tmp_path / "meta.json.gz", lines))
-        return read_metadata(SPECS[dataset], source, items)
+        name = "meta.item.gz" if dataset == "movielens_100k" else "meta.json.gz"
+        source = check_source(write_lines(tmp_path / name, lines))
+        return read_metadata(SPECS[dataset], [source], items)
 
     return read
 
@@ -92,7 +93,7 @@ def test_half_a_character_does_not_stop_writing(read):
         '{"asin": "A1", "x": ' + "[" * 100_000,
         "{'asin': 'A1', 'x': 'a\0b'}",
         {"title": "no asin"},
-        {"asin": 3},
+        {"asin": 3.5},
         {"asin": " "},
     ],
 )
@@ -105,7 +106,7 @@ def test_not_utf8(tmp_path):
     path = tmp_path / "meta.json"
     path.write_bytes(b'{"asin": "A1"}\n{"asin": "\xff"}\n')
     with pytest.raises(UserError, match="line 2: got byte 0xff"):
-        read_metadata(SPECS["toys"], check_source(path), ["A1"])
+        read_metadata(SPECS["toys"], [check_source(path)], ["A1"])
 
 
 def test_metadata_of_another_dataset(read):
@@ -137,8 +138,8 @@ def test_movies(read):
     ("lines", "message"),
     [
         ([ITEM_HEADER, "1\tx\t1"], "line 2: got 3 fields"),
-        ([ITEM_HEADER, " \tx\t1\ty"], "line 2: got an empty item_id"),
-        (["item_id:token\tname", "1\tx"], "line 1: .*a column movie_title"),
+        ([ITEM_HEADER, " \tx\t1\ty"], "line 2: got ' ' in item_id"),
+        (["id:token\tname", "1\tx"], "line 1: .*expected item_id once"),
     ],
 )
 def test_bad_movie_line(read, lines, message):

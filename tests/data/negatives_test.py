@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from recllm_tasks.data import negatives
@@ -8,7 +9,7 @@ from recllm_tasks.errors import UserError
 
 def sequences_of(*rows, users=None):
     return Sequences(
-        users=users or [f"u{i}" for i in range(len(rows))],
+        users=pa.chunked_array([users or [f"u{i}" for i in range(len(rows))]]),
         offsets=np.cumsum([0] + [len(row) for row in rows]),
         items=np.concatenate(rows).astype(np.int32),
         ratings=np.zeros(sum(map(len, rows)), np.float32),

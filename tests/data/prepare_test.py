@@ -2,14 +2,20 @@ import hashlib
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from recllm_tasks.data import builder as builder_lib
+from recllm_tasks.data import records
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.prepare import dataset_dir, open_dataset, prepare
 from recllm_tasks.errors import UserError
@@ -108,7 +114,6 @@ def test_readable_by_name_when_the_class_is_not_imported(data_dir):
 def test_two_runs_give_the_same_bytes(tmp_path, raw_dir, data_dir):
     prepare(NAME, tmp_path / "other", raw_dir)
     first, second = (tree(dataset_dir(d, NAME)) for d in (data_dir, tmp_path / "other"))
-    del first["dataset_info.json"], second["dataset_info.json"]
     assert first == second
     assert {"catalog.parquet", "recllm.json", "rec_sequences-test.tfrecord-00000-of-00001"} < set(
         first
@@ -154,31 +159,110 @@ def test_other_files_only_with_overwrite(data_dir, raw_dir, write_lines, gift_me
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError])
-def test_stopped_midway_leaves_nothing(tmp_path, raw_dir, monkeypatch, error):
-    def stop(self, split):
-        yield from ()
+def test_stopped_midway_leaves_nothing(tmp_path, raw_dir, error):
+    def stop(shards):
+        records.write_shard(shards[0])
         raise error
 
-    monkeypatch.setattr(builder_lib.RecSequences, "_generate_examples", stop)
     with pytest.raises(UserError if error is OSError else error):
-        prepare(NAME, tmp_path / "data", raw_dir)
+        prepare(NAME, tmp_path / "data", raw_dir, write=stop)
+    assert not list((tmp_path / "data").iterdir())
     assert not list((tmp_path / "data").rglob("catalog.parquet"))
     with pytest.raises(UserError, match="not prepared"):
         open_dataset(tmp_path / "data", NAME)
-    monkeypatch.undo()
     prepare(NAME, tmp_path / "data", raw_dir)
 
 
-def test_stopped_while_overwriting_keeps_the_old(data_dir, raw_dir, monkeypatch):
-    def stop(self, split):
-        yield from ()
+def test_stopped_while_overwriting_keeps_the_old(data_dir, raw_dir):
+    def stop(shards):
         raise KeyboardInterrupt
 
     before = tree(data_dir)
-    monkeypatch.setattr(builder_lib.RecSequences, "_generate_examples", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True)
+        prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True, write=stop)
     assert tree(data_dir) == before
+
+
+def run_killed(seconds, *arguments):
+    """Runs `prepare(*arguments)` in a process; True if it was killed before it ended."""
+    program = (
+        "import os, signal, sys, threading, time\n"
+        "from recllm_tasks.data.prepare import prepare\n"
+        "threading.Timer(float(sys.argv[1]), os.kill, (os.getpid(), signal.SIGKILL)).start()\n"
+        "prepare(*sys.argv[2:], seed=1, overwrite=True)\n"
+        "os._exit(0)\n"
+    )
+    command = [sys.executable, "-c", program, str(seconds), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, check=False)
+    assert result.returncode in (0, -signal.SIGKILL), result.stderr.decode()
+    return result.returncode != 0
+
+
+@pytest.mark.parametrize("points", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_then_again_gives_the_same_bytes(tmp_path, data_dir, raw_dir, points):
+    old = tree(data_dir)
+    start = time.monotonic()
+    prepare(NAME, tmp_path / "expected", raw_dir, seed=1)
+    whole_run = time.monotonic() - start
+    expected = tree(tmp_path / "expected")
+    for moment in np.random.default_rng(points).uniform(0, whole_run, points):
+        run_killed(moment, NAME, data_dir, raw_dir)
+        prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True)
+        assert tree(data_dir) == expected
+        prepare(NAME, data_dir, raw_dir, overwrite=True)
+        assert tree(data_dir) == old
+
+
+@pytest.mark.parametrize("limit", [1_000, 20_000])
+def test_disk_that_fills_keeps_the_old(data_dir, raw_dir, limit):
+    """Files may not grow beyond a limit."""
+    before = tree(data_dir)
+    program = (
+        "import resource, sys\n"
+        "from recllm_tasks.data.prepare import UserError, prepare\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "try:\n"
+        "    prepare(*sys.argv[2:], seed=1, overwrite=True)\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(limit), NAME, str(data_dir), str(raw_dir)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "make room on the disk" in result.stdout, result.stderr
+    assert tree(data_dir) == before
+
+
+def test_second_run_waits_and_finds_it_prepared(tmp_path, raw_dir):
+    first_is_writing, second_is_waiting = threading.Event(), threading.Event()
+    lines = []
+
+    def write(shards):
+        first_is_writing.set()
+        assert second_is_waiting.wait(60)
+        for shard in shards:
+            records.write_shard(shard)
+
+    def say(line):
+        lines.append(line)
+        if "waiting" in line:
+            second_is_waiting.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(prepare, NAME, tmp_path / "data", raw_dir, write=write)
+        assert first_is_writing.wait(60)
+        second = prepare(NAME, tmp_path / "data", raw_dir, progress=say)
+        assert second == first.result()
+    assert [line for line in lines if "already prepared" in line]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["rec_sequences"]
+
+
+def test_seconds_of_each_stage_are_said_at_the_end(tmp_path, raw_dir):
+    lines = []
+    prepare(NAME, tmp_path / "data", raw_dir, progress=lines.append)
+    assert re.fullmatch(
+        NAME + r": seconds: check \S+, read \S+, core \S+, order \S+, metadata \S+, records \S+",
+        lines[-1],
+    )
 
 
 def test_half_a_dataset_is_refused_and_can_be_replaced(data_dir, raw_dir):

@@ -1,28 +1,41 @@
+import hashlib
 import math
+import tempfile
 from collections import Counter
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorflow_datasets.core import hashing
 
 from recllm_tasks.data import sequences
 from recllm_tasks.errors import UserError
 
 
+def connect(interactions):
+    """A connection with (user, item, time, rating) tuples as `raw_interactions`."""
+    connection = duckdb.connect()
+    rows = [(line, *row, True) for line, row in enumerate(interactions, start=1)]
+    names = ("line", "user_id", "item_id", "time", "rating", "ok")
+    raw = pa.table({name: list(column) for name, column in zip(names, zip(*rows))})
+    connection.register("raw", raw)
+    connection.execute("""
+        create table raw_interactions as
+        select line, user_id, item_id, time::double as time, rating::float as rating, ok from raw
+    """)
+    return connection
+
+
 def run(interactions, k_core):
     """(user, item, time, rating) tuples -> (duplicates, items, Sequences)."""
-    with duckdb.connect() as connection:
-        connection.execute(
-            "create temp table raw_interactions (line bigint, user_id varchar, item_id varchar, "
-            "time double, rating float, ok boolean)"
-        )
-        rows = [(line, *row, True) for line, row in enumerate(interactions, start=1)]
-        connection.executemany("insert into raw_interactions values (?, ?, ?, ?, ?, ?)", rows)
+    with connect(interactions) as connection, tempfile.TemporaryDirectory() as folder:
         duplicates = sequences.build_core(connection, "tiny", k_core)
-        items = sorted(sequences.list_items(connection))
-        return duplicates, items, sequences.order_sequences(connection, items)
+        items = sequences.order_items(connection, 0)
+        result = sequences.order_sequences(connection, folder)
+        return duplicates, items, result.take(np.arange(len(result.users)))
 
 
 def in_words(items, result):
@@ -63,7 +76,7 @@ def test_core_unravels_to_the_fixed_point():
     rows += [("u0", "x1", 1, None), ("u1", "x1", 1, None), ("v1", "x1", 1, None)]
     rows += [("v1", "i0", 1, None), ("v1", "x2", 1, None), ("v2", "x2", 1, None)]
     _, items, result = run(rows, 3)
-    assert items == ["i0", "i1", "i2"]
+    assert sorted(items) == ["i0", "i1", "i2"]
     assert result.users == ["u0", "u1", "u2"]
 
 
@@ -100,7 +113,7 @@ def test_nothing_left_names_the_dataset():
 
 def test_leave_one_out():
     result = sequences.Sequences(
-        users=["u", "v"],
+        users=pa.chunked_array([["u", "v"]]),
         offsets=np.array([0, 3, 7]),
         items=np.int32([4, 5, 6, 0, 1, 2, 3]),
         ratings=np.zeros(7, np.float32),
@@ -109,3 +122,67 @@ def test_leave_one_out():
     assert held == {"train": [0, 1], "validation": [0, 1, 2], "test": [0, 1, 2, 3]}
     assert list(result.lengths) == [3, 4]
     assert list(result.count_train(8)) == [1, 1, 0, 0, 1, 0, 0, 0]
+
+
+def square(num_users, num_items, name="A"):
+    """Each user has each item."""
+    return [(f"u{u}", f"{name}{i}", 1, None) for u in range(num_users) for i in range(num_items)]
+
+
+def test_order_of_items_is_pinned():
+    """The order of `for i in 0 1 2 3 4 5; do printf 0:A$i | sha256sum; done` when sorted."""
+    with connect(square(3, 6)) as connection:
+        sequences.build_core(connection, "tiny", 3)
+        assert sequences.order_items(connection, 0) == ["A3", "A4", "A1", "A2", "A0", "A5"]
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_order_of_many_items_depends_on_the_seed_and_not_on_the_file(seed):
+    """More than DuckDB hands over at a time, which it may do in another order."""
+    rows = square(3, 12_000, name="ü\\ '")
+    by_hand = sorted(
+        {item for _, item, _, _ in rows},
+        key=lambda item: hashlib.sha256(f"{seed}:{item}".encode()).hexdigest(),
+    )
+    for order in (rows, rows[::-1]):
+        with connect(order) as connection:
+            sequences.build_core(connection, "tiny", 3)
+            assert sequences.order_items(connection, seed) == by_hand
+
+
+def test_many_users_keep_their_own_items(tmp_path):
+    rows = [(f"u{u}", f"i{(u + k) % 5_000}", k, float(k)) for u in range(5_000) for k in range(5)]
+    with connect(rows) as connection:
+        sequences.build_core(connection, "tiny", 5)
+        items = sequences.order_items(connection, 0)
+        result = sequences.order_sequences(connection, tmp_path)
+    users = result.users.to_pylist()
+    assert users == sorted(f"u{u}" for u in range(5_000))
+    for number, user in enumerate(users):
+        own = result.items[result.of_split(number, "test")]
+        assert [items[row] for row in own] == [f"i{(int(user[1:]) + k) % 5_000}" for k in range(5)]
+    assert list(result.ratings) == [0, 1, 2, 3, 4] * 5_000
+
+
+@pytest.mark.parametrize("split", sequences.HELD_OUT)
+def test_record_order_is_that_of_tfds(tmp_path, split):
+    rows = [(user, f"i{i}", 1, None) for user in ("a\\b", "a/c", "ü", "😀", "d'") for i in range(3)]
+    with connect(rows) as connection:
+        sequences.build_core(connection, "tiny", 3)
+        sequences.order_items(connection, 0)
+        users = sequences.order_sequences(connection, tmp_path).users
+    ordered = users.take(pa.array(sequences.open_record_order(tmp_path, split))).to_pylist()
+    assert ordered == sorted(users.to_pylist(), key=hashing.Hasher(split).hash_key)
+
+
+def test_take_is_in_the_order_asked_for():
+    result = sequences.Sequences(
+        users=pa.chunked_array([["u", "v"], ["w"]]),
+        offsets=np.array([0, 3, 7, 8]),
+        items=np.int32([4, 5, 6, 0, 1, 2, 3, 9]),
+        ratings=np.arange(8, dtype=np.float32),
+    ).take(np.array([2, 0]))
+    assert result.users == ["w", "u"]
+    assert list(result.offsets) == [0, 1, 4]
+    assert list(result.items) == [9, 4, 5, 6]
+    assert list(result.ratings) == [7, 0, 1, 2]

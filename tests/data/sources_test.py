@@ -13,12 +13,12 @@ TOYS = SPECS["toys"]
 def test_finds_packed_before_unpacked(tmp_path):
     for name in ("reviews_Toys_and_Games_5.json", "meta_Toys_and_Games.json"):
         (tmp_path / name).write_text("{}\n")
-    assert [p.name for p in sources.find_sources(TOYS, tmp_path)] == [
+    assert [p.name for (p,) in sources.find_sources(TOYS, tmp_path)] == [
         "reviews_Toys_and_Games_5.json",
         "meta_Toys_and_Games.json",
     ]
     (tmp_path / "meta_Toys_and_Games.json.gz").write_bytes(gzip.compress(b"{}\n"))
-    assert sources.find_sources(TOYS, tmp_path)[1].name == "meta_Toys_and_Games.json.gz"
+    assert sources.find_sources(TOYS, tmp_path)[1][0].name == "meta_Toys_and_Games.json.gz"
 
 
 def test_missing_file_is_named_with_its_address(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.options import Options
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.assembly import Prompt
@@ -40,6 +41,9 @@ class FixedSource(CatalogSource):
 
     def catalog(self):
         return self._catalog
+
+    def info(self):
+        return Options()
 
 
 SOURCE = FixedSource()

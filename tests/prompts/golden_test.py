@@ -9,6 +9,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.options import Options
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.own_vocabulary import train_vocabulary
@@ -45,6 +46,9 @@ class PaperSource(CatalogSource):
 
     def catalog(self):
         return self._catalog
+
+    def info(self):
+        return Options()
 
     def rows(self, short_ids):
         return tf.constant([self._catalog.short_id.index(i) for i in short_ids], tf.int32)

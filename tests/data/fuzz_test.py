@@ -1,0 +1,160 @@
+"""Mutated lines: whatever a file holds, it is read, put aside, or a `UserError`.
+
+`launch/test.sh -m slow` mutates a million lines; what runs each time mutates some thousands.
+"""
+
+import json
+import zlib
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.interactions import read_interactions
+from recllm_tasks.data.metadata import read_metadata
+from recllm_tasks.data.sources import check_source
+from recllm_tasks.data.specs import own_spec
+from recllm_tasks.errors import UserError
+
+FIRST = 1_404_172_800
+# Format, file, header, a sound line.
+LINES = {
+    "amazon_2014": (
+        "x.json",
+        b"",
+        b'{"reviewerID": "u1", "asin": "i1", "unixReviewTime": 1404172800, "overall": 4.5}',
+    ),
+    "amazon_2018": ("x.csv", b"", b"i1,u1,4.5,1404172800"),
+    "amazon_2023": (
+        "x.csv",
+        b"user_id,parent_asin,rating,timestamp\n",
+        b'"u ""1""",i1,4.5,1404172800000',
+    ),
+    "movielens": ("x.dat", b"", b"1::2::4.5::1404172800"),
+    "recbole": (
+        "x.inter",
+        b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n",
+        b"1\t2\t4.5\t1404172800",
+    ),
+    None: ("x.jsonl", b"", b'{"user": "u1", "item": 7, "time": "2014-07-01 10:00", "rating": 4}'),
+}
+ITEM = b"{'asin': 'i1', 'title': 'A \\'doll\\'', 'price': 3.5, 'categories': [['Toys', 'Dolls']]}"
+
+INSERTED = [
+    *(bytes([byte]) for byte in b"\0\x01\t\n\r\"'\\,:{}[]|-.eE+ nN"),
+    *(b"\xff", b"\xe2\x96\x81", b"\xed\xa0\x80", b"\\ud800", b"\\u0000", b"::", b'""', b"\r\n"),
+    *(b"NaN", b"Infinity", b"1e999", b"null", b"true", b"-0", b"<extra_id_0>", b"9" * 400),
+    *(
+        b"\xef\xbb\xbf",
+        b"2024-02-30",
+        b"[" * 2000,
+        b"x" * 10_000,
+        b"\xe2\x80\xae",
+        b"\xf0\x9f\xa7\xb8",
+    ),
+]
+MUTATION = st.tuples(
+    st.integers(0, 200), st.integers(0, 12), st.sampled_from(INSERTED) | st.binary(max_size=4)
+)
+
+
+def mutate(line, mutations):
+    """The line with stretches of bytes replaced."""
+    for place, length, inserted in mutations:
+        place = min(place, len(line))
+        line = line[:place] + inserted + line[place + length :]
+    return line
+
+
+def check(folder, format, lines):
+    """Reads sound and mutated lines in both modes; an error names a line that is there."""
+    name, header, sound = LINES[format]
+    path = folder / name
+    path.write_bytes(header + b"\n".join([sound, *lines, sound]) + b"\n")
+    spec = own_spec("x", [str(path)], format=format)
+    (folder / "bad.jsonl").unlink(missing_ok=True)
+    try:
+        source = check_source(path)
+        with duckdb.connect(config={"threads": 1}) as connection:
+            read_interactions(connection, spec, [source], BadRecords(folder / "bad.jsonl"))
+            rows = connection.execute(
+                "select user_id, item_id, time, rating from raw_interactions"
+            ).fetchall()
+    except UserError as error:
+        assert path.name in str(error)
+        return
+    for user, item, time, rating in rows:
+        assert user.strip(" \t\n\r\v\f")
+        assert item.strip(" \t\n\r\v\f")
+        assert 0 <= time < 4_102_444_800
+        assert rating is None or abs(rating) < 1e38
+    aside = (
+        (folder / "bad.jsonl").read_text().splitlines() if (folder / "bad.jsonl").exists() else []
+    )
+    for line in aside:
+        assert json.loads(line)["reason"].startswith("got ")
+    # A mutation may join lines in a quote or break one in two; none may vanish.
+    assert len(rows) + len(aside) >= 1
+    if format != "amazon_2023":
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        full = [part for part in text.split(b"\n") if part.strip()]
+        assert len(rows) + len(aside) == len(full) - bool(header)
+    try:
+        with duckdb.connect(config={"threads": 1}) as connection:
+            read_interactions(connection, spec, [source])
+    except UserError as error:
+        assert aside
+        assert f"line {json.loads(aside[0])['line']}: " in str(error)
+    else:
+        assert not aside
+
+
+@pytest.mark.parametrize("format", LINES)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.lists(MUTATION, min_size=1, max_size=3), min_size=1, max_size=8))
+def test_mutated_interactions(tmp_path, format, mutations):
+    check(tmp_path, format, [mutate(LINES[format][2], each) for each in mutations])
+
+
+def check_items(folder, lines):
+    path = folder / "meta.json"
+    path.write_bytes(b"\n".join([ITEM, *lines]))
+    spec = own_spec("x", ["x.json"], [str(path)], format="amazon_2014")
+    (folder / "bad.jsonl").unlink(missing_ok=True)
+    found = read_metadata(spec, [check_source(path)], ["i1"], BadRecords(folder / "bad.jsonl"))
+    assert found["i1"].title == "A 'doll'"
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.lists(MUTATION, min_size=1, max_size=3), min_size=1, max_size=8))
+def test_mutated_metadata(tmp_path, mutations):
+    check_items(tmp_path, [mutate(ITEM, each) for each in mutations])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", LINES)
+def test_a_million_mutated_lines(tmp_path, format):
+    """170,000 lines of each format in files of 1,000, by mutations that a counter fixes."""
+
+    def number(*parts):
+        return zlib.crc32(repr((format, *parts)).encode())
+
+    for file in range(170):
+        lines = []
+        for line in range(1000):
+            mutations = [
+                (
+                    number(file, line, m, "place") % 100,
+                    number(file, line, m, "length") % 8,
+                    INSERTED[number(file, line, m) % len(INSERTED)],
+                )
+                for m in range(1 + number(file, line) % 3)
+            ]
+            lines.append(mutate(LINES[format][2], mutations))
+        check(tmp_path, format, lines)

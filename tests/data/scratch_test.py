@@ -1,0 +1,139 @@
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from recllm_tasks.data import scratch
+from recllm_tasks.data.scratch import open_scratch, replace_folder
+
+
+def silent(text):
+    raise AssertionError(text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def die_inside(data_dir, name, code="pass"):
+    """A process that is killed in its scratch folder after `code`."""
+    program = (
+        "import os, pathlib, sys\n"
+        "from recllm_tasks.data import scratch as lib\n"
+        "data_dir = pathlib.Path(sys.argv[1])\n"
+        "with lib.open_scratch(data_dir, sys.argv[2], print) as scratch:\n"
+        f"    {code}\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(data_dir), name], check=False)
+    assert result.returncode == -9
+
+
+def test_empty_folder_that_goes_with_its_run(tmp_path):
+    with open_scratch(tmp_path, "toys", silent) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "file").write_text("")
+    assert names(tmp_path) == []
+    with pytest.raises(FileNotFoundError), open_scratch(tmp_path, "toys", silent) as folder:
+        (folder / "absent" / "file").write_text("")
+    assert names(tmp_path) == []
+
+
+def test_two_datasets_at_once(tmp_path):
+    # The names are made to be confused.
+    with (
+        open_scratch(tmp_path, "a", silent) as first,
+        open_scratch(tmp_path, "a.b", silent) as second,
+    ):
+        (second / "file").write_text("")
+        with open_scratch(tmp_path, "c", silent):
+            pass
+        assert (first.is_dir(), names(second)) == (True, ["file"])
+    assert names(tmp_path) == []
+
+
+def test_one_dataset_at_a_time(tmp_path):
+    inside, overlaps = [], []
+
+    def run(number):
+        for _ in range(20):
+            with open_scratch(tmp_path, "toys", lambda text: None) as folder:
+                inside.append(number)
+                (folder / "file").write_text("")
+                overlaps.append(len(inside))
+                inside.remove(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [1] * 80
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("next_name", ["toys", "beauty"])
+def test_leftovers_of_a_killed_run_go(tmp_path, next_name):
+    die_inside(tmp_path, "toys", "(scratch / 'file').write_text('x')")
+    assert len(names(tmp_path)) == 2
+    with open_scratch(tmp_path, next_name, silent) as folder:
+        assert len(names(tmp_path)) == 2
+        assert list(folder.iterdir()) == []
+    assert names(tmp_path) == []
+
+
+def test_replace(tmp_path):
+    target = tmp_path / "rec_sequences" / "toys"
+    for text in ("old", "new"):
+        with open_scratch(tmp_path, "toys", silent) as folder:
+            (folder / "made").mkdir()
+            (folder / "made" / "file").write_text(text)
+            replace_folder(folder, folder / "made", target)
+        assert (target / "file").read_text() == text
+    assert names(tmp_path) == ["rec_sequences"]
+
+
+def test_replace_that_fails_keeps_the_old(tmp_path):
+    target = tmp_path / "rec_sequences" / "toys"
+    target.mkdir(parents=True)
+    (target / "file").write_text("old")
+    with pytest.raises(FileNotFoundError), open_scratch(tmp_path, "toys", silent) as folder:
+        replace_folder(folder, folder / "absent", target)
+    assert (target / "file").read_text() == "old"
+
+
+@pytest.mark.parametrize("next_name", ["toys", "beauty"])
+def test_killed_between_the_moves_keeps_the_old(tmp_path, next_name):
+    target = tmp_path / "rec_sequences" / "toys"
+    target.mkdir(parents=True)
+    (target / "file").write_text("old")
+    die_inside(
+        tmp_path,
+        "toys",
+        "rename = os.rename; os.rename = lambda a, b: (rename(a, b), os.kill(os.getpid(), 9)); "
+        "lib.replace_folder(scratch, scratch, data_dir / 'rec_sequences' / 'toys')",
+    )
+    assert not target.exists()
+    with open_scratch(tmp_path, next_name, silent):
+        assert (target / "file").read_text() == "old"
+    assert names(tmp_path) == ["rec_sequences"]
+
+
+def test_lock_of_a_removed_file_locks_nobody_out(tmp_path, monkeypatch):
+    """The lock is had after its last owner has removed the file: it is made once more."""
+    path = tmp_path / "recllm_scratch.toys.lock"
+    flock, calls = scratch.fcntl.flock, []
+
+    def remove_once(lock, operation):
+        calls.append(lock)
+        if len(calls) == 1:
+            path.unlink()
+        flock(lock, operation)
+
+    monkeypatch.setattr(scratch.fcntl, "flock", remove_once)
+    with open_scratch(tmp_path, "toys", silent):
+        assert path.exists()
+        assert len(calls) == 2
+    assert os.listdir(tmp_path) == []
