@@ -1,4 +1,4 @@
-"""Published files over HTTP: resumed where they stopped, and checked before they get their names."""
+"""Published files over HTTP: resumed where they stopped, checked before they get their names."""
 
 import hashlib
 import http.client
