@@ -31,6 +31,7 @@ _EXAMPLES = {
 examples:
   recllm prepare movielens_100k --data_dir ~/recllm_data
   recllm prepare toys --data_dir ~/recllm_data --raw_dir ~/Downloads
+  recllm prepare toys --data_dir ~/recllm_data --download
   recllm prepare mystore --interactions purchases.csv --items products.csv \\
     --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
   recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
@@ -224,6 +225,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_prepare_arguments(prepare: argparse.ArgumentParser) -> None:
     prepare.add_argument("dataset", help=f"{', '.join(SPECS)}, or a name of your own")
     prepare.add_argument("--raw_dir", help="folder with the raw files of a published dataset")
+    prepare.add_argument(
+        "--download",
+        action="store_true",
+        help="fetch a published dataset's files that are not in --raw_dir, from their publisher",
+    )
     own = prepare.add_argument_group("a dataset of your own")
     own.add_argument("--interactions", nargs="+", metavar="FILE", help="files or patterns")
     own.add_argument("--items", nargs="+", default=[], metavar="FILE", help="files or patterns")

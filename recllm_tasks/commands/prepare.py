@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from recllm_tasks.commands import setup
+from recllm_tasks.data.download import download_published
 from recllm_tasks.data.options import Options
-from recllm_tasks.data.specs import DatasetSpec, own_spec
+from recllm_tasks.data.specs import DatasetSpec, get_spec, own_spec
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
 
@@ -21,10 +22,15 @@ def run(args) -> int:
     from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
     from recllm_tasks.prompts.source import CatalogSource
 
+    dataset, raw_dir = _dataset(args), args.raw_dir and os.path.expanduser(args.raw_dir)
+    if args.download:
+        spec = get_spec(dataset) if isinstance(dataset, str) else dataset
+        raw_dir = raw_dir or os.path.join(data_dir, "downloads", spec.name)
+        download_published(spec, raw_dir)
     prepare(
-        _dataset(args),
+        dataset,
         data_dir,
-        args.raw_dir and os.path.expanduser(args.raw_dir),
+        raw_dir,
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)},
         bad_records=args.bad_records,
         overwrite=args.overwrite,

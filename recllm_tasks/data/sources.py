@@ -59,7 +59,7 @@ def find_sources(
     if raw_dir is None:
         raise UserError(
             f"no raw folder for '{spec.name}': got no raw_dir, expected a folder with {wanted}; "
-            "download the two files into a folder and give it with --raw_dir"
+            "download the two files into a folder and give it with --raw_dir, or give --download"
         )
     raw_dir = Path(raw_dir)
     if not raw_dir.is_dir():

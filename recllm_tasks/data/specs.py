@@ -35,9 +35,10 @@ class OwnFiles:
 class DatasetSpec:
     """One dataset.
 
-    The two file names are what the publisher calls them; a `.gz` file may also lie unpacked. The
-    addresses only serve messages: nothing is fetched from them. `in_wheel` says that the files
-    come from the PyPI wheel when no raw folder is given. A dataset of one's own has `own_files`
+    The two file names are what the publisher calls them; a `.gz` file may also lie unpacked. From
+    the addresses files are fetched on request only (`download.py`); the publisher of the Amazon
+    files tells no checksums, so that only the size is compared. `in_wheel` says that the files come
+    from the PyPI wheel when no raw folder is given. A dataset of one's own has `own_files`
     instead of published names and addresses.
     """
 
@@ -53,6 +54,8 @@ class DatasetSpec:
     verb_past: str
     in_wheel: bool = False
     table7: Table7 | None = None
+    interactions_sha256: str | None = None
+    metadata_sha256: str | None = None
     own_files: OwnFiles | None = None
 
 

@@ -297,6 +297,25 @@ def test_data_dir_cannot_be_written(tmp_path, raw_dir, monkeypatch):
         prepare(NAME, tmp_path / "data", raw_dir)
 
 
+def test_bad_lines_are_put_aside_beside_the_records(
+    tmp_path, raw_dir, write_lines, gift_interactions, gift_metadata
+):
+    write_lines(raw_dir / "Gift_Cards_5.json.gz", ["{", *gift_interactions, "nonsense"])
+    write_lines(raw_dir / "meta_Gift_Cards.json.gz", [*gift_metadata, {"title": "no asin"}])
+    with pytest.raises(UserError, match=r"Gift_Cards_5\.json\.gz', line 1: .*--bad_records"):
+        prepare(NAME, tmp_path / "data", raw_dir)
+    assert not list((tmp_path / "data").rglob("recllm.json"))
+    said = []
+    prepare(NAME, tmp_path / "data", raw_dir, bad_records="quarantine", progress=said.append)
+    assert any("put 3 bad lines into bad_records.jsonl" in line for line in said)
+    assert open_dataset(tmp_path / "data", NAME).bad_records == 3
+    aside = (dataset_dir(tmp_path / "data", NAME) / "bad_records.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in aside] == [1, len(gift_interactions) + 2, 10]
+    assert json.loads(aside[1])["text"] == "nonsense"
+    prepare(NAME, tmp_path / "data", raw_dir, bad_records="quarantine", progress=said.append)
+    assert any("already prepared" in line for line in said)
+
+
 def test_user_who_has_every_item(tmp_path, raw_dir, write_lines, gift_interactions):
     extra = {"reviewerID": "U3", "asin": "A3", "unixReviewTime": 0, "overall": 1.0}
     write_lines(raw_dir / "Gift_Cards_5.json.gz", [*gift_interactions, extra])

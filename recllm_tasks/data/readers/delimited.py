@@ -107,13 +107,10 @@ def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
     places = {role: names.index(name) for role, name in roles.items() if name is not None}
     flags = {names.index(name): flag for name, flag in layout.flags.items() if name in names}
     header = layout.header
-    for line, text, fields, problem in _fields(source, layout):
+    for line, text, fields, problem in _fields(source, layout, len(names)):
         if header:
             header = False
             continue
-        if problem is None and len(fields) != len(names):
-            expected = f"{len(names)}, as in the first line"
-            problem = Problem("the line", f"{len(fields)} fields, {shorten(text)},", expected)
         if problem:
             yield Record(line, text, {}, problem)
             continue
@@ -124,25 +121,28 @@ def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
 
 
 def _fields(
-    source: SourceFile, layout: Layout
+    source: SourceFile, layout: Layout, width: int
 ) -> Iterator[tuple[int, str, list[str], Problem | None]]:
-    """(first line, text, fields, problem) of every record, the header included."""
+    """(first line, text, fields, problem) of every record, the header included.
+
+    A record over several lines that has not `width` fields began with a quote too many.
+    """
     # Lines that an open quote has swallowed so far, and lines to read anew.
     pending: list[tuple[int, str]] = []
     waiting: collections.deque[tuple[int, str]] = collections.deque()
     quoted = size = 0
     lines = open_lines(source.path)
     while True:
-        line, raw = (0, b"") if waiting else next(lines, (0, b""))
         if waiting:
             line, text = waiting.popleft()
-        elif line:
-            if not raw.strip() and not pending:
-                continue
+        else:
+            line, raw = next(lines, (0, b""))
             text, problem = decode(raw, layout.encoding)
             if problem:
                 yield line, text, [], problem
                 continue
+        if line and not text.strip() and not pending:
+            continue
         if line:
             pending.append((line, text))
             quoted, size = quoted + text.count(_QUOTE), size + len(text)
@@ -155,19 +155,20 @@ def _fields(
             is_open = True
         (first, text), *others = pending
         pending, quoted, size = [], 0, 0
-        if is_open:
+        whole = "\n".join([text, *(text for _, text in others)])
+        fields = None if is_open else _split(whole, layout)
+        # As DuckDB does: a delimiter at the end of a line begins no field.
+        if fields and len(fields) == width + 1 and not fields[-1]:
+            fields.pop()
+        if is_open or (others and (fields is None or len(fields) != width)):
             # The quote is never closed: its line is bad, and those after it are read anew.
             waiting.extendleft(reversed(others))
             yield first, text, [], Problem("the line", shorten(text), "a closing quote")
             continue
-        whole = "\n".join([text, *(text for _, text in others)])
-        fields = _split(whole, layout)
+        problem = None
         if fields is None:
-            yield (
-                first,
-                whole,
-                [],
-                Problem("the line", shorten(whole), "quotes around whole fields"),
-            )
-        else:
-            yield first, whole, fields, None
+            problem = Problem("the line", shorten(whole), "quotes around whole fields")
+        elif len(fields) != width:
+            got = f"{len(fields)} fields, {shorten(whole)},"
+            problem = Problem("the line", got, f"{width}, as in the first line")
+        yield first, whole, fields or [], problem
