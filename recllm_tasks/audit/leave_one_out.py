@@ -32,9 +32,7 @@ def check_whole(records: Records) -> Check:
         "interactions": len(test.items.values),
     }
     if offender is None and test.users:
-        found = Statistics.from_lengths(
-            test.items.lengths, size, records.info.window
-        ).to_json()
+        found = Statistics.from_lengths(test.items.lengths, size, records.info.window).to_json()
         for name, noted in records.info.statistics.to_json().items():
             if offender is None and not np.isclose(found[name], noted, rtol=1e-9):
                 offender = Offender(

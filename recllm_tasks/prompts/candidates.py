@@ -47,9 +47,7 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
             drawn = tf.cond(
                 tf.size(example["negatives"]) > 0,
                 lambda: example["negatives"],
-                lambda: draw_by_popularity(
-                    cumulative, example["exclude"], seeds[1], num_negatives
-                ),
+                lambda: draw_by_popularity(cumulative, example["exclude"], seeds[1], num_negatives),
             )
             place = tf.random.stateless_uniform([], seeds[0], 0, num_negatives + 1, tf.int32)
             target = example["target"][tf.newaxis]

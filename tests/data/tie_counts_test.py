@@ -13,5 +13,5 @@ def test_counts():
                 ('U3', 'a', 1.0), ('U3', 'b', 2.0), ('U3', 'c', 3.0)
             ) as t (user_id, item_id, time)
         """)
-        assert count_ties(connection) == TieCounts("published", 4, 1)
+        assert count_ties(connection, "published") == TieCounts("published", 4, 1)
         assert count_ties(connection, "shuffled").order == "shuffled"
