@@ -24,9 +24,9 @@ def count_ties(connection: duckdb.DuckDBPyConnection, order: str) -> TieCounts:
     """Counts the ties of the table `core` (see `sequences.build_core`)."""
     interactions, users = connection.execute("""
         with days as (
-            select user_id, time, count(*) as num from core group by user_id, time
+            select "user", time, count(*) as num from core group by "user", time
         ), last_days as (
-            select arg_max(num, time) as num from days group by user_id
+            select arg_max(num, time) as num from days group by "user"
         )
         select (select coalesce(sum(num), 0) from days where num > 1),
             (select count(*) from last_days where num > 1)

@@ -11,7 +11,7 @@ def test_counts():
                 ('U1', 'a', 1.0), ('U1', 'b', 2.0), ('U1', 'c', 2.0),
                 ('U2', 'a', 1.0), ('U2', 'b', 1.0), ('U2', 'c', 5.0),
                 ('U3', 'a', 1.0), ('U3', 'b', 2.0), ('U3', 'c', 3.0)
-            ) as t (user_id, item_id, time)
+            ) as t ("user", item, time)
         """)
         assert count_ties(connection, "published") == TieCounts("published", 4, 1)
         assert count_ties(connection, "shuffled").order == "shuffled"
