@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -10,7 +11,8 @@ from recllm_tasks import cli
 from recllm_tasks.audit import short_ids
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
-from recllm_tasks.data.catalog import Catalog, order_items
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.sequences import order_items
 
 USER = "U012"
 
@@ -141,7 +143,12 @@ def test_short_ids_that_follow_one_another_in_no_overall_order():
 
 
 def test_the_order_that_prepare_makes_gives_nothing_away():
-    order = order_items([f"A{item:03d}" for item in range(200)], seed=0)
+    with duckdb.connect() as connection:
+        connection.execute("""
+            create table item_codes as select 'A' || item as item_id, item from range(200) t (item)
+        """)
+        connection.execute("create table core as select item from item_codes")
+        order = order_items(connection, seed=0)
     new_row = np.argsort([int(item[1:]) for item in order])
     check = short_ids.check_next_id(sequences_of_neighbours(new_row))
     assert check.passed
