@@ -50,6 +50,7 @@ def infer(
     )
     name = task or f"{saved.run.dataset}_retrieval"
     found = tasks.get(name)
+    saved.run.check_data(tasks.source_of(found).info())
     if tasks.answers(found) is None:
         raise UserError(
             f"Nothing to rank for '{name}': got a mixture or a task with free text as its target, "
@@ -82,17 +83,9 @@ class _Line:
         self._catalog, self._answers = catalog, answers
         self._row_of = {short_id: row for row, short_id in enumerate(catalog.short_id)}
 
-    def _item(self, row: int) -> dict[str, str]:
-        catalog = self._catalog
-        return {
-            "short_id": catalog.short_id[row],
-            "item": catalog.item[row],
-            "title": catalog.title[row],
-        }
-
     def _answer(self, text: str, log_prob: float) -> dict[str, Any]:
         row = self._row_of.get(text)
-        item = {"answer": text} if row is None else self._item(row)
+        item = {"answer": text} if row is None else self._catalog.names(row)
         return {**item, "log_prob": round(float(log_prob), 6)}
 
     def __call__(
@@ -100,11 +93,11 @@ class _Line:
     ) -> dict[str, Any]:
         return {
             "user": example["user"].decode(),
-            "history": [self._item(row) for row in example["history"]],
+            "history": [self._catalog.names(row) for row in example["history"]],
             "ranked": [
                 self._answer(self._answers[row], log_prob)
                 for row, log_prob in zip(rows, log_probs)
                 if row >= 0 and log_prob > DEAD
             ],
-            "target": self._item(int(example["target"])),
+            "target": self._catalog.names(int(example["target"])),
         }

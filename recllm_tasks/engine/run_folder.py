@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import gin
 import seqio
 
+from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.errors import UserError
 
 FILE_NAME = "run.json"
@@ -64,6 +65,16 @@ class Run:
             ) from None
         except (ValueError, TypeError) as error:
             raise UserError(f"Broken run file '{path}': {error}; train again") from error
+
+    def check_data(self, info: DatasetInfo) -> None:
+        """Raises UserError if the run's dataset was prepared anew, with other ids for its items."""
+        if info.dataset == self.dataset and info.fingerprint != self.fingerprint:
+            raise UserError(
+                f"Dataset '{info.dataset}' for this run: got another preparation (fingerprint "
+                f"{info.fingerprint[:12]}), expected that of its training "
+                f"({self.fingerprint[:12]}); prepare it from the same files with the same seed, or "
+                "correct the data folder"
+            )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
-from recllm_tasks.prompts import vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,9 @@ def load(
     checkpoint: str | None = None,
     model_parallel: int = 1,
 ) -> SavedRun:
-    """Reads a run's folder and makes its vocabulary that of all tasks, unless gin names one.
+    """Reads a run's folder and makes its vocabulary that of all tasks.
+
+    Whatever vocabulary was in force before: the parameters know no other one than the run's own.
 
     Args:
       model_dir: the run's folder.
@@ -59,10 +60,9 @@ def load(
             f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'"
         )
     network = network or Transformer(T5Config(**run.network))
-    if vocabulary.sentencepiece_file() is None:
+    with gin.unlock_config():
         path = os.path.join(model_dir, run_folder.VOCABULARY)
-        with gin.unlock_config():
-            gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
     mesh = devices.make_mesh(model_parallel)
     checkpoints = Checkpoints(model_dir)
     kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
