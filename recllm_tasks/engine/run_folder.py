@@ -6,6 +6,7 @@ vocabulary.model       the SentencePiece model that the run reads and writes wit
 checkpoints/<step>/    the last state, for resuming (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
 events.out.tfevents.*  TensorBoard scalars
+eval/<settings>/       beams of an evaluation that has not ended, see finished_chunks.py
 results.json           what `recllm eval` measured
 """
 
@@ -16,7 +17,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 import gin
 import seqio
@@ -78,11 +79,16 @@ class Run:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[TextIO]:
-    """A text file that appears under its name only when it was written to its end."""
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """A file that appears under its name only when it was written to its end.
+
+    Args:
+      path: its name.
+      mode: `w` for text in UTF-8, `wb` for bytes.
+    """
     temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as f:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f
             f.flush()
             os.fsync(f.fileno())
