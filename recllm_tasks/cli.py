@@ -44,6 +44,7 @@ example:
     + """
 example:
   recllm eval --gin.MODEL_DIR=/tmp/run --data_dir ~/recllm_data
+  The same command goes on where a killed one was.
 """,
     "infer": _GIN_HELP
     + """

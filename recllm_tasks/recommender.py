@@ -63,8 +63,6 @@ class Recommender:
             batch_size=batch_size,
             max_steps=saved.run.lengths["targets"],
         )
-        row_of = {short_id: row for row, short_id in enumerate(self.catalog.short_id)}
-        self._row_of_answer = [row_of[text] for text in self._decoder.answers]
         self._inputs = _prompt_function(task, saved.run.lengths)
 
     @classmethod
@@ -130,15 +128,16 @@ class Recommender:
         beams = self._decoder.decode(self._params, examples)
         return [
             [
-                self._recommendation(int(answer), float(log_prob))
-                for answer, log_prob in zip(answers[:k], log_probs)
+                self._recommendation(int(row), float(log_prob))
+                for row, log_prob in zip(rows[:k], log_probs)
                 if log_prob > DEAD
             ]
-            for answers, log_probs in zip(beams.rows_BxK, beams.log_probs_BxK)
+            for rows, log_probs in zip(beams.rows_BxK, beams.log_probs_BxK)
         ]
 
-    def _recommendation(self, answer: int, log_prob: float) -> Recommendation:
-        names = self.catalog.names(self._row_of_answer[answer])
+    def _recommendation(self, row: int, log_prob: float) -> Recommendation:
+        # Short ids are all different, so the decoder's answers are the rows of the catalog.
+        names = self.catalog.names(row)
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
 
 

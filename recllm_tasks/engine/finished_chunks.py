@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from recllm_tasks.engine import run_folder
+from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 
 FOLDER = "eval"
@@ -56,10 +57,17 @@ class FinishedChunks:
     def save(
         self, task: str, number: int, examples: Sequence[Example], beams: Beams, seconds: float
     ) -> None:
-        """Writes a chunk, whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with run_folder.whole_file(self._path(task, number), "wb") as f:
-            np.savez(f, **beams._asdict(), examples=_digest(examples), seconds=np.float64(seconds))
+        """Writes a chunk, whole or not at all; UserError if the disk does not let it."""
+        arrays = {**beams._asdict(), "examples": _digest(examples), "seconds": np.float64(seconds)}
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with run_folder.whole_file(self._path(task, number), "wb") as f:
+                np.savez(f, **arrays)
+        except OSError as error:
+            raise UserError(
+                f"Beams for '{self._folder}': got {error.strerror} on writing, expected a folder "
+                "with room; make room, or copy the run to where it can be written"
+            ) from error
 
     def load(
         self, task: str, number: int, examples: Sequence[Example]

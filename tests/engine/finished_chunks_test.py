@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recllm_tasks.engine.finished_chunks import FinishedChunks
+from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 
 EXAMPLES = [{"inputs": np.arange(1, n + 4), "candidates": np.array([n, 7])} for n in range(3)]
@@ -71,6 +72,13 @@ def test_other_settings_and_parameters_have_other_folders(chunks, tmp_path, othe
     assert others.load("toys_ranking", 0, EXAMPLES) is not None
     others.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "eval").write_text("a file, not a folder")
+    chunks = FinishedChunks.of(str(tmp_path), "test", 40, {}, PARAMS)
+    with pytest.raises(UserError, match=r"Beams for '.*/eval/test-40-.*got Not a directory"):
+        chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
 
 
 def test_a_broken_chunk_is_no_chunk(chunks, tmp_path):
