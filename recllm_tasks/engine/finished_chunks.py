@@ -74,7 +74,10 @@ class FinishedChunks:
     ) -> tuple[Beams, float] | None:
         """(beams, seconds that decoding took), or None where there is no sound chunk of these."""
         try:
-            with np.load(self._path(task, number), allow_pickle=False) as stored:
+            with (
+                open(self._path(task, number), "rb") as f,
+                np.load(f, allow_pickle=False) as stored,
+            ):
                 arrays = {name: stored[name] for name in stored.files}
             if not np.array_equal(arrays["examples"], _digest(examples)):
                 return None
