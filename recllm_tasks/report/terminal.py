@@ -41,7 +41,7 @@ def print_recommendations(
     ):
         table.add_column(column, justify=justify, no_wrap=column != "title")
     for place, item in enumerate(ranked, 1):
-        probability = f"{item['probability']:.4f}"
+        probability = f"{item['probability']:.3g}"
         table.add_row(str(place), item["short_id"], Text(_name(item)), probability)
     console.print(table)
 
