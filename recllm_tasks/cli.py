@@ -83,12 +83,23 @@ example:
     + """
 example:
   recllm eval --gin.MODEL_DIR=/tmp/run --data_dir ~/recllm_data
+  The same command goes on where a killed one was.
 """,
     "infer": _GIN_HELP
     + """
 example:
   recllm infer --gin.MODEL_DIR=/tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval \\
     --data_dir ~/recllm_data --out recommendations.jsonl
+""",
+    "recommend": """\
+items:
+  A history names items, oldest first, separated by commas: short ids, raw ids, whole titles, or
+  titles and parts of titles in quotes. The model sees the last 20.
+
+examples:
+  recllm recommend --checkpoint /tmp/run --data_dir ~/recllm_data \\
+    --history "I17, I4, 'Toy Story'" --history "I3" -k 5
+  recllm recommend --checkpoint /tmp/run --histories - --json < histories.txt
 """,
 }
 
@@ -208,6 +219,18 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--out", required=True, help="file to write")
         if name == "eval":
             command.add_argument("--json", action="store_true", help="results as JSON")
+    recommend = _command(
+        commands, "recommend", "prints the items that a trained model expects next"
+    )
+    recommend.add_argument("--checkpoint", required=True, metavar="DIR", help="the run's folder")
+    recommend.add_argument(
+        "--history", action="append", default=[], metavar="ITEMS", help="one history; repeatable"
+    )
+    recommend.add_argument(
+        "--histories", metavar="FILE", help="a history a line; - is standard input"
+    )
+    recommend.add_argument("-k", type=int, default=10, help="how many items; 10 by default")
+    recommend.add_argument("--json", action="store_true", help="one JSON object a history")
     for command in commands.choices.values():
         command.add_argument(
             "--data_dir",

@@ -16,6 +16,7 @@ FLOORS = (
     ("cli", "commands", "__main__"),
     ("report",),
     ("baselines",),
+    ("recommender",),
     ("engine",),
     ("t5x_bridge",),
     ("audit",),

@@ -82,6 +82,51 @@ def small_data(small_data_dir):
     seqio.set_tfds_data_dir_override(None)
 
 
+@pytest.fixture(scope="session")
+def network():
+    """A very small model."""
+    from recllm_tasks.models.network import T5Config, Transformer
+
+    return Transformer(
+        T5Config(
+            vocab_size=4096,
+            emb_dim=32,
+            num_heads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            head_dim=16,
+            mlp_dim=64,
+            dropout_rate=0.1,
+        )
+    )
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, small_data_dir, network) -> str:
+    """The folder of a run of a few steps on the small dataset; not to be written to."""
+    import seqio
+
+    import recllm_tasks.mixtures  # noqa: F401
+    from recllm_tasks.engine import optimizer, training
+
+    before = seqio.LazyTfdsLoader("rec_sequences:1.0.0").data_dir
+    seqio.set_tfds_data_dir_override(str(small_data_dir))
+    folder = tmp_path_factory.mktemp("run")
+    training.train(
+        mixture="gift_cards_ut",
+        model_dir=str(folder),
+        model_name="very_small",
+        lengths={"inputs": 512, "targets": 64},
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=4,
+        batch_size=4,
+        eval_period=4,
+    )
+    seqio.set_tfds_data_dir_override(before)
+    return str(folder)
+
+
 @pytest.fixture
 def clean_gin():
     """No settings before and after the test."""

@@ -36,6 +36,14 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.item)
 
+    def names(self, row: int) -> dict[str, str]:
+        """What people and programs call an item."""
+        return {
+            "short_id": self.short_id[row],
+            "item": self.item[row],
+            "title": self.title[row],
+        }
+
     @classmethod
     def build(
         cls, items: list[str], texts: Mapping[str, ItemText], train_count: np.ndarray

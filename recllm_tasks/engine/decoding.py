@@ -47,8 +47,8 @@ class TaskDecoder:
         self._mesh = mesh
         self._num_beams = num_beams
         self._max_steps = max_steps
-        data_size = mesh.shape["data"]
-        self._batch_size = -(-batch_size // data_size) * data_size
+        self._data_size = mesh.shape["data"]
+        self._batch_size = -(-batch_size // self._data_size) * self._data_size
         self._vocabulary = task.output_features["targets"].vocabulary
         self.answers, self._trie, self._answer_of_row = None, None, None
         answers = answers_of(task) if constrained else None
@@ -90,13 +90,15 @@ class TaskDecoder:
             yield indices, padded_length(int(sizes[indices].max()))
 
     def _search(self, params, examples: Sequence[Example], length: int) -> Beams:
-        inputs = np.zeros((self._batch_size, length), np.int32)
+        # Who asks for one user's items does not wait for a full batch.
+        rows = self._data_size if len(examples) <= self._data_size else self._batch_size
+        inputs = np.zeros((rows, length), np.int32)
         for row, example in enumerate(examples):
             inputs[row, : len(example["inputs"])] = example["inputs"]
         candidates = None
         if self._has_candidates and self._trie is not None:
             listed = self._answer_of_row[np.stack([e["candidates"] for e in examples])]
-            candidates = np.full((self._batch_size, listed.shape[1]), -1, np.int32)
+            candidates = np.full((rows, listed.shape[1]), -1, np.int32)
             candidates[: len(examples)] = listed
         split = devices.split_batch(self._mesh)
         beams = beam_search(

@@ -1,20 +1,36 @@
-"""Metrics of a model on a split, through SeqIO's evaluator and the tasks' own metric functions."""
+"""Metrics of a model on a split, through SeqIO's evaluator and the tasks' own metric functions.
 
+Memory: SeqIO's evaluator holds the examples of every task (all features; some 3 kB each at 512
+tokens), and the beams of all tasks until it has computed the metrics (num_beams times a target's
+tokens each), twice while it turns them into arrays. Beyond that, we hold one chunk.
+"""
+
+import dataclasses
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import seqio
 
-from recllm_tasks import progress, tasks
+from recllm_tasks import __version__, progress, tasks
 from recllm_tasks.engine import decoding, saved_run
+from recllm_tasks.engine.finished_chunks import FinishedChunks
 from recllm_tasks.errors import UserError
+from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
 
 # SeqIO's seed for evaluation data; nothing in our tasks' evaluation depends on it.
 _SEED = 0
+
+# Examples are decoded, and kept for a later start, in chunks of so many batches. They are sorted by
+# length within a chunk only; with fewer batches more would be padding, with more a kill costs more.
+BATCHES_IN_CHUNK = 16
+
+# Of an example: what decoding reads, and what tells that its task has changed.
+_KEPT_FEATURES = ("inputs", "candidates", "targets")
 
 Metrics = dict[str, dict[str, float]]
 
@@ -34,6 +50,7 @@ class Evaluation:
         batch_size: int = 32,
         constrained: bool = True,
         num_examples: int | None = None,
+        chunks: FinishedChunks | None = None,
     ):
         """Args:
         mixture: task or mixture; those of its tasks that have metrics are measured.
@@ -45,6 +62,7 @@ class Evaluation:
         batch_size: examples decoded together.
         constrained: beams are items (ours), or any text (the paper's).
         num_examples: the first so many of each task; None is all.
+        chunks: where beams are kept until the end, and looked for; None keeps none.
         """
         decoding.check_settings(split, num_beams, batch_size, num_examples)
         tasks.get(mixture)
@@ -62,10 +80,8 @@ class Evaluation:
                 f"Nothing to measure in '{mixture}': got no task with metrics and a {split} split, "
                 "expected retrieval, ranking or rating among its tasks"
             )
-        self._examples = {
-            name: list(dataset.as_numpy_iterator())
-            for name, dataset in self._evaluator.cached_task_datasets.items()
-        }
+        self._chunks = chunks
+        self._chunk_size = BATCHES_IN_CHUNK * batch_size
         self._decoders = {
             task.name: decoding.TaskDecoder(
                 task,
@@ -85,7 +101,7 @@ class Evaluation:
         return list(self._decoders)
 
     def num_examples(self, task: str) -> int:
-        return len(self._examples[task])
+        return int(self._evaluator.cached_task_datasets[task].cardinality())
 
     def run(self, params: Any, step: int) -> Metrics:
         """Metrics by task, fractions in [0, 1]; what decoding took is left in `seconds`."""
@@ -114,13 +130,33 @@ class Evaluation:
             for task, values in measured.result().items()
         }
 
-    def _decode(self, task: str, params: Any):
-        examples = self._examples[task]
-        start = time.monotonic()
-        with progress.work(f"decode {task}", len(examples)) as work:
-            found = self._decoders[task].decode(params, examples, work.advance)
-        self.seconds[task] = time.monotonic() - start
-        return found
+    def _decode(self, task: str, params: Any) -> Beams:
+        parts, self.seconds[task] = [], 0.0
+        with progress.work(f"decode {task}", self.num_examples(task)) as work:
+            for number, examples in enumerate(self._examples(task)):
+                found = self._chunks and self._chunks.load(task, number, examples)
+                if found:
+                    beams, seconds = found
+                    work.advance(len(examples))
+                else:
+                    start = time.monotonic()
+                    beams = self._decoders[task].decode(params, examples, work.advance)
+                    seconds = time.monotonic() - start
+                    if self._chunks:
+                        self._chunks.save(task, number, examples, beams, seconds)
+                parts.append(beams)
+                self.seconds[task] += seconds
+        return Beams(*(np.concatenate(part) for part in zip(*parts)))
+
+    def _examples(self, task: str) -> Iterator[Sequence[decoding.Example]]:
+        """Chunks of the task's examples, in order, with what decoding reads, and the targets."""
+        dataset = self._evaluator.cached_task_datasets[task]
+        examples = (
+            {name: example[name] for name in _KEPT_FEATURES if name in example}
+            for example in dataset.as_numpy_iterator()
+        )
+        while chunk := list(itertools.islice(examples, self._chunk_size)):
+            yield chunk
 
 
 def evaluate(
@@ -135,8 +171,12 @@ def evaluate(
     network: Transformer | None = None,
     checkpoint: str | None = None,
     model_parallel: int = 1,
+    record: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Measures a trained run; returns what results.json holds, but for the baselines.
+
+    Beams are kept in the run's folder until the end: an evaluation that was killed goes on where
+    it was when it is called again with the same settings.
 
     Args:
       model_dir: the run's folder.
@@ -149,6 +189,10 @@ def evaluate(
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
+      record: is called with the results before the kept beams are removed.
+
+    Returns:
+      The results; `decode_seconds` counts all that decoding took, `seconds` this call alone.
     """
     start = time.monotonic()
     saved = saved_run.load(
@@ -156,7 +200,20 @@ def evaluate(
     )
     mixture = mixture or saved.run.mixture
     source = tasks.source_of(tasks.get(mixture))
-    saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
+    info = source.info()
+    saved.run.check_dataset(info.dataset, info.fingerprint)
+    settings = {
+        "version": __version__,
+        "run": dataclasses.asdict(saved.run),
+        "network": repr(saved.network.config),
+        "fingerprint": info.fingerprint,
+        "num_beams": num_beams,
+        "batch_size": batch_size,
+        "constrained": constrained,
+        "mixture": mixture,
+        "num_examples": num_examples,
+    }
+    chunks = FinishedChunks.of(model_dir, split, saved.step, settings, saved.params)
     evaluation = Evaluation(
         mixture,
         split,
@@ -167,11 +224,12 @@ def evaluate(
         batch_size=batch_size,
         constrained=constrained,
         num_examples=num_examples,
+        chunks=chunks,
     )
     measured = evaluation.run(saved.params, saved.step)
-    return {
+    results = {
         "dataset": source.dataset_name,
-        "fingerprint": source.info().fingerprint,
+        "fingerprint": info.fingerprint,
         "model": saved.run.model,
         "mixture": saved.run.mixture,
         "step": saved.step,
@@ -184,3 +242,7 @@ def evaluate(
         "decode_seconds": evaluation.seconds,
         "seconds": time.monotonic() - start,
     }
+    if record:
+        record(results)
+    chunks.remove()
+    return results

@@ -58,6 +58,8 @@ def infer(
         )
     source = tasks.source_of(found)
     saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
+    info = tasks.source_of(found).info()
+    saved.run.check_dataset(info.dataset, info.fingerprint)
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
     decoder = TaskDecoder(
@@ -85,17 +87,9 @@ class _Line:
         self._catalog, self._answers = catalog, answers
         self._row_of = {short_id: row for row, short_id in enumerate(catalog.short_id)}
 
-    def _item(self, row: int) -> dict[str, str]:
-        catalog = self._catalog
-        return {
-            "short_id": catalog.short_id[row],
-            "item": catalog.item[row],
-            "title": catalog.title[row],
-        }
-
     def _answer(self, text: str, log_prob: float) -> dict[str, Any]:
         row = self._row_of.get(text)
-        item = {"answer": text} if row is None else self._item(row)
+        item = {"answer": text} if row is None else self._catalog.names(row)
         return {**item, "log_prob": round(float(log_prob), 6)}
 
     def __call__(
@@ -103,11 +97,11 @@ class _Line:
     ) -> dict[str, Any]:
         return {
             "user": example["user"].decode(),
-            "history": [self._item(row) for row in example["history"]],
+            "history": [self._catalog.names(row) for row in example["history"]],
             "ranked": [
                 self._answer(self._answers[row], log_prob)
                 for row, log_prob in zip(rows, log_probs)
                 if row >= 0 and log_prob > DEAD
             ],
-            "target": self._item(int(example["target"])),
+            "target": self._catalog.names(int(example["target"])),
         }

@@ -76,16 +76,19 @@ def load(
 
 
 def _use_vocabulary(path: str) -> None:
-    """Makes the run's vocabulary that of all tasks; gin may name a copy of it."""
+    """Makes the run's vocabulary that of all tasks.
+
+    Gin may name a copy of it, or that of another run, which was in use before.
+    """
     named = vocabulary.sentencepiece_file()
-    if named is None:
-        with gin.unlock_config():
-            gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
-    elif os.path.isfile(path) and os.path.isfile(named) and not filecmp.cmp(path, named, False):
+    foreign = named is not None and not run_folder.is_vocabulary_of_a_run(named)
+    if foreign and not (os.path.isfile(named) and filecmp.cmp(path, named, shallow=False)):
         raise UserError(
             f"vocabulary.sentencepiece_file.path: got '{named}', expected the run's own, "
             f"'{path}', or a copy of it; leave the setting out"
         )
+    with gin.unlock_config():
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
 
 
 def _config(run: Run, model_dir: str) -> T5Config:

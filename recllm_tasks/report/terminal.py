@@ -1,10 +1,11 @@
-"""Results as tables on the terminal: the model's row above the baselines'."""
+"""Tables on the terminal: results, the model's row above the baselines', and recommendations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
@@ -17,6 +18,36 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
     for task in results["metrics"]:
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
         console.print(_table(results, task))
+
+
+def print_recommendations(
+    history: Sequence[Mapping[str, str]], ranked: Sequence[Mapping[str, Any]], console: Console
+) -> None:
+    """Prints the history as it was understood, then the items best first.
+
+    Args:
+      history: items with `short_id`, `item` and `title`.
+      ranked: the same, with `probability`.
+      console: where to.
+    """
+    understood = ", ".join(f"{item['short_id']} {_name(item)}" for item in history)
+    console.print(Text(f"after {understood}"))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column, justify in (
+        ("", "right"),
+        ("item", "left"),
+        ("title", "left"),
+        ("probability", "right"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=column != "title")
+    for place, item in enumerate(ranked, 1):
+        probability = f"{item['probability']:.3g}"
+        table.add_row(str(place), item["short_id"], Text(_name(item)), probability)
+    console.print(table)
+
+
+def _name(item: Mapping[str, str]) -> str:
+    return item["title"] or item["item"]
 
 
 def _title(results: Mapping[str, Any], task: str) -> str:

@@ -1,28 +1,11 @@
-"""A very small model on the small dataset."""
+"""Settings of a very short training on the small dataset."""
 
 import jax
 import pytest
 
 from recllm_tasks.engine import optimizer
-from recllm_tasks.models.network import T5Config, Transformer
 
 LENGTHS = {"inputs": 512, "targets": 64}
-
-
-@pytest.fixture(scope="session")
-def network():
-    return Transformer(
-        T5Config(
-            vocab_size=4096,
-            emb_dim=32,
-            num_heads=2,
-            num_encoder_layers=1,
-            num_decoder_layers=1,
-            head_dim=16,
-            mlp_dim=64,
-            dropout_rate=0.1,
-        )
-    )
 
 
 @pytest.fixture

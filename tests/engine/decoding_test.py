@@ -5,38 +5,15 @@ import json
 import jax
 import numpy as np
 import pytest
-import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import metrics, tasks
-from recllm_tasks.engine import decoding, devices, evaluation, inference, training
+from recllm_tasks.engine import decoding, devices, evaluation, inference
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 
 LENGTHS = {"inputs": 512, "targets": 64}
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, small_data_dir, network):
-    """A run of a few steps."""
-    from recllm_tasks.engine import optimizer
-
-    seqio.set_tfds_data_dir_override(str(small_data_dir))
-    folder = tmp_path_factory.mktemp("run")
-    training.train(
-        mixture="gift_cards_ut",
-        model_dir=str(folder),
-        model_name="very_small",
-        lengths=LENGTHS,
-        network=network,
-        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
-        steps=4,
-        batch_size=4,
-        eval_period=4,
-    )
-    seqio.set_tfds_data_dir_override(None)
-    return str(folder)
 
 
 def _decoder(kind, network, **settings):

@@ -1,0 +1,66 @@
+"""`recllm recommend`: the items that a trained run expects next, for histories typed in."""
+
+import json
+import pathlib
+import sys
+
+from rich.console import Console
+
+from recllm_tasks.commands import setup
+from recllm_tasks.errors import UserError
+
+# Paper §4.1; a wider beam finds what comes after.
+_NUM_BEAMS = 20
+
+
+def run(args) -> int:
+    names = _histories(args)
+    setup.use_data_dir(args)
+    setup.register_tasks(args)
+    from recllm_tasks.recommender import Recommender
+    from recllm_tasks.report.terminal import print_recommendations
+
+    recommender = Recommender.from_run(args.checkpoint, num_beams=max(args.k, _NUM_BEAMS))
+    histories = [recommender.lookup.rows(history, what) for what, history in names]
+    console = Console(highlight=False)
+    for number, (rows, found) in enumerate(
+        zip(histories, recommender.recommend_rows(histories, args.k))
+    ):
+        history = [recommender.catalog.names(row) for row in rows]
+        ranked = [item._asdict() for item in found]
+        if args.json:
+            line = json.dumps({"history": history, "ranked": ranked}, ensure_ascii=False)
+            sys.stdout.write(line + "\n")
+        else:
+            console.print("\n" * (number > 0), end="")
+            print_recommendations(history, ranked, console)
+    return 0
+
+
+def _histories(args) -> list[tuple[str, list[str]]]:
+    """(what errors call it, its items) of every history, those of --history first."""
+    from recllm_tasks.data.item_lookup import split_names
+
+    if args.k < 1:
+        raise UserError(f"Number of items: got {args.k}, expected at least 1; correct -k")
+    texts = [(f"--history {i}", text) for i, text in enumerate(args.history, 1)]
+    if args.histories is not None:
+        lines = _read(args.histories).rstrip("\n").split("\n")
+        texts += [(f"{args.histories}, line {i}", line) for i, line in enumerate(lines, 1)]
+    if not texts:
+        raise UserError("Histories: got none, expected at least one; give --history or --histories")
+    return [(what, split_names(text)) for what, text in texts]
+
+
+def _read(path: str) -> str:
+    """The text of a file, or of standard input for `-`."""
+    try:
+        content = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except OSError as error:
+        raise UserError(f"Histories in '{path}': {error.strerror}; correct --histories") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"Histories in '{path}': got byte 0x{error.object[error.start]:02x}, expected UTF-8 "
+            "text; convert the file"
+        ) from error

@@ -1,0 +1,125 @@
+"""An evaluation that was killed goes on where it was, with the same results."""
+
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks.engine import decoding, evaluation
+
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+SETTINGS = {"num_beams": 4, "batch_size": 4}
+# 60 test users in chunks of 16.
+BATCHES, CHUNKS = 4, 4
+
+# Dies in the third chunk of the second task, when its beams are found but not yet kept.
+_KILLED = f"""
+import os, signal, sys
+import seqio
+import recllm_tasks.mixtures
+from recllm_tasks.engine import decoding, evaluation
+seqio.set_tfds_data_dir_override(sys.argv[2])
+evaluation.BATCHES_IN_CHUNK = {BATCHES}
+decode, calls = decoding.TaskDecoder.decode, []
+def dying(*args):
+    beams = decode(*args)
+    calls.append(1)
+    if len(calls) == {CHUNKS} + 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return beams
+decoding.TaskDecoder.decode = dying
+evaluation.evaluate(model_dir=sys.argv[1], num_beams=4, batch_size=4)
+"""
+
+
+@pytest.fixture
+def model_dir(run_dir, tmp_path):
+    return str(shutil.copytree(run_dir, tmp_path / "run"))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Sizes of the chunks that are decoded from now on."""
+    monkeypatch.setattr(evaluation, "BATCHES_IN_CHUNK", BATCHES)
+    decode, sizes = decoding.TaskDecoder.decode, []
+
+    def counting(self, params, examples, done=None):
+        sizes.append(len(examples))
+        return decode(self, params, examples, done)
+
+    monkeypatch.setattr(decoding.TaskDecoder, "decode", counting)
+    return sizes
+
+
+def _evaluate(model_dir, **settings):
+    """(results without times, bytes of every array of every chunk by file name)."""
+    kept = {}
+
+    def record(results):
+        for path in pathlib.Path(model_dir).glob("eval/*/*.npz"):
+            with np.load(path, allow_pickle=False) as stored:
+                kept[path.name] = {n: stored[n].tobytes() for n in stored.files if n != "seconds"}
+
+    results = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    assert set(results["decode_seconds"]) == set(results["metrics"])
+    times = ("seconds", "decode_seconds")
+    return {name: value for name, value in results.items() if name not in times}, kept
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data):
+    whole, whole_chunks = _evaluate(model_dir)
+    assert len(decoded) == len(whole_chunks) == 3 * CHUNKS
+    assert decoded == [16, 16, 16, 12] * 3
+    assert not (pathlib.Path(model_dir) / "eval").exists()
+
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, model_dir, str(small_data)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    left = sorted(path.name for path in pathlib.Path(model_dir).glob("eval/*/*"))
+    assert len(left) == CHUNKS + 2
+    (folder,) = (pathlib.Path(model_dir) / "eval").iterdir()
+    (folder / left[0]).write_bytes(b"torn")
+
+    decoded.clear()
+    resumed, resumed_chunks = _evaluate(model_dir)
+    assert decoded == [16, 16, 12, 16, 16, 16, 12], "the torn one and what was not done"
+    assert json.dumps(resumed) == json.dumps(whole)
+    assert resumed_chunks == whole_chunks
+    assert not (pathlib.Path(model_dir) / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"num_beams": 5}, {"constrained": False}, {"num_examples": 20}, {"split": "validation"}],
+)
+def test_other_settings_take_nothing(model_dir, decoded, other):
+    mixture = {"mixture": "gift_cards_retrieval"}
+
+    def stop(results):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        evaluation.evaluate(model_dir=model_dir, **SETTINGS, **mixture, record=stop)
+    assert len(list(pathlib.Path(model_dir).glob("eval/*/*"))) == CHUNKS
+    decoded.clear()
+    _evaluate(model_dir, **mixture, **other)
+    assert sum(decoded) == (20 if "num_examples" in other else 60)
+    assert len(list(pathlib.Path(model_dir).glob("eval/*/*"))) == CHUNKS, "the others stay"
+    decoded.clear()
+    _evaluate(model_dir, **mixture)
+    assert decoded == []
+
+
+def test_validation_in_training_keeps_nothing(run_dir):
+    assert not (pathlib.Path(run_dir) / "eval").exists()

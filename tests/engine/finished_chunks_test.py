@@ -1,0 +1,101 @@
+"""Chunks on disk: what was saved comes back, and nothing else does."""
+
+import numpy as np
+import pytest
+
+from recllm_tasks.engine.finished_chunks import FinishedChunks
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.beam_search import Beams
+
+EXAMPLES = [{"inputs": np.arange(1, n + 4), "candidates": np.array([n, 7])} for n in range(3)]
+BEAMS = Beams(
+    np.arange(3 * 2 * 4, dtype=np.int32).reshape(3, 2, 4),
+    np.array([[-0.1, -2], [-0.3, -1e7], [-4, -5.5]], np.float32),
+    np.array([[3, 4], [5, -1], [0, 1]], np.int32),
+)
+PARAMS = {"a": {"b": np.ones((2, 3), np.float32)}, "c": np.zeros(4, np.float32)}
+
+
+@pytest.fixture
+def chunks(tmp_path):
+    return FinishedChunks.of(str(tmp_path), "test", 40, {"num_beams": 2}, PARAMS)
+
+
+def test_a_chunk_comes_back_as_it_was(chunks, tmp_path):
+    assert chunks.load("toys_retrieval", 3, EXAMPLES) is None
+    chunks.save("toys_retrieval", 3, EXAMPLES, BEAMS, 1.5)
+    (folder,) = (tmp_path / "eval").iterdir()
+    assert folder.name.startswith("test-40-")
+    assert [path.name for path in folder.iterdir()] == ["toys_retrieval-00003.npz"]
+    beams, seconds = chunks.load("toys_retrieval", 3, EXAMPLES)
+    for got, expected in zip(beams, BEAMS):
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == expected.dtype
+    assert seconds == 1.5
+    assert chunks.load("toys_retrieval", 2, EXAMPLES) is None
+    assert chunks.load("toys_ranking", 3, EXAMPLES) is None
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        EXAMPLES[:2],
+        EXAMPLES[::-1],
+        [{**example, "inputs": example["inputs"] + 1} for example in EXAMPLES],
+        [{**example, "candidates": example["candidates"][::-1]} for example in EXAMPLES],
+        [{"inputs": example["inputs"]} for example in EXAMPLES],
+    ],
+)
+def test_beams_of_other_examples_are_not_taken(chunks, others):
+    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    assert chunks.load("toys_ranking", 0, others) is None
+    assert chunks.load("toys_ranking", 0, EXAMPLES) is not None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("validation", 40, {"num_beams": 2}, PARAMS),
+        ("test", 41, {"num_beams": 2}, PARAMS),
+        ("test", 40, {"num_beams": 3}, PARAMS),
+        ("test", 40, {"num_beams": 2}, {**PARAMS, "c": np.full(4, 1e-9, np.float32)}),
+        ("test", 40, {"num_beams": 2}, {"a": PARAMS["a"], "d": PARAMS["c"]}),
+    ],
+)
+def test_other_settings_and_parameters_have_other_folders(chunks, tmp_path, other):
+    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    others = FinishedChunks.of(str(tmp_path), *other)
+    assert others.load("toys_ranking", 0, EXAMPLES) is None
+    others.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    chunks.remove()
+    assert chunks.load("toys_ranking", 0, EXAMPLES) is None
+    assert others.load("toys_ranking", 0, EXAMPLES) is not None
+    others.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "eval").write_text("a file, not a folder")
+    chunks = FinishedChunks.of(str(tmp_path), "test", 40, {}, PARAMS)
+    with pytest.raises(UserError, match=r"Beams for '.*/eval/test-40-.*got Not a directory"):
+        chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+
+
+def test_a_broken_chunk_is_no_chunk(chunks, tmp_path):
+    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    (path,) = tmp_path.glob("eval/*/*.npz")
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 37):
+        path.write_bytes(whole[:length])
+        assert chunks.load("toys_ranking", 0, EXAMPLES) is None
+    taken = 0
+    for place in range(len(whole)):
+        broken = bytearray(whole)
+        broken[place] ^= 0x5A
+        path.write_bytes(broken)
+        found = chunks.load("toys_ranking", 0, EXAMPLES)
+        if found:  # a date, or another byte that says nothing of the arrays
+            taken += 1
+            for got, expected in zip(found[0], BEAMS):
+                np.testing.assert_array_equal(got, expected)
+    assert taken < len(whole) / 2

@@ -1,0 +1,142 @@
+"""Recommender: the retrieval task's own prompts and beams, for histories that are typed in."""
+
+import json
+import math
+import pathlib
+import shutil
+
+import gin
+import numpy as np
+import pytest
+
+from recllm_tasks import recommender as recommender_lib
+from recllm_tasks import tasks
+from recllm_tasks.engine import inference, saved_run
+from recllm_tasks.errors import UserError
+from recllm_tasks.models import beam_search
+from recllm_tasks.prompts import vocabulary
+from recllm_tasks.recommender import Recommender
+
+LENGTHS = {"inputs": 512, "targets": 64}
+
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+
+@pytest.fixture(scope="module")
+def recommender(run_dir, small_data_dir):
+    return Recommender.from_run(run_dir, data_dir=str(small_data_dir))
+
+
+def _examples(lengths):
+    task = tasks.get("gift_cards_retrieval")
+    dataset = task.get_dataset(lengths, split="test", shuffle=False)
+    return task, list(dataset.as_numpy_iterator())
+
+
+@pytest.mark.parametrize("inputs", [512, 90])
+def test_prompts_are_those_of_the_task(inputs):
+    task, examples = _examples({**LENGTHS, "inputs": inputs})
+    write = recommender_lib._prompt_function(task, {**LENGTHS, "inputs": inputs})
+    for example in examples:
+        np.testing.assert_array_equal(write(example["history"]), example["inputs"])
+    assert max(len(example["inputs"]) for example in examples) <= inputs
+
+
+def test_beams_are_those_of_infer(recommender, run_dir, tmp_path):
+    inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"), num_beams=20)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    histories = [[item["short_id"] for item in line["history"]] for line in lines]
+    found = recommender.recommend(histories, k=20)
+    assert len(found) == len(lines) == 60
+    for line, ranked in zip(lines, found):
+        shown = [{**item._asdict(), "log_prob": round(item.log_prob, 6)} for item in ranked]
+        assert [{k: v for k, v in item.items() if k != "probability"} for item in shown] == (
+            line["ranked"]
+        )
+        for item in ranked:
+            assert item.probability == pytest.approx(math.exp(item.log_prob))
+
+
+def test_the_last_items_of_a_long_history_count(recommender):
+    catalog = recommender.catalog
+    (long,) = recommender.recommend([catalog.short_id[:25]])
+    (last,) = recommender.recommend([catalog.short_id[5:25]])
+    (other,) = recommender.recommend([catalog.short_id[4:24]])
+    assert len(long) == 10
+    assert long == last != other
+
+
+def test_items_may_be_called_in_every_way(recommender):
+    catalog = recommender.catalog
+    names = [catalog.short_id[3], catalog.item[8], catalog.title[2], f'"{catalog.title[5][:23]}"']
+    rows = [3, 8, 2, 5]
+    assert recommender.recommend([names], k=3) == recommender.recommend_rows([rows], k=3)
+
+
+def test_one_history_is_answered_as_among_others(recommender):
+    histories = [recommender.catalog.short_id[i : i + 3 + i] for i in range(5)]
+    together = recommender.recommend(histories, k=5)
+    for history, ranked in zip(histories, together):
+        (alone,) = recommender.recommend([history], k=5)
+        for one, other in zip(alone, ranked):
+            assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
+
+
+def test_it_compiles_once_for_a_bucket_and_a_batch(recommender):
+    ids = recommender.catalog.short_id
+    recommender.recommend([ids[:3]])
+    recommender.recommend([ids[:3]] * 2)
+    before = beam_search._search._cache_size()
+    recommender.recommend([ids[4:7]], k=2)
+    recommender.recommend([ids[i : i + 3] for i in range(9)], k=20)
+    assert beam_search._search._cache_size() == before
+    assert recommender.recommend([]) == []
+
+
+def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
+    wide = Recommender.from_run(run_dir, num_beams=50)
+    (ranked,) = wide.recommend([["I1"]], k=50)
+    assert sorted(item.short_id for item in ranked) == sorted(wide.catalog.short_id)
+    assert sum(item.probability for item in ranked) <= 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("histories", "k", "message"),
+    [
+        ([[]], 10, "'history 1': got none"),
+        ([["I1"], ["I999"]], 10, r"'I999' for 'history 2, item 1': got no such item"),
+        ([["I1", "I2", "I1"]], 10, "at places 1 and 3"),
+        (["I1"], 10, "'history 1': got the text 'I1'"),
+        ("I1", 10, "got the text 'I1'"),
+        ([["I1"]], 21, "got 21, expected 1 to 20; raise num_beams"),
+        ([["I1"]], 0, "got 0, expected 1 to 20"),
+    ],
+)
+def test_wrong_questions_are_told(recommender, histories, k, message):
+    with pytest.raises(UserError, match=message):
+        recommender.recommend(histories, k=k)
+
+
+def test_a_run_without_its_data_says_what_is_missing(run_dir, tmp_path):
+    with pytest.raises(UserError, match=r"dataset 'gift_cards' is not prepared in .*nowhere"):
+        Recommender.from_run(run_dir, data_dir=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="No run in"):
+        Recommender.from_run(str(tmp_path))
+
+
+def test_another_preparation_of_the_data_is_refused(run_dir, tmp_path):
+    other = pathlib.Path(shutil.copytree(run_dir, tmp_path / "run"))
+    facts = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**facts, "fingerprint": "0" * 64}))
+    message = r"'gift_cards' is not the one that the run was trained on: .* expected 000000000000"
+    with pytest.raises(UserError, match=message):
+        Recommender.from_run(str(other))
+    with pytest.raises(UserError, match=message):
+        inference.infer(model_dir=str(other), output=str(tmp_path / "lines"))
+
+
+def test_a_run_is_read_with_its_own_vocabulary(run_dir, tmp_path):
+    other = shutil.copytree(run_dir, tmp_path / "run")
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(other / "vocabulary.model"))
+    saved_run.load(run_dir)
+    assert vocabulary.sentencepiece_file() == f"{run_dir}/vocabulary.model"
