@@ -230,6 +230,9 @@ def _parser() -> argparse.ArgumentParser:
         "--histories", metavar="FILE", help="a history a line; - is standard input"
     )
     recommend.add_argument("-k", type=int, default=10, help="how many items; 10 by default")
+    recommend.add_argument(
+        "--exclude_history", action="store_true", help="leave out what the history holds"
+    )
     recommend.add_argument("--json", action="store_true", help="one JSON object a history")
     for command in commands.choices.values():
         command.add_argument(

@@ -40,11 +40,19 @@ class Recommender:
     a lone history; later calls do not. One Recommender serves one thread at a time.
     """
 
-    def __init__(self, saved: saved_run.SavedRun, *, num_beams: int = 20, batch_size: int = 32):
+    def __init__(
+        self,
+        saved: saved_run.SavedRun,
+        *,
+        num_beams: int = 20,
+        batch_size: int = 32,
+        exclude_history: bool = False,
+    ):
         """Args:
         saved: what saved_run.load found; its vocabulary is still in force.
         num_beams: width of the beam, and the most items a history gets. Paper §4.1: 20.
         batch_size: histories decoded together.
+        exclude_history: never recommend what a history holds; the paper allows it.
         """
         check_whole("num_beams", num_beams, 1)
         check_whole("batch_size", batch_size, 1)
@@ -62,6 +70,7 @@ class Recommender:
             num_beams=min(num_beams, len(self.catalog)),
             batch_size=batch_size,
             max_steps=saved.run.lengths["targets"],
+            exclude_history=exclude_history,
         )
         self._inputs = _prompt_function(task, saved.run.lengths, source.info().window)
 
@@ -74,6 +83,7 @@ class Recommender:
         checkpoint: str | None = None,
         num_beams: int = 20,
         batch_size: int = 32,
+        exclude_history: bool = False,
     ) -> "Recommender":
         """The recommender of a run's folder.
 
@@ -84,6 +94,7 @@ class Recommender:
           checkpoint: see saved_run.load.
           num_beams: width of the beam, and the most items a history gets.
           batch_size: histories decoded together.
+          exclude_history: never recommend what a history holds.
 
         Raises:
           UserError: no run there, or its dataset is not where the data folder says, or is another.
@@ -91,7 +102,9 @@ class Recommender:
         if data_dir:
             seqio.set_tfds_data_dir_override(os.path.expanduser(data_dir))
         saved = saved_run.load(os.path.expanduser(model_dir), checkpoint=checkpoint)
-        return cls(saved, num_beams=num_beams, batch_size=batch_size)
+        return cls(
+            saved, num_beams=num_beams, batch_size=batch_size, exclude_history=exclude_history
+        )
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = 10
@@ -125,7 +138,10 @@ class Recommender:
             )
         if not len(histories):
             return []
-        examples = [{"inputs": self._inputs(rows)} for rows in histories]
+        examples = [
+            {"inputs": self._inputs(rows), "exclude": np.asarray(rows), "target": -1}
+            for rows in histories
+        ]
         beams = self._decoder.decode(self._params, examples)
         return [
             [

@@ -166,7 +166,9 @@ def test_overwrite_mends_a_damaged_dataset(movies, tmp_path, capsys):
 
 def test_what_the_system_refuses_is_told_in_a_line(tmp_path, capsys):
     (tmp_path / "downloads").write_text("in the way")
-    error = _fails(capsys, "prepare", "movielens_100k", "--data_dir", tmp_path)
+    assert cli.main(["prepare", "movielens_100k", "--data_dir", str(tmp_path)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("recllm: error: file for ")
     assert "downloads" in error
     assert "Not a directory" in error
 

@@ -20,7 +20,11 @@ def run(args) -> int:
     from recllm_tasks.recommender import Recommender
     from recllm_tasks.report.terminal import print_recommendations
 
-    recommender = Recommender.from_run(args.checkpoint, num_beams=max(args.k, _NUM_BEAMS))
+    recommender = Recommender.from_run(
+        args.checkpoint,
+        num_beams=max(args.k, _NUM_BEAMS),
+        exclude_history=args.exclude_history,
+    )
     histories = [recommender.lookup.rows(history, what) for what, history in names]
     console = Console(highlight=False)
     for number, (rows, found) in enumerate(

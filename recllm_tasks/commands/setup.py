@@ -61,10 +61,11 @@ def damage_told():
         raise
     except Exception:
         from recllm_tasks.data.damage import check_undamaged
-        from recllm_tasks.prompts.source import opened_folders
+        from recllm_tasks.prompts.source import data_dir, opened_folders
 
         for folder in opened_folders():
-            check_undamaged(folder)
+            if folder.is_relative_to(data_dir()):
+                check_undamaged(folder)
         raise
 
 

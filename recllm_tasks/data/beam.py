@@ -1,4 +1,8 @@
-"""Records written by Apache Beam, on this machine or on a cluster; needs the extra `beam`."""
+"""Records written by Apache Beam, on this machine or on a cluster.
+
+Needs `pip install apache-beam` in an environment of its own: Beam 2.77 wants protobuf < 7 and
+pyarrow < 26, older ones than launch/locks/ has.
+"""
 
 from collections.abc import Sequence
 

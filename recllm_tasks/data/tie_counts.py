@@ -1,8 +1,12 @@
 """Interactions of one user at the same time: what order they have is the file's, not the user's."""
 
-import dataclasses
+from __future__ import annotations
 
-import duckdb
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # whoever reads a dataset's facts need not load the database
+    import duckdb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,15 @@ from recllm_tasks.engine import devices
 from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
+from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.prompts.templates import Choice
 
 # Inputs are padded to the next of these, so that few programs are compiled and little is padded.
 BUCKETS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+# How candidates are ranked.
+METHODS = ("beam", "score")
 
 Example = Mapping[str, np.ndarray]
 
@@ -33,6 +38,8 @@ class TaskDecoder:
         batch_size: int,
         max_steps: int,
         constrained: bool = True,
+        exclude_history: bool = False,
+        method: str = "beam",
     ):
         """Args:
         task: its answers are `tasks.answers`; without those, or unconstrained, text is free.
@@ -42,6 +49,9 @@ class TaskDecoder:
         batch_size: examples decoded together; a multiple of the mesh's data axis.
         max_steps: tokens of a free text, EOS included.
         constrained: every beam is one of the answers.
+        exclude_history: no beam is an item that the user has had (the paper allows them).
+        method: "beam" (paper §4.1), or "score", which ranks all candidates of an example by their
+          exact log-probabilities; a task without candidates is searched all the same.
         """
         self._network = network
         self._mesh = mesh
@@ -57,7 +67,11 @@ class TaskDecoder:
             # Once, and not with every batch.
             self._trie = jax.device_put(answers.trie, devices.whole(mesh))
         prompt = tasks.prompt_of(task)
-        self._has_candidates = bool(prompt and prompt.template.offers_candidates)
+        template = prompt.template if prompt and self._trie is not None else None
+        self._has_candidates = bool(template and template.offers_candidates)
+        self._scores = method == "score" and self._has_candidates
+        is_item = bool(template and not isinstance(template.answer, Choice))
+        self._excludes = exclude_history and is_item
 
     def decode(
         self, params: Any, examples: Sequence[Example], done: Callable[[int], None] | None = None
@@ -66,7 +80,9 @@ class TaskDecoder:
 
         Args:
           params: of the network.
-          examples: with `inputs`, and with `candidates` (catalog rows) where the task has them.
+          examples: with `inputs`, with `candidates` (catalog rows) where the task has them, and
+            where the history is excluded with `exclude` (catalog rows) and `target`, one of them,
+            which is not.
           done: is told how many more examples are decoded.
 
         Returns:
@@ -95,23 +111,41 @@ class TaskDecoder:
         inputs = np.zeros((rows, length), np.int32)
         for row, example in enumerate(examples):
             inputs[row, : len(example["inputs"])] = example["inputs"]
-        candidates = None
-        if self._has_candidates and self._trie is not None:
-            listed = self._answer_of_row[np.stack([e["candidates"] for e in examples])]
-            candidates = np.full((rows, listed.shape[1]), -1, np.int32)
-            candidates[: len(examples)] = listed
-        split = devices.split_batch(self._mesh)
-        beams = beam_search(
-            self._network,
-            params,
-            jax.device_put(inputs, split),
-            self._trie,
-            None if candidates is None else jax.device_put(candidates, split),
-            num_beams=self._num_beams,
-            max_steps=None if self._trie is not None else self._max_steps,
-            eos_id=self._vocabulary.eos_id,
-        )
+        inputs = jax.device_put(inputs, devices.split_batch(self._mesh))
+        candidates = excluded = None
+        if self._has_candidates:
+            candidates = self._answers_of(rows, [e["candidates"] for e in examples])
+        if self._excludes:
+            seen = [e["exclude"][e["exclude"] != e["target"]] for e in examples]
+            excluded = self._answers_of(rows, seen)
+        if self._scores:
+            beams = score_candidates(
+                self._network, params, inputs, self._trie, candidates, excluded
+            )
+        else:
+            beams = beam_search(
+                self._network,
+                params,
+                inputs,
+                self._trie,
+                self._split(candidates),
+                self._split(excluded),
+                num_beams=self._num_beams,
+                max_steps=None if self._trie is not None else self._max_steps,
+                eos_id=self._vocabulary.eos_id,
+            )
         return Beams(*(part[: len(examples)] for part in beams))
+
+    def _answers_of(self, rows: int, listed: Sequence[np.ndarray]) -> np.ndarray:
+        """Catalog rows of each example as answers, int32 [rows, M], padded with -1."""
+        width = padded_length(max(map(len, listed)))
+        found = np.full((rows, width), -1, np.int32)
+        for row, items in enumerate(listed):
+            found[row, : len(items)] = self._answer_of_row[items]
+        return found
+
+    def _split(self, array: np.ndarray | None) -> jax.Array | None:
+        return None if array is None else jax.device_put(array, devices.split_batch(self._mesh))
 
 
 def padded_length(length: int) -> int:
@@ -122,8 +156,12 @@ def padded_length(length: int) -> int:
     return -(-length // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def check_settings(split: str, num_beams: int, batch_size: int, num_examples: int | None) -> None:
+def check_settings(
+    split: str, num_beams: int, batch_size: int, num_examples: int | None, method: str
+) -> None:
     """Raises UserError for what evaluation and inference cannot do."""
+    if method not in METHODS:
+        raise UserError(f"METHOD: got {method!r}, expected one of {', '.join(METHODS)}; correct it")
     if split not in ("validation", "test"):
         raise UserError(f"SPLIT: got {split!r}, expected 'validation' or 'test'; correct it")
     check_whole("NUM_BEAMS", num_beams, 1)

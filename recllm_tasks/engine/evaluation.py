@@ -49,6 +49,8 @@ class Evaluation:
         num_beams: int = 20,
         batch_size: int = 32,
         constrained: bool = True,
+        exclude_history: bool = False,
+        method: str = "beam",
         num_examples: int | None = None,
         chunks: FinishedChunks | None = None,
     ):
@@ -61,10 +63,12 @@ class Evaluation:
         num_beams: paper §4.1: 20.
         batch_size: examples decoded together.
         constrained: beams are items (ours), or any text (the paper's).
+        exclude_history: see decoding.TaskDecoder.
+        method: see decoding.TaskDecoder.
         num_examples: the first so many of each task; None is all.
         chunks: where beams are kept until the end, and looked for; None keeps none.
         """
-        decoding.check_settings(split, num_beams, batch_size, num_examples)
+        decoding.check_settings(split, num_beams, batch_size, num_examples, method)
         tasks.get(mixture)
         self._evaluator = seqio.Evaluator(
             mixture,
@@ -91,6 +95,8 @@ class Evaluation:
                 batch_size=batch_size,
                 max_steps=lengths["targets"],
                 constrained=constrained,
+                exclude_history=exclude_history,
+                method=method,
             )
             for task in self._evaluator.eval_tasks
         }
@@ -167,6 +173,8 @@ def evaluate(
     num_beams: int = 20,
     batch_size: int = 32,
     constrained: bool = True,
+    exclude_history: bool = False,
+    method: str = "beam",
     num_examples: int | None = None,
     network: Transformer | None = None,
     checkpoint: str | None = None,
@@ -185,6 +193,8 @@ def evaluate(
       num_beams: paper §4.1: 20.
       batch_size: examples decoded together.
       constrained: beams are items (ours), or any text (the paper's).
+      exclude_history: see decoding.TaskDecoder.
+      method: see decoding.TaskDecoder.
       num_examples: the first so many of each task; None is all.
       network: None is the run's own.
       checkpoint: see saved_run.load.
@@ -210,6 +220,8 @@ def evaluate(
         "num_beams": num_beams,
         "batch_size": batch_size,
         "constrained": constrained,
+        "exclude_history": exclude_history,
+        "method": method,
         "mixture": mixture,
         "num_examples": num_examples,
     }
@@ -223,6 +235,8 @@ def evaluate(
         num_beams=num_beams,
         batch_size=batch_size,
         constrained=constrained,
+        exclude_history=exclude_history,
+        method=method,
         num_examples=num_examples,
         chunks=chunks,
     )
@@ -236,6 +250,8 @@ def evaluate(
         "seed": saved.run.seed,
         "split": split,
         "constrained": constrained,
+        "exclude_history": exclude_history,
+        "method": method,
         "num_beams": num_beams,
         "num_examples": {task: evaluation.num_examples(task) for task in evaluation.tasks},
         "metrics": measured,

@@ -22,6 +22,8 @@ def infer(
     split: str = "test",
     num_beams: int = 20,
     batch_size: int = 32,
+    exclude_history: bool = False,
+    method: str = "beam",
     num_examples: int | None = None,
     network: Any = None,
     checkpoint: str | None = None,
@@ -40,12 +42,14 @@ def infer(
       split: `validation` or `test`.
       num_beams: answers a user.
       batch_size: users decoded together.
+      exclude_history: see decoding.TaskDecoder.
+      method: see decoding.TaskDecoder.
       num_examples: the first so many users; None is all.
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
     """
-    check_settings(split, num_beams, batch_size, num_examples)
+    check_settings(split, num_beams, batch_size, num_examples, method)
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
@@ -69,6 +73,8 @@ def infer(
         num_beams=num_beams,
         batch_size=batch_size,
         max_steps=saved.run.lengths["targets"],
+        exclude_history=exclude_history,
+        method=method,
     )
     line = _Line(source.catalog(), decoder.answers)
     with run_folder.whole_file(output) as f:

@@ -36,14 +36,23 @@ class _Prefixes(NamedTuple):
 
 
 def score_candidates(
-    model: Transformer, params, encoder_tokens_BxL, trie: Trie, candidates_BxM
+    model: Transformer,
+    params,
+    encoder_tokens_BxL,
+    trie: Trie,
+    candidates_BxM,
+    excluded_BxM=None,
 ) -> Beams:
     """All candidates of each example, best first, with the model's own log-probabilities.
 
-    Candidates are catalog rows, -1 as padding; one that stands twice is scored once. Beams that do
-    not exist are as in `beam_search`. Scores are what teacher forcing gives, EOS included.
+    Candidates are catalog rows, -1 as padding; one that stands twice is scored once, one that is
+    excluded not at all. Beams that do not exist are as in `beam_search`. Scores are what teacher
+    forcing gives, EOS included.
     """
     candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
+    if excluded_BxM is not None:
+        out = [np.isin(own, others) for own, others in zip(candidates_BxM, excluded_BxM)]
+        candidates_BxM = np.where(out, np.int32(-1), candidates_BxM)
     prefixes = _list_prefixes(trie, candidates_BxM)
     scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes)
     scores_BxM = np.where(candidates_BxM >= 0, np.asarray(scores_BxM), np.float32(DEAD))

@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.data.prepare import DatasetInfo, dataset_dir
+from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.vocabulary import FILE_NAME

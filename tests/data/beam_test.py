@@ -3,7 +3,7 @@ import pytest
 from recllm_tasks.data import records
 from recllm_tasks.data.prepare import dataset_dir, prepare
 
-pytest.importorskip("apache_beam", reason="needs the extra `beam`")
+pytest.importorskip("apache_beam", reason="needs apache-beam")
 
 
 @pytest.mark.parametrize("options", [[], ["--direct_running_mode=multi_processing"]])

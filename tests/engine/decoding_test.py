@@ -47,6 +47,27 @@ def test_ranking_beams_are_candidates(network, params):
         assert set(rows[rows >= 0]) <= set(example["candidates"].tolist())
 
 
+def test_scored_ranking_is_the_widest_beam(network, params):
+    scoring, examples = _decoder("ranking", network, method="score")
+    searching, _ = _decoder("ranking", network, num_beams=128)
+    scored, searched = (d.decode(params, examples[:20]) for d in (scoring, searching))
+    np.testing.assert_allclose(scored.log_probs_BxK, searched.log_probs_BxK, atol=1e-4)
+    for example, rows in zip(examples, scored.rows_BxK):
+        assert set(rows[rows >= 0]) == set(example["candidates"].tolist())
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "score"}])
+@pytest.mark.parametrize("kind", ["retrieval", "ranking"])
+def test_what_the_user_has_had_is_excluded_on_request(network, params, kind, settings):
+    free, examples = _decoder(kind, network, num_beams=200, **settings)
+    excluding, _ = _decoder(kind, network, num_beams=200, exclude_history=True, **settings)
+    every, left = (d.decode(params, examples[:20]).rows_BxK for d in (free, excluding))
+    for example, rows, fewer in zip(examples, every, left):
+        seen = set(example["exclude"].tolist()) - {int(example["target"])}
+        assert [row for row in rows if row >= 0 and row not in seen] == fewer[fewer >= 0].tolist()
+        assert kind == "ranking" or seen & set(rows.tolist())
+
+
 def test_rating_scores_both_answers_exactly(network, params):
     decoder, examples = _decoder("rating", network)
     assert decoder.answers == ["no", "yes"]

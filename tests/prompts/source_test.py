@@ -1,11 +1,10 @@
 """Validation is the first users in stored order, however many files and hosts there are."""
 
-import functools
-
 import pytest
 import seqio
 import tensorflow_datasets as tfds
 
+from recllm_tasks.data import records
 from recllm_tasks.prompts import source
 from recllm_tasks.prompts.source import SequenceSource
 
@@ -16,8 +15,7 @@ def three_files(tmp_path, monkeypatch, make_movies):
     from recllm_tasks.data.prepare import prepare
 
     make_movies(tmp_path / "raw")
-    config = functools.partial(tfds.download.DownloadConfig, num_shards=3)
-    monkeypatch.setattr(tfds.download, "DownloadConfig", config)
+    monkeypatch.setattr(records, "USERS_A_SHARD", 10)
     monkeypatch.setattr(source, "VALIDATION_USERS", 12)
     prepare("movielens_100k", tmp_path / "data", tmp_path / "raw")
     seqio.set_tfds_data_dir_override(str(tmp_path / "data"))
