@@ -7,8 +7,8 @@ The same random weights, the same real retrieval prompts, beam 20, float32. Ever
 a process of its own, so that its peak memory is its own; all take turns, round by round, and the
 medians are compared. Subjects: `ours` (log-probabilities over the whole vocabulary),
 `ours, catalog` (over the trie's children alone), `transformers` (torch, `generate` with
-`prefix_allowed_tokens_fn` over the same trie), `ctranslate2` (8 new tokens, no trie), `t5x` (its
-own network and beam search); those that cannot be imported are left out.
+`prefix_allowed_tokens_fn` over the same trie), `ctranslate2` (8 new tokens, no trie; left out
+where it cannot be imported).
 
 The limit is the matmul FLOPs that our search needs at padded length, over the peak of a large
 float32 matmul measured in the same run.
@@ -16,6 +16,7 @@ float32 matmul measured in the same run.
 
 import argparse
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import resource
@@ -72,6 +73,8 @@ def main() -> None:
         for length in args.length:
             for batch in args.batch:
                 _compare(args, work, workers, length, batch)
+        for worker in workers.values():
+            worker.stop()
 
 
 def _parse() -> argparse.Namespace:
@@ -156,16 +159,28 @@ class _Worker:
         self._pipe.send((length, batch))
         return self._pipe.recv()
 
+    def stop(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
 
 def _serve(name: str, work: Work, pipe) -> None:
     subject = SUBJECTS[name](work)
-    while True:
-        length, batch = pipe.recv()
+    while (asked := pipe.recv()) is not None:
+        length, batch = asked
         start = time.perf_counter()
         beams = subject.run(work.prompts[length][:batch])
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         pipe.send({"seconds": seconds, "beams": beams, "peak": peak})
+
+
+def _beams(tokens, scores) -> list[dict]:
+    """For each user the log-probability of each hypothesis, by its tokens up to EOS."""
+    return [
+        {tuple(t[: t.index(1) + 1]): s for t, s in zip(own, row) if 1 in t and s > -1e6}
+        for own, row in zip(tokens, scores)
+    ]
 
 
 def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
@@ -196,11 +211,21 @@ def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
 
 
 def _difference(last: dict, name: str) -> str:
-    """Greatest difference of log-probabilities from transformers' with the same trie."""
-    if name in ("ctranslate2", "t5x", "ours, catalog") or "transformers" not in last:
+    """Greatest difference from transformers' log-probabilities, over the items that both found.
+
+    transformers drops items that end outside of the best 20 of a step (ids have several lengths);
+    an item of its own that we lack, and that is better than our last one, counts as infinity.
+    """
+    if not SUBJECTS[name].comparable or "transformers" not in last:
         return "–"
-    theirs = last["transformers"]["beams"]
-    return f"{np.abs(last[name]['beams'] - theirs).max():.1e}"
+    worst = 0.0
+    for mine, theirs in zip(last[name]["beams"], last["transformers"]["beams"]):
+        for tokens, score in theirs.items():
+            if tokens in mine:
+                worst = max(worst, abs(score - mine[tokens]))
+            elif score > min(mine.values()) + 1e-3:
+                worst = float("inf")
+    return f"{worst:.0e}"
 
 
 def _matmul_gflops(size: int = 2048) -> float:
@@ -235,7 +260,7 @@ def _matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True)
 class Ours:
     """`beam_search` over the trie of the items."""
 
-    over = "vocabulary"
+    over, comparable = "vocabulary", True
 
     @staticmethod
     def available() -> bool:
@@ -263,12 +288,27 @@ class Ours:
         self._search = beam_search
 
     def run(self, prompts: np.ndarray) -> np.ndarray:
-        beams = self._search(self._model, self._params, prompts, self._trie, num_beams=BEAMS)
-        return np.asarray(beams.log_probs_BxK)
+        beams = self._search(
+            self._model,
+            self._params,
+            prompts,
+            self._trie,
+            num_beams=BEAMS,
+            normalize_over=self.over,
+        )
+        return _beams(beams.tokens_BxKxT.tolist(), beams.log_probs_BxK.tolist())
+
+
+class OursOverCatalog(Ours):
+    """The same, with probabilities over what the trie allows."""
+
+    over, comparable = "catalog", False
 
 
 class Transformers:
     """Hugging Face's `generate` in torch, with the same trie."""
+
+    comparable = True
 
     @staticmethod
     def available() -> bool:
@@ -280,15 +320,9 @@ class Transformers:
 
     def __init__(self, work: Work):
         import torch
-        import transformers
 
         torch.set_num_threads(work.threads)
-        self._model = transformers.T5ForConditionalGeneration.from_pretrained(work.weights).eval()
-        _untie(self._model)
-        from safetensors.torch import load_file
-
-        head = load_file(Path(work.weights) / "model.safetensors")["lm_head.weight"]
-        self._model.lm_head.weight = torch.nn.Parameter(head)
+        self._model = _load_transformers(work.weights)
         self._torch = torch
         self._steps = max(map(len, work.items)) + 1
         self._allowed = {}
@@ -315,15 +349,18 @@ class Transformers:
                 output_scores=True,
                 return_dict_in_generate=True,
             )
-        return out.sequences_scores.numpy().reshape(len(prompts), BEAMS)
+        tokens = out.sequences[:, 1:].reshape(len(prompts), BEAMS, -1)
+        return _beams(tokens.tolist(), out.sequences_scores.reshape(len(prompts), BEAMS).tolist())
 
 
 class CTranslate2:
     """CTranslate2's beam search, without a trie, `NEW_TOKENS` tokens."""
 
+    comparable = False
+
     @staticmethod
     def available() -> bool:
-        return _importable("ctranslate2")
+        return importlib.util.find_spec("ctranslate2") is not None
 
     @staticmethod
     def flops(work: Work, length: int) -> float:
@@ -331,21 +368,18 @@ class CTranslate2:
 
     def __init__(self, work: Work):
         import ctranslate2
-        import transformers
 
+        self._words = ["<pad>", "</s>", "<unk>"]
+        self._words += [f"t{i}" for i in range(3, work.sizes["vocab_size"])]
         folder = f"{work.weights}/ctranslate2"
-        self._vocab = [f"t{i}" for i in range(work.sizes["vocab_size"])]
-        self._vocab[:2] = ["<pad>", "</s>"]
-        self._vocab[2] = "<unk>"
-        _convert_to_ctranslate2(work.weights, folder, self._vocab, transformers)
+        _write_ctranslate2(work.weights, folder, self._words)
         self._translator = ctranslate2.Translator(
             folder, compute_type="float32", intra_threads=work.threads
         )
 
-    def run(self, prompts: np.ndarray) -> np.ndarray:
-        source = [[self._vocab[t] for t in row] for row in prompts]
-        found = self._translator.translate_batch(
-            source,
+    def run(self, prompts: np.ndarray) -> None:
+        self._translator.translate_batch(
+            [[self._words[t] for t in row] for row in prompts],
             beam_size=BEAMS,
             num_hypotheses=BEAMS,
             max_decoding_length=NEW_TOKENS,
@@ -353,28 +387,46 @@ class CTranslate2:
             length_penalty=0,
             return_scores=True,
         )
-        return np.array([one.scores for one in found])
 
 
-def _convert_to_ctranslate2(weights, folder, vocab, transformers) -> None:
-    raise NotImplementedError
+def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
+    """Converts the model; its converter's command wants a tokenizer, which random weights lack."""
+    from ctranslate2.converters import transformers as converters
+
+    spec = converters.T5Loader().get_model_spec(_load_transformers(weights))
+    spec.register_source_vocabulary(words)
+    spec.register_target_vocabulary(words)
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = (
+        words[0],
+        words[1],
+        words[2],
+    )
+    spec.config.decoder_start_token = words[0]
+    spec.config.add_source_eos = False
+    spec.validate()
+    spec.optimize(quantization="float32")
+    Path(folder).mkdir()
+    spec.save(folder)
 
 
-class T5X:
-    """T5X's `predict_batch_with_aux`, with its own network and beam search."""
+def _load_transformers(weights: str):
+    import torch
+    import transformers
+    from safetensors.torch import load_file
 
-    @staticmethod
-    def available() -> bool:
-        return _importable("t5x")
-
-
-def _importable(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None
+    model = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
+    _untie(model)
+    head = load_file(Path(weights) / "model.safetensors")["lm_head.weight"]
+    model.lm_head.weight = torch.nn.Parameter(head)
+    return model
 
 
-SUBJECTS = {"ours": Ours, "transformers": Transformers}
+SUBJECTS = {
+    "ours": Ours,
+    "ours, catalog": OursOverCatalog,
+    "transformers": Transformers,
+    "ctranslate2": CTranslate2,
+}
 
 if __name__ == "__main__":
     main()
