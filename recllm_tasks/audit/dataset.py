@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import seqio
 
 from recllm_tasks.audit import examples, leave_one_out, negatives, short_ids, ties
+from recllm_tasks.audit.examples import Batch
 from recllm_tasks.audit.held_out import Confirmation, HeldOut, OwnTarget
 from recllm_tasks.audit.offers import HeldOutNegatives, OwnNegatives
 from recllm_tasks.audit.records import Records, read_records
@@ -79,24 +80,39 @@ class _Tasks:
     def _check_task(self, task: seqio.Task, split: str) -> Iterator[Check]:
         held_out = HeldOut(self._records, task, split) if split != "test" else None
         confirmation = Confirmation(self._records, task)
-        seen_first = None
-        for seed in range(self._num_seeds if split == "train" else 1):
-            tensors = examples.tensors(task, split, seed)
-            batches = examples.read(task, tensors)
+        for batch in _in_turns(list(self._streams(task, split))):
+            if held_out:
+                held_out.see(batch)
+            self._own_target.see(batch, confirmation)
+            self._own_negatives.see(batch)
+            self._held_out_negatives.see(batch)
+        if held_out:
+            yield held_out.check()
+
+    def _streams(self, task: seqio.Task, split: str) -> Iterator[Iterator[Batch]]:
+        """The batches of each seed; of one seed alone where the task samples nothing.
+
+        A task that offers negatives runs without the held-out records too, which is a run of the
+        last seed instead.
+        """
+        seen_first, seeds = None, self._num_seeds if split == "train" else 1
+        for seed in itertools.count():
+            if seed >= seeds:
+                return
+            batches = examples.read(task, examples.tensors(task, split, seed))
             first = next(batches, None)
             if first is None or (seen_first and same_tensors(first, seen_first)):
-                break
+                return
             batches = itertools.chain([first], batches)
             is_offering = any(name in first for name in OFFERS)
             if split == "train" and seed == 0 and is_offering:
                 batches = self._withheld.compare(task, seed, batches)
+                seeds = max(1, seeds - 1)
             seen_first = seen_first or first
-            reader = examples.BatchReader(self._records, task, split, seed)
-            for batch in map(reader.read, batches):
-                if held_out:
-                    held_out.see(batch)
-                self._own_target.see(batch, confirmation)
-                self._own_negatives.see(batch)
-                self._held_out_negatives.see(batch)
-        if held_out:
-            yield held_out.check()
+            yield map(examples.BatchReader(self._records, task, split, seed).read, batches)
+
+
+def _in_turns(streams: list[Iterator[Batch]]) -> Iterator[Batch]:
+    """One batch of each stream after the other: while one is read, the others make theirs."""
+    for batches in itertools.zip_longest(*streams):
+        yield from (batch for batch in batches if batch is not None)
