@@ -218,7 +218,7 @@ def test_our_tasks_pass(small_data_dir, run_audit):
     assert code == 0
     kinds = (*KINDS, "ie")
     assert {f"held_out:{NAME}_{kind}:train" for kind in kinds} <= set(checks)
-    # Tasks that sample are run with both seeds; BPR with one, and once more without held-out records.
+    # Tasks that sample run with both seeds; BPR with one, and once more without held-out records.
     windows = checks[f"held_out:{NAME}_retrieval:train"]["figures"]["examples"]
     for kind, seeds in (("mim", 2), ("mlm", 2), ("bpr", 1)):
         figures = checks[f"held_out:{NAME}_{kind}:train"]["figures"]
