@@ -15,6 +15,7 @@ from recllm_tasks.engine import inference, saved_run
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 from recllm_tasks.prompts import vocabulary
+from recllm_tasks.prompts.windows import WINDOW
 from recllm_tasks.recommender import Recommender
 
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -36,7 +37,7 @@ def _examples(lengths):
 @pytest.mark.parametrize("inputs", [512, 90])
 def test_prompts_are_those_of_the_task(inputs):
     task, examples = _examples({**LENGTHS, "inputs": inputs})
-    write = recommender_lib._prompt_function(task, {**LENGTHS, "inputs": inputs})
+    write = recommender_lib._prompt_function(task, {**LENGTHS, "inputs": inputs}, WINDOW)
     for example in examples:
         np.testing.assert_array_equal(write(example["history"]), example["inputs"])
     assert max(len(example["inputs"]) for example in examples) <= inputs
