@@ -135,7 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("\nrecllm: stopped\n")
-        return 130
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # At once: TensorFlow's and JAX's threads, still at work, can crash Python while it ends.
+        os._exit(130)
 
 
 def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -171,6 +172,24 @@ def test_what_the_system_refuses_is_told_in_a_line(tmp_path, capsys):
     assert error.startswith("recllm: error: file for ")
     assert "downloads" in error
     assert "Not a directory" in error
+
+
+def test_ctrl_c_ends_a_command_with_130(movies):
+    command = [sys.executable, "-m", "recllm_tasks.cli", "show", "movielens_100k_mim", "--json"]
+    shown = subprocess.Popen(
+        [*command, "--num", "1000000", "--data_dir", str(movies)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job would hand down an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert shown.stdout.readline().startswith("{")
+    shown.send_signal(signal.SIGINT)
+    _, error = shown.communicate(timeout=60)
+    assert shown.returncode == 130
+    assert "recllm: stopped" in error
+    assert "Traceback" not in error
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(movies):
