@@ -90,15 +90,9 @@ class _Tasks:
             yield held_out.check()
 
     def _streams(self, task: seqio.Task, split: str) -> Iterator[Iterator[Batch]]:
-        """The batches of each seed; of one seed alone where the task samples nothing.
-
-        A task that offers negatives runs without the held-out records too, which is a run of the
-        last seed instead.
-        """
-        seen_first, seeds = None, self._num_seeds if split == "train" else 1
-        for seed in itertools.count():
-            if seed >= seeds:
-                return
+        """The batches of each seed; of one seed alone where the task samples nothing."""
+        seen_first = None
+        for seed in range(self._num_seeds if split == "train" else 1):
             batches = examples.read(task, examples.tensors(task, split, seed))
             first = next(batches, None)
             if first is None or (seen_first and same_tensors(first, seen_first)):
@@ -107,7 +101,6 @@ class _Tasks:
             is_offering = any(name in first for name in OFFERS)
             if split == "train" and seed == 0 and is_offering:
                 batches = self._withheld.compare(task, seed, batches)
-                seeds = max(1, seeds - 1)
             seen_first = seen_first or first
             yield map(examples.BatchReader(self._records, task, split, seed).read, batches)
 
