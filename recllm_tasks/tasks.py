@@ -26,6 +26,10 @@ from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
 
+# What SeqIO's offline caching keeps: the windows. All after it is fitted to a run's lengths, or
+# drawn anew every epoch.
+_CACHE = seqio.CacheDatasetPlaceholder()
+
 
 def features(source: CatalogSource) -> dict[str, seqio.Feature]:
     """The output features of all our tasks on one dataset."""
@@ -126,7 +130,7 @@ def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, 
     )
     return {
         "source": source,
-        "preprocessors": [*prepare, Prompt(template.worded(wording), source)],
+        "preprocessors": [_CACHE, *prepare, Prompt(template.worded(wording), source)],
         "output_features": features(source),
         "shuffle_buffer_size": None,
         **evaluation,
@@ -156,7 +160,7 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
         preprocessors = [candidates.pair_with_negative(source), prompt]
     return {
         "source": source,
-        "preprocessors": preprocessors,
+        "preprocessors": [_CACHE, *preprocessors],
         "output_features": features(source),
         "shuffle_buffer_size": None,
     }
@@ -172,7 +176,7 @@ def register(dataset: str, wording: Wording) -> None:
     seqio.TaskRegistry.add(
         f"{dataset}_ie",
         source=source,
-        preprocessors=[Prompt(templates.ITEM_EMBEDDING, source)],
+        preprocessors=[_CACHE, Prompt(templates.ITEM_EMBEDDING, source)],
         output_features=features(source),
         shuffle_buffer_size=None,
     )

@@ -4,10 +4,19 @@ import gzip
 import json
 import os
 import pathlib
+import sys
 
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_compiled_programs_left():
+    """Each holds memory maps, of which Linux allows a process 65,530; beyond, it dies."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ class Batch:
       user: number of each example's user, int64 [B]; -1 where it has none, or one without records.
       window: place of the window in the user's sequence, int64 [B]; -1 where there is none.
       inputs, targets: tokens.
+      texts: the tokens of both, or, where spans were moved, as they stood before.
       offered: catalog rows offered beside the history, int64 [B, M]: the target and negatives.
       in_inputs, in_targets: ids in the tokens. Of corrupted tokens all are `in_inputs`, as they
         stood before the corruption.
@@ -50,6 +51,7 @@ class Batch:
     window: np.ndarray
     inputs: Ragged
     targets: Ragged
+    texts: tuple[Ragged, ...]
     offered: np.ndarray
     in_inputs: Ids
     in_targets: Ids
@@ -128,8 +130,10 @@ class BatchReader:
     def read(self, tensors: dict) -> Batch:
         inputs, targets = (Ragged.of_tensor(tensors[name]) for name in ("inputs", "targets"))
         corrupted = self._ids.is_corrupted(inputs)
+        texts = (inputs, targets)
         if corrupted:
-            in_inputs = Ids(*self._ids.read(self._ids.reassemble(inputs, targets)))
+            texts = (self._ids.reassemble(inputs, targets),)
+            in_inputs = Ids(*self._ids.read(texts[0]))
             in_targets = Ids(*np.zeros([2, 0], np.int64))
         else:
             in_inputs, in_targets = Ids(*self._ids.read(inputs)), Ids(*self._ids.read(targets))
@@ -147,6 +151,7 @@ class BatchReader:
             window=tensors["window"].numpy() if "window" in tensors else nobody,
             inputs=inputs,
             targets=targets,
+            texts=texts,
             offered=np.concatenate([np.zeros([len(inputs), 0], np.int64), *offers], axis=1),
             in_inputs=in_inputs,
             in_targets=in_targets,

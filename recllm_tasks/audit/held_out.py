@@ -7,11 +7,10 @@ import seqio
 
 from recllm_tasks.audit.examples import Batch, Ids
 from recllm_tasks.audit.records import Records
+from recllm_tasks.audit.titles import ALL_TEXTS, TitleReader
 from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.prompts.token_table import write_item
-
-_ALL_TEXTS = "{title} {brand} {price} {categories} {description}"
 
 
 class Confirmation:
@@ -29,7 +28,7 @@ class Confirmation:
             for ids in (batch.in_inputs, batch.in_targets)
             for shown in ids.row[ids.example == example]
         }
-        texts = (write_item(self._catalog, _ALL_TEXTS, shown_row) for shown_row in shown)
+        texts = (write_item(self._catalog, ALL_TEXTS, shown_row) for shown_row in shown)
         if any(written.search(text) for text in texts):
             return False
         sides = (batch.inputs[example], batch.targets[example])
@@ -49,6 +48,7 @@ class HeldOut:
         self._records, self._task, self._split = records, task, split
         self._confirmation = Confirmation(records, task)
         self._held_out = records.splits["test"].items.last(max(1, HELD_OUT[split]))
+        self._titles = TitleReader(records, task.output_features["inputs"].vocabulary, split)
         self._offender: Offender | None = None
         self._examples = self._tokens = self._ids = self._negatives = 0
 
@@ -64,7 +64,7 @@ class HeldOut:
                 elif self._offender is None and self._confirmation.holds(batch, example, row):
                     self._offender = self._tell(batch, example, row)
         if self._offender is None:
-            self._offender = self._nobody(batch)
+            self._offender = self._nobody(batch) or self._title(batch)
 
     def _found(self, batch: Batch, ids: Ids):
         """(example, row, how often) of every held-out item in the tokens."""
@@ -74,7 +74,12 @@ class HeldOut:
         pairs, times = np.unique(found, axis=0, return_counts=True)
         yield from ((int(e), int(r), int(n)) for (e, r), n in zip(pairs, times))
 
-    def _tell(self, batch: Batch, example: int, row: int) -> Offender:
+    def _title(self, batch: Batch) -> Offender | None:
+        """The first example that tells a held-out item by its title alone."""
+        told = next(self._titles.read(batch), None)
+        return told and self._tell(batch, *told, what="title of the user's")
+
+    def _tell(self, batch: Batch, example: int, row: int, what: str = "user's") -> Offender:
         number = int(batch.user[example])
         items = self._records.splits["test"].items[number]
         position = int(np.flatnonzero(items == row)[-1])
@@ -82,7 +87,7 @@ class HeldOut:
         window = batch.window[example]
         where = f" of the window at {window}" if window >= 0 else ""
         return Offender(
-            f"the user's {split} item, in a {self._split} example{where} of {batch.task} "
+            f"the {what} {split} item, in a {self._split} example{where} of {batch.task} "
             f"(seed {batch.seed})",
             value=self._records.catalog.short_id[row],
             user=self._records.user(number),

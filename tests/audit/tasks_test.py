@@ -13,9 +13,9 @@ from recllm_tasks.audit import examples
 from recllm_tasks.audit.examples import BatchReader
 from recllm_tasks.audit.records import read_records
 from recllm_tasks.data.dataset_info import dataset_dir
-from recllm_tasks.prompts import templates
+from recllm_tasks.prompts import masking, templates
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.source import CatalogSource, ItemSource
+from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 
 NAME = "gift_cards"
@@ -105,6 +105,49 @@ def test_a_held_out_item_as_the_target(kind, leaky, sequences, small_data_dir, r
     leaky({**arguments, "preprocessors": [swap, *arguments["preprocessors"]]})
     offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
     assert offender["value"] == f"I{sequences[offender['user']][-1] + 1}"
+
+
+@pytest.mark.parametrize("side", ["inputs", "targets", "corrupted"])
+@pytest.mark.parametrize(("place", "split"), [(-1, "test"), (-2, "validation")])
+def test_a_held_out_item_by_its_title_alone(
+    side, place, split, leaky, sequences, small_data_dir, run_audit
+):
+    held_out = lookup(sequences, place)
+    tell = mapped(lambda example: {"told": held_out(example["user"])[tf.newaxis]})
+    source = SequenceSource(NAME)
+    told, words = Items("told", "{title}"), ("The user likes", Items("history"))
+    template = {
+        "inputs": Template((*words, "and also", told), (Items("target"),)),
+        "targets": Template(words, (told,)),
+        "corrupted": Template((*words, told), ()),
+    }[side]
+    corrupt = [masking.corrupt_spans] if side == "corrupted" else []
+    leaky(
+        {
+            **arguments_of("retrieval"),
+            "source": source,
+            "preprocessors": [tell, Prompt(template, source), *corrupt],
+        }
+    )
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    item = sequences[offender["user"]][place]
+    assert offender["value"] == f"I{item + 1}"
+    assert f"the title of the user's {split} item" in offender["problem"]
+
+
+def test_the_title_of_an_earlier_item_is_no_leak(leaky, small_data_dir, run_audit):
+    source = SequenceSource(NAME)
+    template = Template(("After", Items("history")), (Items("target", "{title}"),))
+    leaky(
+        {
+            **arguments_of("retrieval"),
+            "source": source,
+            "preprocessors": [Prompt(template, source)],
+        }
+    )
+    code, checks = run_audit(small_data_dir, "--seeds", "1")
+    assert code == 0
+    assert checks["held_out:leaky:train"]["figures"]["examples"] > 0
 
 
 def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
