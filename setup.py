@@ -37,6 +37,7 @@ TEST_REQUIREMENTS = [
     "hypothesis>=6.170,<7",
     "ir-measures>=0.4.3,<0.5",
     "pytest>=9.2,<10",
+    "pytest-xdist>=3.8,<4",
     "ruff>=0.17.6,<0.18",
     "safetensors>=0.8,<0.9",
     "scikit-learn>=1.9,<2",

@@ -17,6 +17,12 @@ def check_text(name: str, value: object) -> None:
         raise UserError(f"{name}: got {value!r}, expected a string that is not empty; correct it")
 
 
+def check_switch(name: str, value: object) -> None:
+    """Raises `UserError` unless the setting is True or False."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name}: got {value!r}, expected True or False; correct it")
+
+
 def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raises `UserError` unless the setting is a whole number in [least, most]."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)

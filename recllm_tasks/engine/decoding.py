@@ -10,7 +10,7 @@ import seqio
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.answers import answers_of
-from recllm_tasks.errors import UserError, check_whole
+from recllm_tasks.errors import UserError, check_switch, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
@@ -72,6 +72,12 @@ class TaskDecoder:
         self._scores = method == "score" and self._has_candidates
         is_item = bool(template and not isinstance(template.answer, Choice))
         self._excludes = exclude_history and is_item
+        # Of an example: what is read here.
+        self.features = (
+            "inputs",
+            *(["candidates"] if self._has_candidates else []),
+            *(["exclude", "target"] if self._excludes else []),
+        )
 
     def decode(
         self, params: Any, examples: Sequence[Example], done: Callable[[int], None] | None = None
@@ -157,9 +163,16 @@ def padded_length(length: int) -> int:
 
 
 def check_settings(
-    split: str, num_beams: int, batch_size: int, num_examples: int | None, method: str
+    split: str,
+    num_beams: int,
+    batch_size: int,
+    num_examples: int | None,
+    method: str,
+    **switches: bool,
 ) -> None:
     """Raises UserError for what evaluation and inference cannot do."""
+    for name, value in switches.items():
+        check_switch(name.upper(), value)
     if method not in METHODS:
         raise UserError(f"METHOD: got {method!r}, expected one of {', '.join(METHODS)}; correct it")
     if split not in ("validation", "test"):

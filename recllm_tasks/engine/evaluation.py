@@ -29,9 +29,6 @@ _SEED = 0
 # length within a chunk only; with fewer batches more would be padding, with more a kill costs more.
 BATCHES_IN_CHUNK = 16
 
-# Of an example: what decoding reads, and what tells that its task has changed.
-_KEPT_FEATURES = ("inputs", "candidates", "targets")
-
 Metrics = dict[str, dict[str, float]]
 
 
@@ -68,7 +65,15 @@ class Evaluation:
         num_examples: the first so many of each task; None is all.
         chunks: where beams are kept until the end, and looked for; None keeps none.
         """
-        decoding.check_settings(split, num_beams, batch_size, num_examples, method)
+        decoding.check_settings(
+            split,
+            num_beams,
+            batch_size,
+            num_examples,
+            method,
+            constrained=constrained,
+            exclude_history=exclude_history,
+        )
         tasks.get(mixture)
         self._evaluator = seqio.Evaluator(
             mixture,
@@ -157,10 +162,10 @@ class Evaluation:
     def _examples(self, task: str) -> Iterator[Sequence[decoding.Example]]:
         """Chunks of the task's examples, in order, with what decoding reads, and the targets."""
         dataset = self._evaluator.cached_task_datasets[task]
-        examples = (
-            {name: example[name] for name in _KEPT_FEATURES if name in example}
-            for example in dataset.as_numpy_iterator()
-        )
+        # The targets tell that a task has changed: see FinishedChunks.
+        kept = {*self._decoders[task].features, "targets"}
+        dataset = dataset.map(lambda example: {name: example[name] for name in sorted(kept)})
+        examples = dataset.as_numpy_iterator()
         while chunk := list(itertools.islice(examples, self._chunk_size)):
             yield chunk
 

@@ -49,7 +49,9 @@ def infer(
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
     """
-    check_settings(split, num_beams, batch_size, num_examples, method)
+    check_settings(
+        split, num_beams, batch_size, num_examples, method, exclude_history=exclude_history
+    )
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )

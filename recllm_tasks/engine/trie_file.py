@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from recllm_tasks.engine import run_folder
-from recllm_tasks.models.trie import Trie
+from recllm_tasks.models.trie import Trie, depth_tokens
 
 # Raised whenever the same tokens would give another file.
 FORMAT_VERSION = 1
@@ -69,8 +69,10 @@ def load(path: str | os.PathLike) -> Trie | None:
     lengths = (4, max_depth, num_nodes + 1, num_nodes - 1, *[num_nodes] * 3, *[num_items] * 2)
     starts = itertools.accumulate(map(_padded, lengths), initial=0)
     _, max_children, *arrays = (body[s : s + length] for s, length in zip(starts, lengths))
+    fields = dict(zip(_ARRAYS, arrays))
     return Trie(
-        **dict(zip(_ARRAYS, arrays)),
+        **fields,
+        depth_tokens=depth_tokens(fields["child_start"], fields["child_token"], max_depth, eos_id),
         max_children=tuple(max_children.tolist()),
         max_depth=max_depth,
         eos_id=eos_id,

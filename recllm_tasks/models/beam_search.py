@@ -131,16 +131,21 @@ def _choices_in_vocabulary(nodes_BxJ, vocab_size, eos_id) -> _Choices:
     )
 
 
-def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog):
+def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog, columns=None):
     """Log-probabilities [B, J, C] of the continuations and [B, J] of EOS.
 
-    Without logits there is one continuation, whose probability over the catalog is 1.
+    Without logits there is one continuation, whose probability over the catalog is 1. With
+    `columns`, sorted tokens, the logits are of these alone.
     """
     if logits_BxJxV is None:
         return jnp.zeros(choices.valid_BxJxC.shape), jnp.zeros(choices.ends_BxJ.shape)
-    ending_BxJ, going_BxJxC = logits_BxJxV[..., eos_id], logits_BxJxV
-    if choices.tokens_BxJxC is not None:
-        going_BxJxC = jnp.take_along_axis(logits_BxJxV, choices.tokens_BxJxC, axis=2)
+    tokens_BxJxC = choices.tokens_BxJxC
+    if columns is not None:
+        eos_id = jnp.searchsorted(columns, eos_id)
+        tokens_BxJxC = jnp.searchsorted(columns, tokens_BxJxC)
+    ending_BxJ, going_BxJxC = jnp.take(logits_BxJxV, eos_id, axis=2), logits_BxJxV
+    if tokens_BxJxC is not None:
+        going_BxJxC = jnp.take_along_axis(logits_BxJxV, tokens_BxJxC, axis=2)
     if over_catalog:
         every = jnp.concatenate([going_BxJxC, ending_BxJ[..., None]], axis=2)
         may = jnp.concatenate([choices.valid_BxJxC, choices.ends_BxJ[..., None]], axis=2)
@@ -153,26 +158,33 @@ def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog):
 def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     """Chooses the K best continuations and merges what ends now into the finished beams.
 
-    Every hypothesis that EOS ends may become finished, wherever it ranks among the continuations:
-    Transformers drops one that is not among the best K of the step, T5X one beyond the best 2K.
+    In the trie every hypothesis that EOS ends may become finished, wherever it ranks among the
+    continuations. In the whole vocabulary it must be among the step's best 2K, as in T5X, whose
+    beams the paper reports; transformers wants it among the best K.
     """
     num_live = ending_BxJ.shape[1]
     live_BxJ = state.log_probs_BxK[:, :num_live]
     alive_BxJ = live_BxJ > _ALIVE
-    finished = _merge(
-        state, choices.ends_BxJ & alive_BxJ, live_BxJ + ending_BxJ, choices.rows_BxJ, eos_id
-    )
-
     valid_BxJxC = choices.valid_BxJxC & alive_BxJ[..., None]
     scores_BxJxC = jnp.where(valid_BxJxC, live_BxJ[..., None] + going_BxJxC, DEAD)
     num_beams, num_choices = state.log_probs_BxK.shape[1], scores_BxJxC.shape[2]
+    is_free = choices.tokens_BxJxC is None
+    num_kept = 2 * num_beams if is_free else num_beams
     flat = scores_BxJxC.reshape(scores_BxJxC.shape[0], -1)
-    missing = max(0, num_beams - flat.shape[1])
+    missing = max(0, num_kept - flat.shape[1])
     flat = jnp.pad(flat, ((0, 0), (0, missing)), constant_values=DEAD)
-    log_probs_BxK, choice_BxK = jax.lax.top_k(flat, num_beams)
-    choice_BxK = jnp.minimum(choice_BxK, num_live * num_choices - 1)
+    kept_BxK, choice_BxK = jax.lax.top_k(flat, num_kept)
+
+    ends_BxJ, ended_BxJ = choices.ends_BxJ & alive_BxJ, live_BxJ + ending_BxJ
+    if is_free:
+        every = jnp.concatenate([kept_BxK, jnp.where(ends_BxJ, ended_BxJ, DEAD)], axis=1)
+        ends_BxJ &= ended_BxJ >= jax.lax.top_k(every, num_kept)[0][:, -1:]
+    finished = _merge(state, ends_BxJ, ended_BxJ, choices.rows_BxJ, eos_id)
+
+    log_probs_BxK = kept_BxK[:, :num_beams]
+    choice_BxK = jnp.minimum(choice_BxK[:, :num_beams], num_live * num_choices - 1)
     parents_BxK = choice_BxK // num_choices
-    if choices.tokens_BxJxC is None:
+    if is_free:
         tokens_BxK, nodes_BxK = choice_BxK % num_choices, state.nodes_BxK
     else:
         tokens_BxK, nodes_BxK = (
@@ -219,6 +231,12 @@ def _initial_state(model, batch, num_beams, num_steps):
     )
 
 
+def _columns(model, trie: Trie, step):
+    """The tokens whose logits a step over the catalog needs; None: of the whole vocabulary."""
+    tokens = trie.depth_tokens[step]
+    return tokens if 2 * len(tokens) < model.config.vocab_size else None
+
+
 _STATIC = ("num_beams", "num_steps", "eos_id", "over_catalog")
 
 
@@ -242,7 +260,7 @@ def _search(
     cross = model.apply(variables, encoded, method=model.precompute_cross)
     allowed = None if trie is None else _Allowed.of(trie, candidates, excluded)
 
-    def run_decoder(state, num_live):
+    def run_decoder(state, num_live, columns):
         """The state after the decoder has read the last token of each live beam, and logits."""
         if isinstance(state.step, int) and state.step == 0:
             last_BxJ = jnp.zeros((batch, 1), jnp.int32)
@@ -258,19 +276,21 @@ def _search(
             cross,
             ancestors[:, :num_live],
             encoder_tokens,
+            columns,
             method=model.decode_step,
         )
         return state._replace(ancestors_BxKxT=ancestors, caches=caches), logits
 
-    def advance(state, num_live, width, forced=False):
-        state, logits = run_decoder(state, num_live)
+    def advance(state, num_live, width, forced=False, columns=None):
+        state, logits = run_decoder(state, num_live, columns)
         nodes_BxJ = state.nodes_BxK[:, :num_live]
         if trie is None:
             choices = _choices_in_vocabulary(nodes_BxJ, logits.shape[-1], eos_id)
         else:
             choices = _choices_in_trie(trie, nodes_BxJ, width, allowed)
         # XLA drops the computation of logits, or of the whole step, that nothing reads.
-        going, ending = _log_probs(None if forced else logits, choices, eos_id, over_catalog)
+        logits = None if forced else logits
+        going, ending = _log_probs(logits, choices, eos_id, over_catalog, columns)
         return _extend(state, choices, going, ending, eos_id)
 
     def unfinished(state):
@@ -283,7 +303,13 @@ def _search(
     num_live = 1
     for step in range(min(num_steps, _UNROLLED if trie is not None else 1)):
         width = widths[step] if trie is not None else None
-        state = advance(state._replace(step=step), num_live, width, over_catalog and width == 1)
+        state = advance(
+            state._replace(step=step),
+            num_live,
+            width,
+            forced=over_catalog and width == 1,
+            columns=_columns(model, trie, step) if over_catalog else None,
+        )
         num_live = num_beams if width is None else min(num_beams, num_live * width)
     state = state._replace(step=jnp.int32(state.step))
     rest = max(widths[_UNROLLED:], default=1)
@@ -315,7 +341,8 @@ def beam_search(
     `normalize_over` is "vocabulary" (each token's probability is the model's own; what teacher
     forcing gives, and transformers' `generate`) or "catalog" (over what the trie and the
     candidates allow at each step, as transformers with `renormalize_logits=True`): then a forced
-    token costs no logits, and the probabilities of all allowed items sum to one.
+    token costs no logits, a step those of the tokens at its depth alone, and the probabilities of
+    all allowed items sum to one.
 
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """

@@ -88,15 +88,16 @@ def test_free_text_may_be_no_item(network, params):
     assert (beams.rows_BxK == -1).all()
 
 
-def test_metrics_are_those_of_the_beams(run_dir, network):
-    results = evaluation.evaluate(model_dir=run_dir, num_beams=10)
+@pytest.mark.parametrize("settings", [{}, {"exclude_history": True}])
+def test_metrics_are_those_of_the_beams(run_dir, network, settings):
+    results = evaluation.evaluate(model_dir=run_dir, num_beams=10, **settings)
     assert set(results["metrics"]) == {
         f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")
     }
     measured = results["metrics"]["gift_cards_retrieval"]
     assert measured["invalid"] == 0
     found = evaluation.saved_run.load(run_dir)
-    decoder, examples = _decoder("retrieval", network, num_beams=10)
+    decoder, examples = _decoder("retrieval", network, num_beams=10, **settings)
     beams = decoder.decode(found.params, examples)
     ranks = [
         1 + list(rows).index(example["target"]) if example["target"] in rows else np.inf
