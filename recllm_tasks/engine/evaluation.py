@@ -5,6 +5,7 @@ tokens), and the beams of all tasks until it has computed the metrics (num_beams
 tokens each), twice while it turns them into arrays. Beyond that, we hold one chunk.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import time
@@ -21,6 +22,7 @@ from recllm_tasks.engine.finished_chunks import FinishedChunks
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
 # SeqIO's seed for evaluation data; nothing in our tasks' evaluation depends on it.
 _SEED = 0
@@ -131,11 +133,16 @@ class Evaluation:
             return list(enumerate(found.tokens_BxKxT[:, ::-1])), {"scores": scores}
 
         kinds = seqio.metrics.ModelOutputType
-        measured, _ = self._evaluator.evaluate(
-            compute_metrics=True,
-            step=step,
-            model_fns={kinds.PREDICTION: predict, kinds.PREDICTION_WITH_AUX: predict_with_aux},
-        )
+        with contextlib.ExitStack() as stack:
+            for task in self._evaluator.eval_tasks:
+                vocabulary = task.output_features["targets"].vocabulary
+                if isinstance(vocabulary, DatasetVocabulary):
+                    stack.enter_context(vocabulary.remembered_texts())
+            measured, _ = self._evaluator.evaluate(
+                compute_metrics=True,
+                step=step,
+                model_fns={kinds.PREDICTION: predict, kinds.PREDICTION_WITH_AUX: predict_with_aux},
+            )
         return {
             task: {key: float(value) for key, value in values.items()}
             for task, values in measured.result().items()

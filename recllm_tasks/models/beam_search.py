@@ -158,9 +158,8 @@ def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog, columns=No
 def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     """Chooses the K best continuations and merges what ends now into the finished beams.
 
-    In the trie every hypothesis that EOS ends may become finished, wherever it ranks among the
-    continuations. In the whole vocabulary it must be among the step's best 2K, as in T5X, whose
-    beams the paper reports; transformers wants it among the best K.
+    In the trie every hypothesis that EOS ends may become finished, wherever it ranks. In the whole
+    vocabulary it must be among the step's best 2K, as in T5X; transformers wants the best K.
     """
     num_live = ending_BxJ.shape[1]
     live_BxJ = state.log_probs_BxK[:, :num_live]

@@ -98,9 +98,8 @@ def depth_tokens(
     found, first, last = [], 0, 1
     for _ in range(max_depth):
         first, last = int(child_start[first]) + 1, int(child_start[last]) + 1
-        there = np.bincount(child_token[first - 1 : last - 1], minlength=eos_id + 1) > 0
-        there[eos_id] = True
-        found.append(np.flatnonzero(there).astype(np.int32))
+        tokens = np.append(child_token[first - 1 : last - 1], np.int32(eos_id))
+        found.append(np.unique(tokens))
     return tuple(found)
 
 

@@ -1,8 +1,10 @@
 """Vocabularies: the dataset's own small one, or a published one that gin names."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import gin
+import numpy as np
 import seqio
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -31,6 +33,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
     def __init__(self, own_file: Callable[[], str]):
         """Args: own_file: gives the dataset's own vocabulary file."""
         self._own_file = own_file
+        self._texts: dict[bytes, str] | None = None
         super().__init__("", extra_ids=SENTINELS)
 
     @property
@@ -65,7 +68,28 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         return hash(self.sentencepiece_model_file)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_sentencepiece_model_file": ""}
+        return {**super().__getstate__(), "_sentencepiece_model_file": "", "_texts": None}
+
+    @contextlib.contextmanager
+    def remembered_texts(self) -> Iterator[None]:
+        """Within it, `decode` decodes each different array once: beams are mostly the same items.
+
+        The vocabulary's file must not change meanwhile.
+        """
+        self._texts = {}
+        try:
+            yield
+        finally:
+            self._texts = None
+
+    def decode(self, ids):
+        if self._texts is None or not isinstance(ids, np.ndarray):
+            return super().decode(ids)
+        key = ids.tobytes()
+        text = self._texts.get(key)
+        if text is None:
+            text = self._texts[key] = super().decode(ids.tolist())
+        return text
 
     def decode_with_sentinels(self, ids: Sequence[int]) -> str:
         """Text of `ids`, `<extra_id_0>` for the first sentinel; stops after EOS."""

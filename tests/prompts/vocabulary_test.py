@@ -2,6 +2,7 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
 from recllm_tasks.errors import UserError
@@ -20,3 +21,16 @@ def test_a_damaged_file_is_told_and_a_whole_one_read_again(small_data_dir, tmp_p
         vocabulary.encode("Item")
     path.write_bytes(whole)
     assert vocabulary.decode(vocabulary.encode("Item")) == "Item"
+
+
+def test_remembered_texts_are_the_same(small_data_dir, monkeypatch):
+    path = str(next(small_data_dir.rglob(FILE_NAME)))
+    vocabulary = DatasetVocabulary(lambda: path)
+    beams = np.array([[*vocabulary.encode("I7"), vocabulary.eos_id, 0, 5]], np.int32)
+    expected = [vocabulary.decode(beam.tolist()) for beam in beams]
+    with vocabulary.remembered_texts():
+        assert [vocabulary.decode(beam) for beam in np.tile(beams, (3, 1))] == expected * 3
+        monkeypatch.setattr(type(vocabulary), "_decode", None)
+        assert [vocabulary.decode(beam) for beam in beams] == expected
+    monkeypatch.undo()
+    assert vocabulary.decode(beams[0]) == expected[0] == "I7"
