@@ -118,27 +118,35 @@ def network():
 
 
 @pytest.fixture(scope="session")
-def run_dir(tmp_path_factory, small_data_dir, network) -> str:
+def decoding_buckets() -> tuple[int, ...]:
+    """Fewer than decoding.BUCKETS, for tests that decode many lengths."""
+    return (32, 128, 512, 2048)
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, small_data_dir, network, decoding_buckets) -> str:
     """The folder of a run of a few steps on the small dataset; not to be written to."""
     import seqio
 
     import recllm_tasks.mixtures  # noqa: F401
-    from recllm_tasks.engine import optimizer, training
+    from recllm_tasks.engine import decoding, optimizer, training
 
     before = seqio.LazyTfdsLoader("rec_sequences:1.0.0").data_dir
     seqio.set_tfds_data_dir_override(str(small_data_dir))
     folder = tmp_path_factory.mktemp("run")
-    training.train(
-        mixture="gift_cards_ut",
-        model_dir=str(folder),
-        model_name="very_small",
-        lengths={"inputs": 512, "targets": 64},
-        network=network,
-        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
-        steps=4,
-        batch_size=4,
-        eval_period=4,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "BUCKETS", decoding_buckets)
+        training.train(
+            mixture="gift_cards_ut",
+            model_dir=str(folder),
+            model_name="very_small",
+            lengths={"inputs": 512, "targets": 64},
+            network=network,
+            optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+            steps=4,
+            batch_size=4,
+            eval_period=4,
+        )
     seqio.set_tfds_data_dir_override(before)
     return str(folder)
 

@@ -3,9 +3,17 @@
 import jax
 import pytest
 
-from recllm_tasks.engine import optimizer
+from recllm_tasks.engine import decoding, optimizer
 
 LENGTHS = {"inputs": 512, "targets": 64}
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_buckets(decoding_buckets):
+    """Of every search few programs are compiled, which is what takes time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "BUCKETS", decoding_buckets)
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 
 LENGTHS = {"inputs": 512, "targets": 64}
+BUCKETS = decoding.BUCKETS
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
 
@@ -151,7 +152,8 @@ def test_a_mixture_cannot_be_inferred(run_dir, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_buckets_hold_every_length():
+def test_buckets_hold_every_length(monkeypatch):
+    monkeypatch.setattr(decoding, "BUCKETS", BUCKETS)
     lengths = np.arange(1, 5000)
     padded = np.array([decoding.padded_length(int(length)) for length in lengths])
     assert (padded >= lengths).all()

@@ -27,6 +27,7 @@ import recllm_tasks.mixtures
 from recllm_tasks.engine import decoding, evaluation
 seqio.set_tfds_data_dir_override(sys.argv[2])
 evaluation.BATCHES_IN_CHUNK = {BATCHES}
+decoding.BUCKETS = tuple(map(int, sys.argv[3].split(",")))
 decode, calls = decoding.TaskDecoder.decode, []
 def dying(*args):
     beams = decode(*args)
@@ -79,8 +80,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data
     assert decoded == [16, 16, 16, 12] * 3
     assert not (pathlib.Path(model_dir) / "eval").exists()
 
+    buckets = ",".join(map(str, decoding.BUCKETS))
     done = subprocess.run(
-        [sys.executable, "-c", _KILLED, model_dir, str(small_data)],
+        [sys.executable, "-c", _KILLED, model_dir, str(small_data), buckets],
         capture_output=True,
         text=True,
         check=False,
