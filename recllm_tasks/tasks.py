@@ -50,10 +50,11 @@ def ranked_items(
     def metric_fn(targets: Sequence[str], predictions: Sequence[Sequence[str]]):
         catalog, vocabulary = source.catalog(), features(source)["targets"].vocabulary
         # As decoding writes them: SentencePiece normalises characters and spaces.
-        items = {
-            vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))
-            for row in range(len(catalog))
-        }
+        with vocabulary.opened():
+            items = {
+                vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))
+                for row in range(len(catalog))
+            }
         return metrics.ranking_metrics_with_validity(items.__contains__)(targets, predictions)
 
     return metric_fn

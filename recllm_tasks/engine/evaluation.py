@@ -137,7 +137,7 @@ class Evaluation:
             for task in self._evaluator.eval_tasks:
                 vocabulary = task.output_features["targets"].vocabulary
                 if isinstance(vocabulary, DatasetVocabulary):
-                    stack.enter_context(vocabulary.remembered_texts())
+                    stack.enter_context(vocabulary.opened())
             measured, _ = self._evaluator.evaluate(
                 compute_metrics=True,
                 step=step,

@@ -33,6 +33,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
     def __init__(self, own_file: Callable[[], str]):
         """Args: own_file: gives the dataset's own vocabulary file."""
         self._own_file = own_file
+        self._opened = None
         self._texts: dict[bytes, str] | None = None
         super().__init__("", extra_ids=SENTINELS)
 
@@ -41,6 +42,8 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         return sentencepiece_file() or self._own_file()
 
     def _model_context(self):
+        if self._opened is not None:
+            return self._opened
         path = self.sentencepiece_model_file
         if path != self._sentencepiece_model_file:
             if not tf.io.gfile.exists(path):
@@ -68,19 +71,21 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         return hash(self.sentencepiece_model_file)
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_sentencepiece_model_file": "", "_texts": None}
+        closed = {"_sentencepiece_model_file": "", "_opened": None, "_texts": None}
+        return {**super().__getstate__(), **closed}
 
     @contextlib.contextmanager
-    def remembered_texts(self) -> Iterator[None]:
-        """Within it, `decode` decodes each different array once: beams are mostly the same items.
+    def opened(self) -> Iterator[None]:
+        """Within it the file is looked up once, and each different array of ids decoded once.
 
-        The vocabulary's file must not change meanwhile.
+        For loops over many texts: beams are mostly the same items. The file must not change.
         """
-        self._texts = {}
+        before = self._opened, self._texts
+        self._opened, self._texts = self._model_context(), {}
         try:
             yield
         finally:
-            self._texts = None
+            self._opened, self._texts = before
 
     def decode(self, ids):
         if self._texts is None or not isinstance(ids, np.ndarray):

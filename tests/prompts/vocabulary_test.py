@@ -23,12 +23,12 @@ def test_a_damaged_file_is_told_and_a_whole_one_read_again(small_data_dir, tmp_p
     assert vocabulary.decode(vocabulary.encode("Item")) == "Item"
 
 
-def test_remembered_texts_are_the_same(small_data_dir, monkeypatch):
+def test_an_opened_one_decodes_each_array_once(small_data_dir, monkeypatch):
     path = str(next(small_data_dir.rglob(FILE_NAME)))
     vocabulary = DatasetVocabulary(lambda: path)
     beams = np.array([[*vocabulary.encode("I7"), vocabulary.eos_id, 0, 5]], np.int32)
     expected = [vocabulary.decode(beam.tolist()) for beam in beams]
-    with vocabulary.remembered_texts():
+    with vocabulary.opened():
         assert [vocabulary.decode(beam) for beam in np.tile(beams, (3, 1))] == expected * 3
         monkeypatch.setattr(type(vocabulary), "_decode", None)
         assert [vocabulary.decode(beam) for beam in beams] == expected
