@@ -1,17 +1,20 @@
 """What the trie of a catalog costs: time, memory and disk.
 
-    tools/bench_trie.py --vocabulary t5.spiece.model --items 20000 1000000 10000000
+    tools/bench_trie.py --vocabulary t5.spiece.model --items 12000 20000 10000000
 
-Catalogs are synthetic, of short ids I1, I2, …, made while they are encoded. Every size runs in two
-processes of its own: one encodes, builds and saves, one loads. Seconds are of the wall clock, and
-in brackets of the processor, all threads together. Memory is the peak over what the imports take;
-what a loaded trie takes are pages of the file, which the system may drop.
+Catalogs are synthetic, of short ids I1, I2, …, made while they are encoded. Every size runs in
+processes of its own: one encodes, builds and saves, one loads, one decodes. Seconds are of the wall
+clock, and in brackets of the processor, all threads together. Memory is the peak over what the
+imports take; what a loaded trie takes are pages of the file, which the system may drop. Decoding
+is that of T5-small's shape with random weights: 8 users, 256 tokens, beam 20; the sizes take turns,
+and the medians are shown.
 """
 
 import argparse
 import multiprocessing
 import os
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -72,10 +75,56 @@ def load(path: Path) -> dict[str, str]:
     return {**watch.seconds, "MB, load": f"{_peak_mb() - imports:.0f}"}
 
 
+def serve_searches(path: Path, pipe) -> None:
+    """Answers every message with the seconds that one batch takes."""
+    import jax
+    import numpy as np
+    from decode_subjects import BEAMS, SHAPES
+
+    from recllm_tasks.engine import trie_file
+    from recllm_tasks.models.beam_search import beam_search
+    from recllm_tasks.models.network import T5Config, Transformer
+
+    model = Transformer(T5Config(vocab_size=32_128, dropout_rate=0.0, **SHAPES["small"]))
+    token = np.ones((1, 1), np.int32)
+    params = model.init(jax.random.key(0), token, token, token, enable_dropout=False)["params"]
+    trie = jax.device_put(trie_file.load(path))
+    prompts = np.asarray(jax.random.randint(jax.random.key(1), (8, 256), 3, 32_000))
+    while pipe.recv():
+        start = time.perf_counter()
+        jax.block_until_ready(beam_search(model, params, prompts, trie, num_beams=BEAMS))
+        pipe.send(time.perf_counter() - start)
+
+
+def compare_searches(context, paths: dict[int, Path], rounds: int) -> None:
+    """Prints what decoding takes with each catalog, beside the first one's."""
+    pipes, processes, seconds = {}, {}, {}
+    for size, path in paths.items():
+        pipes[size], theirs = context.Pipe()
+        processes[size] = context.Process(target=serve_searches, args=(path, theirs))
+        processes[size].start()
+    for number in range(rounds + 1):  # the first one compiles
+        for size, pipe in pipes.items():
+            pipe.send(True)
+            found = pipe.recv()
+            if number:
+                seconds.setdefault(size, []).append(found)
+    medians = {size: statistics.median(found) for size, found in seconds.items()}
+    first = next(iter(medians.values()))
+    for size, median in medians.items():
+        found = f"{8 / median:.2f} users/s, {median / first:.2f}x the time"
+        print(f"decoding over {size:,} items: {found}")
+        pipes[size].send(False)
+        processes[size].join()
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vocabulary", required=True, help="a SentencePiece model")
-    parser.add_argument("--items", type=int, nargs="+", default=[20_000, 1_000_000, 10_000_000])
+    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 20_000, 10_000_000])
+    parser.add_argument("--rounds", type=int, default=5, help="of decoding; 0: none")
     args = parser.parse_args()
     columns = ("items", "nodes", "encode", "build", "save", "load")
     columns += ("MB, encode", "MB, all", "MB, load", "MB, disk")
@@ -84,13 +133,16 @@ def main():
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         for num_items in args.items:
-            path = Path(folder) / "trie.npy"
+            path = Path(folder) / f"{num_items}.npy"
             row = {"items": str(num_items)}
             with context.Pool(1) as pool:
                 row |= pool.apply(build, (num_items, args.vocabulary, path))
             with context.Pool(1) as pool:
                 row |= pool.apply(load, (path,))
             print("".join(f"{row[name]:>16}" for name in columns), flush=True)
+        if args.rounds:
+            paths = {size: Path(folder) / f"{size}.npy" for size in args.items}
+            compare_searches(context, paths, args.rounds)
 
 
 if __name__ == "__main__":

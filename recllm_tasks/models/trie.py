@@ -70,18 +70,18 @@ class Trie:
         _check(values, splits, eos_id)
         items = _Items(values, splits, eos_id)
         fields, max_children = _grow(items)
-        node_lo = _joined(fields["lo"])
+        node_lo = fields["lo"]
         child_start = np.zeros(len(node_lo) + 1, np.int32)
-        np.cumsum(_joined(fields["num_children"]), out=child_start[1:])
-        child_token = _joined(fields["token"])[1:]
+        np.cumsum(fields["num_children"], out=child_start[1:])
+        child_token = fields["token"][1:]
         item_positions = np.empty_like(items.rows)
         item_positions[items.rows] = np.arange(len(items.rows), dtype=np.int32)
         return cls(
             child_start=child_start,
             child_token=child_token,
             node_lo=node_lo,
-            node_hi=_joined(fields["hi"]),
-            end_row=_joined(fields["end_row"]),
+            node_hi=fields["hi"],
+            end_row=fields["end_row"],
             item_rows=items.rows,
             item_positions=item_positions,
             depth_tokens=depth_tokens(child_start, child_token, len(max_children), eos_id),
@@ -130,23 +130,26 @@ def _check(values, splits, eos_id):
         )
 
 
-def _grow(items: "_Items") -> tuple[dict[str, list[np.ndarray]], tuple[int, ...]]:
+def _grow(items: "_Items") -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
     """All nodes, level by level and from left to right, and the widest node of each level.
 
-    Every list holds int32 arrays that together have one entry a node: `token` leads to it (-1 to
-    the root), `lo` and `hi` are its positions.
+    Every field is int32 [P]: `token` leads to a node (-1 to the root), `lo` and `hi` are its
+    positions.
     """
-    fields = {name: [] for name in ("token", "lo", "hi", "num_children", "end_row")}
+    fields = {
+        name: _Growing(items.most_nodes)
+        for name in ("token", "lo", "hi", "num_children", "end_row")
+    }
     level = [tuple(np.array([x], np.int32) for x in (-1, 0, len(items.rows)))]
     max_children = []
     while level:
         below, widest = [], 0
         for nodes in level:
-            for name, array in zip(fields, nodes):
-                fields[name].append(array)
+            for name, values in zip(fields, nodes):
+                fields[name].append(values)
             for part in _stretches(nodes[1]):
                 num_children, end_row, children = items.split(
-                    len(max_children), *(array[part] for array in nodes)
+                    len(max_children), *(values[part] for values in nodes)
                 )
                 fields["num_children"].append(num_children)
                 fields["end_row"].append(end_row)
@@ -156,7 +159,7 @@ def _grow(items: "_Items") -> tuple[dict[str, list[np.ndarray]], tuple[int, ...]
         if below:
             max_children.append(widest)
         level = below
-    return fields, tuple(max_children)
+    return {name: field.filled() for name, field in fields.items()}, tuple(max_children)
 
 
 def _stretches(lo_p: np.ndarray) -> Iterator[slice]:
@@ -166,11 +169,18 @@ def _stretches(lo_p: np.ndarray) -> Iterator[slice]:
     return (slice(a, b) for a, b in itertools.pairwise([*starts.tolist(), len(lo_p)]) if a < b)
 
 
-def _joined(pieces: list[np.ndarray]) -> np.ndarray:
-    """All pieces in one array; they are given up, so that memory holds one field twice, not all."""
-    joined = np.concatenate(pieces)
-    pieces.clear()
-    return joined
+class _Growing:
+    """An int32 array that grows where it lies: memory that is not written to yet costs nothing."""
+
+    def __init__(self, most: int):
+        self._values, self._size = np.empty(most, np.int32), 0
+
+    def append(self, values: np.ndarray) -> None:
+        self._values[self._size : self._size + len(values)] = values
+        self._size += len(values)
+
+    def filled(self) -> np.ndarray:
+        return self._values[: self._size]
 
 
 class _Items:
@@ -180,6 +190,7 @@ class _Items:
         self._values, self._splits, self._eos_id = values, splits, eos_id
         self._num_tokens = max(int(values.max()), eos_id) + 1
         self.rows = np.arange(len(splits) - 1, dtype=np.int32)
+        self.most_nodes = 1 + len(values) + len(self.rows)
 
     def split(self, depth, token_p, lo_p, hi_p):
         """Splits the items of neighbouring nodes at `depth` by their next token.
