@@ -22,6 +22,7 @@ REQUIREMENTS = [
     "numpy>=2.4,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "packaging>=26.3,<27",
     "protobuf>=7.36,<8",  # seqio reads vocabularies with it
     "pyarrow>=26,<27",
     "rich>=15,<16",

@@ -71,6 +71,12 @@ examples:
   recllm stats toys --data_dir ~/recllm_data
   recllm stats movielens_100k --json
 """,
+    "doctor": """\
+It looks at Python, the packages against the ranges that recllm_tasks asks for, the devices that JAX
+finds, and T5X, which is optional.
+
+exit code: 0 everything that is needed fits together, 1 something is to mend; the line says how.
+""",
     "train": _GIN_HELP
     + """
 example:
@@ -108,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     try:
         args, rest = _parser().parse_known_args(argv)
-        setup.import_quietly()
+        if args.command != "doctor":  # which is asked where an import fails
+            setup.import_quietly()
         args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))
         command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
         with setup.damage_told():
@@ -143,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:
     """`--gin.NAME=VALUE` arguments as gin bindings; anything else is an error."""
+    from recllm_tasks.engine import configuration
+
     bindings = []
     for argument in rest:
         name, equals, value = argument.removeprefix("--gin.").partition("=")
@@ -152,21 +161,8 @@ def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:
             raise UserError(
                 f"Wrong setting '{argument}': got no value, expected --gin.NAME=VALUE; add one"
             )
-        bindings.append(f"{name} = {_gin_value(value)}")
+        bindings.append(f"{name} = {configuration.as_gin(value)}")
     return bindings
-
-
-def _gin_value(value: str) -> str:
-    """The value as gin reads it; bare words such as a path need no quotes of their own."""
-    import gin
-
-    if value[:1] in "@%":
-        return value
-    try:
-        gin.config.parse_value(value)
-    except (SyntaxError, ValueError):
-        return repr(value)
-    return value
 
 
 class _Parser(argparse.ArgumentParser):
@@ -208,6 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     stats = _command(commands, "stats", "prints Tables 7 and 10 of the paper for a dataset")
     stats.add_argument("dataset", help="a prepared dataset, such as toys")
     stats.add_argument("--json", action="store_true", help="counts as JSON")
+
+    doctor = _command(commands, "doctor", "says what is installed, what fits, and what to do")
+    doctor.add_argument("--json", action="store_true", help="findings as JSON")
 
     for name, what in (
         ("train", "fine-tunes a model on a task or mixture"),

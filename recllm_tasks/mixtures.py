@@ -25,7 +25,7 @@ import seqio
 from recllm_tasks import tasks
 from recllm_tasks.data.dataset_info import list_datasets, open_dataset
 from recllm_tasks.data.specs import SPECS
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts.source import data_dir as data_dir_in_force
 from recllm_tasks.prompts.templates import Wording
 
@@ -103,6 +103,13 @@ def stored(name: str = gin.REQUIRED, data_dir: str | None = None) -> seqio.Task 
     """
     register_stored(data_dir)
     return tasks.get(name)
+
+
+@gin.configurable(module="mixtures")
+def named(dataset: str = gin.REQUIRED, kind: str = gin.REQUIRED) -> str:
+    """The name of a dataset's task or mixture, as gin/mixtures/*.gin put it together."""
+    check_text("DATASET", dataset)
+    return f"{dataset}_{kind}"
 
 
 for _spec in SPECS.values():

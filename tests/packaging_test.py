@@ -23,7 +23,7 @@ PYTHONS = ("3.11", "3.12")
 SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 # Imported where they are present, and not ours to install.
 # T5X is not on PyPI; Apache Beam wants an older protobuf and pyarrow than everything else.
-NOT_REQUIRED = {"t5x", "apache_beam"}
+NOT_REQUIRED = {"t5x", "airio", "jestimator", "apache_beam"}
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -244,7 +244,7 @@ def missing_pins(wanted: dict[str, Requirement], pins: dict[str, Version]) -> se
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, recllm_tasks
 for module in pkgutil.walk_packages(recllm_tasks.__path__, "recllm_tasks."):
-    if module.name != "recllm_tasks.t5x_bridge":
+    if not module.name.startswith("recllm_tasks.t5x_bridge."):
         importlib.import_module(module.name)
 """
 

@@ -65,6 +65,17 @@ def find(gin_file: str) -> str:
     )
 
 
+def as_gin(value: str) -> str:
+    """A command line's value as gin reads it; bare words such as a path need no quotes."""
+    if value[:1] in "@%":
+        return value
+    try:
+        gin.config.parse_value(value)
+    except (SyntaxError, ValueError):
+        return repr(value)
+    return value
+
+
 @contextlib.contextmanager
 def gin_errors(what: str):
     """Turns what gin raises for wrong settings into UserErrors."""

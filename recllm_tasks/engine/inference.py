@@ -1,13 +1,15 @@
 """A model's recommendations in a file, one JSON line a user."""
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 
 from recllm_tasks import progress, tasks
+from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.engine import run_folder, saved_run
 from recllm_tasks.engine.decoding import TaskDecoder, check_settings
 from recllm_tasks.errors import UserError
@@ -91,25 +93,37 @@ def infer(
 class _Line:
     """Makes the content of a line."""
 
-    def __init__(self, catalog, answers: list[str]):
+    def __init__(self, catalog: Catalog, answers: Sequence[str]):
         self._catalog, self._answers = catalog, answers
-        self._row_of = {short_id: row for row, short_id in enumerate(catalog.short_id)}
-
-    def _answer(self, text: str, log_prob: float) -> dict[str, Any]:
-        row = self._row_of.get(text)
-        item = {"answer": text} if row is None else self._catalog.names(row)
-        return {**item, "log_prob": round(float(log_prob), 6)}
 
     def __call__(
         self, example: Mapping[str, np.ndarray], rows: np.ndarray, log_probs: np.ndarray
     ) -> dict[str, Any]:
+        found = [
+            (self._answers[row], log_prob)
+            for row, log_prob in zip(rows, log_probs)
+            if row >= 0 and log_prob > DEAD
+        ]
         return {
             "user": example["user"].decode(),
             "history": [self._catalog.names(row) for row in example["history"]],
-            "ranked": [
-                self._answer(self._answers[row], log_prob)
-                for row, log_prob in zip(rows, log_probs)
-                if row >= 0 and log_prob > DEAD
-            ],
+            "ranked": ranked_answers(self._catalog, found),
             "target": self._catalog.names(int(example["target"])),
         }
+
+
+def ranked_answers(catalog: Catalog, answers: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    """`ranked` of a line, of (text, log-probability): an answer that is an item has its names."""
+    row_of = _rows_of_short_ids(catalog)
+    return [
+        {
+            **({"answer": text} if text not in row_of else catalog.names(row_of[text])),
+            "log_prob": round(float(log_prob), 6),
+        }
+        for text, log_prob in answers
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def _rows_of_short_ids(catalog: Catalog) -> dict[str, int]:
+    return {short_id: row for row, short_id in enumerate(catalog.short_id)}

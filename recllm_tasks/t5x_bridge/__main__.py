@@ -1,0 +1,132 @@
+"""`python -m recllm_tasks.t5x_bridge train|eval|infer`: T5X's own program, made to start.
+
+Fills in what T5X imports and cannot find, shows it our gin files, and runs t5x/train.py, eval.py or
+infer.py unchanged. Exits with 2 when the user can mend what went wrong.
+"""
+
+import argparse
+import importlib
+import os
+import runpy
+import sys
+from collections.abc import Sequence
+
+from recllm_tasks.engine import configuration
+from recllm_tasks.errors import UserError
+from recllm_tasks.t5x_bridge import imports
+
+_EPILOG = """\
+settings:
+  --gin_file FILE (repeatable): model, then run, then mixture or your own; found here, among the
+  installed ones (models/*.gin, runs/t5x_*.gin, mixtures/*.gin), and among T5X's.
+  --gin.NAME=VALUE overrides one of them. T5X's own flags (--multiprocess_gpu …) are passed on.
+
+examples:
+  python -m recllm_tasks.t5x_bridge train --data_dir ~/recllm_data \\
+    --gin_file=models/flan_t5_xl.gin --gin_file=runs/t5x_finetune.gin \\
+    --gin.MIXTURE_OR_TASK_NAME=toys_reat --gin.MODEL_DIR=gs://bucket/toys_reat
+  python -m recllm_tasks.t5x_bridge eval --data_dir ~/recllm_data \\
+    --gin_file=models/flan_t5_xl.gin --gin_file=runs/t5x_eval.gin \\
+    --gin.MIXTURE_OR_TASK_NAME=toys_retrieval --gin.MODEL_DIR=gs://bucket/toys_reat \\
+    --gin.EVAL_OUTPUT_DIR=gs://bucket/toys_reat/test
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one of T5X's programs; returns the exit code."""
+    try:
+        args, rest = _parser().parse_known_args(argv)
+        if not args.gin_file:
+            raise UserError(
+                "No settings: got no --gin_file, expected at least a model and a run; for instance "
+                f"--gin_file=models/flan_t5_xl.gin --gin_file=runs/t5x_{_RUN[args.program]}.gin"
+            )
+        imports.prepare()
+        for module in args.module:
+            importlib.import_module(module)
+        if args.distributed:
+            join_processes()
+        with configuration.gin_errors(f"gin files {', '.join(args.gin_file)}"):
+            run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
+    except UserError as error:
+        # Gin adds the chain of its calls to every message that passes through it.
+        message = str(error).split("\n  In call to configurable")[0]
+        sys.stderr.write(f"t5x_bridge: error: {message}\n")
+        return 2
+    return 0
+
+
+_RUN = {"train": "finetune", "eval": "eval", "infer": "infer"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m recllm_tasks.t5x_bridge",
+        description="Train, evaluate and infer with T5X.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("program", choices=tuple(_RUN), help="T5X's program")
+    parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="settings")
+    parser.add_argument("--data_dir", help="folder of prepared datasets")
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one process of a TPU pod, or of a Slurm job: join the others",
+    )
+    parser.add_argument(
+        "--module", action="append", default=[], help="module that registers tasks of your own"
+    )
+    return parser
+
+
+def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
+    """Flags of T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin asks for."""
+    folders = configuration.gin_search_paths()[1:]
+    arguments = [f"--gin_search_paths={','.join(['.', *folders])}"]
+    arguments += [f"--gin_file={name}" for name in gin_files]
+    if data_dir:
+        arguments.append(f"--tfds_data_dir={os.path.expanduser(data_dir)}")
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--gin.") and equals:
+            argument = f"{name}={configuration.as_gin(value)}"
+        arguments.append(argument)
+    return arguments
+
+
+def join_processes() -> None:
+    """JAX finds the other processes by itself on Cloud TPU and under Slurm."""
+    import jax
+
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: got '{error}', expected workers of a TPU pod or a Slurm job; leave "
+            "it out on a single machine, or name the processes with T5X's --multiprocess_gpu "
+            "--coordinator_address --process_count --process_index"
+        ) from error
+
+
+def run(program: str, arguments: Sequence[str]) -> None:
+    """Runs t5x/<program>.py as `__main__`, as Python would from the command line."""
+    before = sys.argv
+    sys.argv = [f"t5x/{program}.py", *arguments]
+    try:
+        runpy.run_module(f"t5x.{program}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code not in (None, 0):
+            raise
+    finally:
+        sys.argv = before
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Our beam search over a catalog as T5X's `decode_fn`, and the features that it reads.
+
+Shapes: B batch, L input length, T target length, K beams, C candidates.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import seqio
+import tensorflow as tf
+
+from recllm_tasks import tasks
+from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.beam_search import beam_search
+from recllm_tasks.models.network import Transformer
+from recllm_tasks.prompts import templates
+from recllm_tasks.prompts.templates import Choice
+
+# Model features that tell the tasks of a mixture apart while decoding.
+CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
+CHOICE = "choice"  # int32 [1], its value means nothing: the answer is one of a few words
+
+# The feature that holds the choice's answer; an example that has it is one of a rating task.
+_CHOICE_FIELD = templates.RATING.answer.field
+
+Batch = Mapping[str, jax.Array]
+
+
+class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
+    """SeqIO's converter, whose unpacked examples also tell what they may be answered with.
+
+    T5X hands a batch to the decoder without saying of which task it is.
+    """
+
+    def __call__(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+    ) -> tf.data.Dataset:
+        if not self.pack:
+            # T5X converts one task's examples after the other's with the same converter.
+            self._passthrough_features, lengths = {}, {}
+            if _CHOICE_FIELD in ds.element_spec:
+                ds = ds.map(lambda example: {**example, CHOICE: tf.zeros([1], tf.int32)})
+            for name in (CANDIDATES, CHOICE):
+                if name in ds.element_spec:
+                    self._passthrough_features[name] = self.FeatureSpec(dtype=tf.int32)
+                    lengths[name] = ds.element_spec[name].shape[0]
+            task_feature_lengths = {**task_feature_lengths, **lengths}
+        return super().__call__(ds, task_feature_lengths)
+
+
+def catalog_beam_search(
+    inputs: jax.Array,
+    cache: Any,
+    tokens_to_logits: Any,
+    eos_id: int,
+    num_decodes: int = 20,
+    cache_offset: int = 0,
+    decode_rng: jax.Array | None = None,
+    *,
+    params: Any,
+    batch: Batch,
+    network: Transformer,
+    mixture: str,
+    constrained: bool = True,
+) -> tuple[jax.Array, jax.Array]:
+    """T5X's `decode_fn`, as `t5x.decoding.beam_search`: beams of answers, the best one **last**.
+
+    `cache`, `tokens_to_logits`, `cache_offset` and `decode_rng` are not needed: the search runs
+    `network`'s own decode path, which projects what it attends to once an example. `params` and
+    `batch` come from `model.RecommenderModel`.
+
+    Args:
+      inputs: int [B, T], only its shape is looked at: T bounds the tokens of free text.
+      cache: of T5X's decoder.
+      tokens_to_logits: T5X's decoder.
+      eos_id: ends an answer.
+      num_decodes: K.
+      cache_offset: of T5X's decoder.
+      decode_rng: of sampling decoders.
+      params: of the network.
+      batch: model features, those of `AnswerFeatureConverter` among them.
+      network: with the parameters' names and shapes; whichever module T5X trains.
+      mixture: the task or mixture that is decoded, of which the batch is one task's.
+      constrained: beams are the task's answers; else any text of T tokens, as in the paper.
+
+    Returns:
+      Tokens int32 [B, K, T'], and their summed log-probabilities float32 [B, K], ascending. A beam
+      that does not exist is empty, with -1e7.
+    """
+    del cache, tokens_to_logits, cache_offset, decode_rng
+    answers = answers_of(task_of(mixture, batch)) if constrained else None
+    candidates = None
+    if answers is not None and CANDIDATES in batch:
+        candidates = jnp.asarray(answers.text_of_answer)[batch[CANDIDATES]]
+    beams = beam_search(
+        network,
+        params,
+        batch["encoder_input_tokens"],
+        None if answers is None else answers.trie,
+        candidates,
+        num_beams=num_decodes,
+        max_steps=inputs.shape[1] if answers is None else None,
+        eos_id=eos_id,
+    )
+    return beams.tokens_BxKxT[:, ::-1], beams.log_probs_BxK[:, ::-1]
+
+
+def task_of(mixture: str, batch: Batch) -> seqio.Task:
+    """The task of the mixture whose examples have the batch's features.
+
+    Raises:
+      UserError: none has, or several have.
+    """
+    found = [
+        task
+        for task in seqio.get_subtasks(tasks.get(mixture))
+        if task.metric_objs and marks_of(task) == {CANDIDATES, CHOICE} & set(batch)
+    ]
+    if len(found) != 1:
+        names = ", ".join(task.name for task in found) or "none"
+        raise UserError(
+            f"Tasks that could be decoded in '{mixture}': got {names} with the same kind of "
+            "answers, expected one of each kind; name one of its tasks as MIXTURE_OR_TASK_NAME"
+        )
+    return found[0]
+
+
+def marks_of(task: seqio.Task) -> set[str]:
+    """Which of `CANDIDATES` and `CHOICE` the task's converted examples have."""
+    prompt = tasks.prompt_of(task)
+    if prompt is None:
+        return set()
+    slot = prompt.template.answer
+    chooses = isinstance(slot, Choice) and slot.field == _CHOICE_FIELD
+    return ({CANDIDATES} if prompt.template.offers_candidates else set()) | (
+        {CHOICE} if chooses else set()
+    )
