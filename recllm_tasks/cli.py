@@ -107,6 +107,24 @@ examples:
     --history "I17, I4, 'Toy Story'" --history "I3" -k 5
   recllm recommend --checkpoint /tmp/run --histories - --json < histories.txt
 """,
+    "convert": """\
+formats:
+  hf      a folder of Hugging Face transformers: config.json, safetensors, in shards or not
+  t5x     T5X's checkpoint_<step>, or the folder it lies in: Orbax and legacy are read, Orbax is
+          written; --to t5x_legacy writes the form in which FLAN-T5 was published
+  recllm  the MODEL_DIR of a run (its best state, else the last), or a converted folder
+
+Parameters are moved one at a time, so that memory is that of the largest few. All names and shapes
+are checked first, and DST appears when it is whole. --verify reads both again; where transformers
+is installed and memory allows, torch reads the side of hf.
+
+exit code: 0 done, 1 --verify found a difference, 2 SRC is not there, damaged, or does not fit.
+
+examples:
+  recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --verify
+  recllm convert --from t5x --to hf ~/flan_t5_xl/checkpoint_1138000 /tmp/for_transformers
+  recllm convert --from hf --to recllm ~/flan-t5-xl /tmp/flan_t5_xl --dtype bfloat16
+""",
 }
 
 
@@ -236,7 +254,9 @@ def _parser() -> argparse.ArgumentParser:
         "--exclude_history", action="store_true", help="leave out what the history holds"
     )
     recommend.add_argument("--json", action="store_true", help="one JSON object a history")
-    for command in commands.choices.values():
+    with_data = list(commands.choices.values())
+    _add_convert_arguments(_command(commands, "convert", "writes a checkpoint in another format"))
+    for command in with_data:
         command.add_argument(
             "--data_dir",
             help="folder of prepared datasets; default $TFDS_DATA_DIR, or ~/tensorflow_datasets",
@@ -304,6 +324,26 @@ def _add_prepare_arguments(prepare: argparse.ArgumentParser) -> None:
     )
     prepare.add_argument("--overwrite", action="store_true", help="replace what is prepared")
     prepare.add_argument("--json", action="store_true", help="statistics as JSON")
+
+
+def _add_convert_arguments(convert: argparse.ArgumentParser) -> None:
+    convert.add_argument("source", metavar="SRC", help="folder to read")
+    convert.add_argument("destination", metavar="DST", help="folder to make")
+    convert.add_argument("--from", required=True, dest="source_format", metavar="FORMAT")
+    convert.add_argument("--to", required=True, dest="target_format", metavar="FORMAT")
+    convert.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
+    convert.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare log-probabilities of prompts in both; exit code 1 where they differ",
+    )
+    convert.add_argument(
+        "--vocabulary", metavar="FILE", help="SentencePiece model for --verify; SRC's by default"
+    )
+    convert.add_argument("--step", type=int, help="of the target; the source's by default")
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace what an earlier conversion wrote"
+    )
 
 
 def _command(commands, name: str, what: str) -> argparse.ArgumentParser:

@@ -1,0 +1,95 @@
+"""Names and shapes of a T5's parameters, and the check of a checkpoint against them."""
+
+import functools
+import re
+import types
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.config import T5Config
+from recllm_tasks.models.network import Transformer
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Names that a message lists before it only counts.
+_LISTED = 8
+
+
+@functools.cache
+def shapes_of(config: T5Config) -> Shapes:
+    """The shape of every parameter by its path; nothing is allocated."""
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    network = Transformer(config)
+    tree = jax.eval_shape(
+        lambda *tokens: network.init(jax.random.key(0), *tokens, enable_dropout=False),
+        *[token] * 3,
+    )["params"]
+    leaves = traverse_util.flatten_dict(tree, sep="/")
+    return types.MappingProxyType({path: leaf.shape for path, leaf in leaves.items()})
+
+
+def sizes_of(where: str, shapes: Shapes) -> T5Config:
+    """The sizes that the shapes of a T5 tell.
+
+    Activations have no shape. Our choice: a gated MLP is T5 1.1's (gelu), another one T5's (relu).
+
+    Raises:
+      UserError: what tells the sizes is missing.
+    """
+    layer = "encoder/layers_0"
+    try:
+        vocab_size, emb_dim = shapes["token_embedder/embedding"]
+        num_heads, num_buckets = shapes["encoder/relpos_bias/rel_embedding"]
+        _, joined = shapes[f"{layer}/attention/query/kernel"]
+        mlp_dim, _ = shapes[f"{layer}/mlp/wo/kernel"]
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"No T5 in '{where}': got {error} and {len(shapes)} arrays such as "
+            f"{next(iter(sorted(shapes)), 'none')}, expected parameters that T5X's T5 1.1 has "
+            "(layers that are not scanned); give the folder of one checkpoint"
+        ) from error
+    return T5Config(
+        vocab_size=vocab_size,
+        emb_dim=emb_dim,
+        num_heads=num_heads,
+        num_encoder_layers=_count_layers("encoder", shapes),
+        num_decoder_layers=_count_layers("decoder", shapes),
+        head_dim=max(1, joined // num_heads),
+        mlp_dim=mlp_dim,
+        mlp_activations=("relu",) if f"{layer}/mlp/wi/kernel" in shapes else ("gelu", "linear"),
+        logits_via_embedding="decoder/logits_dense/kernel" not in shapes,
+        num_relative_buckets=num_buckets,
+    )
+
+
+def _count_layers(stack: str, shapes: Shapes) -> int:
+    found = (re.match(rf"{stack}/layers_(\d+)/", path) for path in shapes)
+    return max((1 + int(match[1]) for match in found if match), default=1)
+
+
+def check_shapes(where: str, found: Shapes, expected: Shapes) -> None:
+    """Raises UserError naming what is missing, what is unexpected and what has another shape."""
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {list(found[name])} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and tuple(found[name]) != tuple(shape)
+        ],
+    }
+    told = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
+    if told:
+        raise UserError(
+            f"Parameters in '{where}' do not fit: got {'; '.join(told)}; expected the "
+            f"{len(expected)} parameters of its model; give a whole checkpoint of a T5"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

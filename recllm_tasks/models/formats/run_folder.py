@@ -1,0 +1,102 @@
+"""Our own checkpoints: of a run of `recllm train`, and what `recllm convert --to recllm` writes.
+
+A run's folder holds run.json, `best/<step>` (parameters) and `checkpoints/<step>` (all of the
+state). A converted one holds network.json in place of run.json, and `best/<step>` alone.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.config import T5Config
+from recllm_tasks.models.formats.checkpoint import Source, Target, Write
+from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
+from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
+
+RUN, NETWORK, VOCABULARY = "run.json", "network.json", "vocabulary.model"
+# Where parameters lie in the tree of each kind of state.
+_KINDS = {"best": (), "checkpoints": ("params",)}
+_ITEM = "default"
+
+
+def is_one(folder: pathlib.Path) -> bool:
+    run, _ = _run_of(folder)
+    return any((run / name).is_file() for name in (RUN, NETWORK))
+
+
+def open_folder(folder: pathlib.Path) -> Source:
+    """The best state of a run, else its last one; or the state whose own folder is given.
+
+    Raises:
+      UserError: there is no run or no state, or one that does not fit its network.
+    """
+    run, kind, step = _find(folder)
+    config = _config(run)
+    where = run / kind / str(step)
+    arrays = StoredArrays(where / _ITEM)
+    prefix = _KINDS[kind]
+    names = {
+        "/".join(path[len(prefix) :]): name
+        for name, path in arrays.names.items()
+        if path[: len(prefix)] == prefix
+    }
+    check_shapes(str(where), {p: arrays.shape(n) for p, n in names.items()}, shapes_of(config))
+    vocabulary = run / VOCABULARY
+    return Source(
+        str(where),
+        config,
+        step,
+        lambda path: arrays.read(names[path]),
+        vocabulary if vocabulary.is_file() else None,
+    )
+
+
+def _find(folder: pathlib.Path) -> tuple[pathlib.Path, str, int]:
+    """(run's folder, kind of state, step)."""
+    run, within = _run_of(folder)
+    for kind in within[:1] or _KINDS:
+        steps = [int(p.name) for p in (run / kind).glob("*") if p.name.isdecimal()]
+        if len(within) == 2:
+            steps = [step for step in steps if str(step) == within[1]]
+        if kind in _KINDS and steps:
+            return run, kind, max(steps)
+    raise UserError(
+        f"No checkpoint of ours in '{folder}': expected {RUN} or {NETWORK}, and a state in "
+        f"{' or '.join(_KINDS)}; give the MODEL_DIR of a `recllm train`, or a converted folder"
+    )
+
+
+def _run_of(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
+    """(run's folder, way from there to `folder`): the run itself, a kind's folder, or a step's."""
+    for depth, run in enumerate((folder, *folder.parents[:2])):
+        if any((run / name).is_file() for name in (RUN, NETWORK)):
+            return run, folder.parts[len(folder.parts) - depth :]
+    return folder, ()
+
+
+def _config(run: pathlib.Path) -> T5Config:
+    path = run / (NETWORK if (run / NETWORK).is_file() else RUN)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return T5Config(**(stored if path.name == NETWORK else stored["network"]))
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"Network in '{path}': got {error}, expected the fields of T5Config; put back a copy "
+            "of that file"
+        ) from error
+
+
+@contextlib.contextmanager
+def writer(target: Target) -> Iterator[Write]:
+    sizes = dataclasses.asdict(target.config)
+    sizes |= {"dtype": np.dtype(sizes["dtype"]).name}
+    text = json.dumps(sizes, indent=2) + "\n"
+    (target.folder / NETWORK).write_text(text, encoding="utf-8")
+    arrays = NewArrays(target.folder / "best" / str(target.step) / _ITEM)
+    yield lambda path, array: arrays.write(tuple(path.split("/")), array)
+    arrays.close()

@@ -1,0 +1,100 @@
+"""Proof of a conversion: both checkpoints give the targets of prompts the same log-probability.
+
+Our network reads both; where transformers is installed, torch reads Hugging Face's side, so that a
+matrix in the wrong orientation cannot be wrong in both.
+"""
+
+import importlib
+import importlib.util
+import math
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from recllm_tasks.models.formats.checkpoint import Source
+from recllm_tasks.models.formats.parameters import shapes_of
+from recllm_tasks.models.formats.scores import token_scores
+
+# Largest difference of a token's log-probability, relative where that is below -1. Two programs
+# that add in another order differ by some 1e-5; a matrix that is not the same by far more.
+TOLERANCE = 1e-3
+
+# torch holds a whole model, and for a moment more than one: it is asked where this fits.
+_COPIES_IN_MEMORY = 3
+
+
+class Difference(NamedTuple):
+    """What two checkpoints made of the same prompts.
+
+    Attributes:
+      largest: difference of a token's log-probability, relative where that is below -1.
+      mean_score: mean log-probability of a token, in the source.
+      tokens: how many were compared.
+      readers: who read the source and the target.
+    """
+
+    largest: float
+    mean_score: float
+    tokens: int
+    readers: tuple[str, str]
+
+    @property
+    def is_small(self) -> bool:
+        return self.largest <= TOLERANCE  # and not NaN
+
+
+def compare(
+    source: Source,
+    made: Source,
+    formats: tuple[str, str],
+    inputs_BxL: np.ndarray,
+    targets_BxQ: np.ndarray,
+    dtype: np.dtype,
+) -> Difference:
+    """Scores the targets with both.
+
+    Args:
+      source, made: the checkpoint that was converted, and what it became.
+      formats: theirs.
+      inputs_BxL, targets_BxQ: tokens; 0 is padding.
+      dtype: of the parameters in `made`, to which those of `source` are rounded before.
+    """
+    scores, readers = [], []
+    for checkpoint, format in zip((source, made), formats):
+        reader = "torch" if format == "hf" and _torch_fits(checkpoint) else "our network"
+        score = _torch_scores if reader == "torch" else token_scores
+        scores.append(score(checkpoint, inputs_BxL, targets_BxQ, dtype))
+        readers.append(reader)
+    real = targets_BxQ > 0
+    theirs, ours = (score[real] for score in scores)
+    differences = np.abs(theirs - ours) / np.maximum(1, np.abs(theirs))
+    return Difference(float(differences.max()), float(theirs.mean()), int(real.sum()), (*readers,))
+
+
+def _torch_fits(source: Source) -> bool:
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return False
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    numbers = sum(math.prod(shape) for shape in shapes_of(source.config).values())
+    return _COPIES_IN_MEMORY * 4 * numbers <= memory
+
+
+def _torch_scores(
+    source: Source, inputs_BxL: np.ndarray, targets_BxQ: np.ndarray, dtype: np.dtype
+) -> np.ndarray:
+    torch, transformers = map(importlib.import_module, ("torch", "transformers"))
+    model = transformers.T5ForConditionalGeneration.from_pretrained(
+        source.where, dtype=getattr(torch, dtype.name), local_files_only=True
+    )
+    model = model.float().eval()
+    shifted = np.pad(targets_BxQ, ((0, 0), (1, 0)))[:, :-1]
+    with torch.no_grad():
+        logits_BxQxV = model(
+            input_ids=torch.tensor(inputs_BxL, dtype=torch.int64),
+            attention_mask=torch.tensor(inputs_BxL > 0),
+            decoder_input_ids=torch.tensor(shifted, dtype=torch.int64),
+        ).logits
+        scores_BxQxV = torch.log_softmax(logits_BxQxV, dim=-1).numpy()
+    scores_BxQ = np.take_along_axis(scores_BxQxV, targets_BxQ[..., None], axis=-1)[..., 0]
+    return np.where(targets_BxQ > 0, scores_BxQ, 0.0)
