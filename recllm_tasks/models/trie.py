@@ -140,25 +140,24 @@ def _grow(items: "_Items") -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
         name: _Growing(items.most_nodes)
         for name in ("token", "lo", "hi", "num_children", "end_row")
     }
-    level = [tuple(np.array([x], np.int32) for x in (-1, 0, len(items.rows)))]
-    max_children = []
-    while level:
-        below, widest = [], 0
-        for nodes in level:
-            for name, values in zip(fields, nodes):
+    lead = ("token", "lo", "hi")
+    for name, value in zip(lead, (-1, 0, len(items.rows))):
+        fields[name].append(np.array([value], np.int32))
+    max_children, start, end = [], 0, 1
+    while start < end:
+        level, widest = [fields[name].filled()[start:end] for name in lead], 0
+        for part in _stretches(level[1]):
+            num_children, end_row, children = items.split(
+                len(max_children), *(values[part] for values in level)
+            )
+            fields["num_children"].append(num_children)
+            fields["end_row"].append(end_row)
+            widest = max(widest, int(num_children.max()))
+            for name, values in zip(lead, children):
                 fields[name].append(values)
-            for part in _stretches(nodes[1]):
-                num_children, end_row, children = items.split(
-                    len(max_children), *(values[part] for values in nodes)
-                )
-                fields["num_children"].append(num_children)
-                fields["end_row"].append(end_row)
-                widest = max(widest, int(num_children.max()))
-                if len(children[0]):
-                    below.append(children)
-        if below:
+        if widest:
             max_children.append(widest)
-        level = below
+        start, end = end, len(fields["token"].filled())
     return {name: field.filled() for name, field in fields.items()}, tuple(max_children)
 
 
