@@ -50,6 +50,7 @@ examples:
   recllm show                                   lists every task and mixture
   recllm show movielens_100k_retrieval --data_dir ~/recllm_data
   recllm show toys_mlm --num 10 --seed 3 --json
+  recllm show toys_reat --throughput            measures training's input, without a model
 """,
     "audit": """\
 It reads every record and runs every task, yours in --module too, over the whole dataset: no later
@@ -210,6 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
     show.add_argument("--targets_length", type=int, default=128, help="tokens of the target")
     show.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
+    show.add_argument(
+        "--throughput",
+        action="store_true",
+        help="measure how fast training batches are made, and what limits it",
+    )
     show.add_argument("--json", action="store_true", help="one JSON object a line")
 
     audit = _command(

@@ -43,7 +43,10 @@ TASKS_OF = {
 
 @gin.configurable(module="mixtures")
 def rate(
-    task: seqio.Task | seqio.Mixture, kind: str, rates: Mapping[str, float] | None = None
+    task: seqio.Task | seqio.Mixture,
+    kind: str,
+    rates: Mapping[str, float] | None = None,
+    temperature: float | None = None,
 ) -> float:
     """A task's share in every mixture, relative to the others.
 
@@ -51,9 +54,18 @@ def rate(
       task: what SeqIO asks about.
       kind: retrieval, ranking, rating, mim, mlm, bpr or ie.
       rates: rate by kind; 1 for those that are not named.
+      temperature: None is equal rates but for `rates`, ours. T multiplies each by n^(1/T), n being
+        the task's training examples (Raffel et al. 2020, §3.5.2): 1 mixes in proportion to them.
     """
-    del task
-    return float((rates or {}).get(kind, 1.0))
+    share = float((rates or {}).get(kind, 1.0))
+    if temperature is None:
+        return share
+    if not temperature > 0:
+        raise UserError(
+            f"mixtures.rate.temperature: got {temperature}, expected more than 0, or None for "
+            "equal rates; correct it"
+        )
+    return share * len(task.source.training_table()) ** (1.0 / temperature)
 
 
 def register(dataset: str) -> None:

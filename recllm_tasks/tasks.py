@@ -17,7 +17,7 @@ from flax import struct
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
-from recllm_tasks.prompts import candidates, masking, ratings, templates
+from recllm_tasks.prompts import candidates, masking, prefixes, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Wording
@@ -120,8 +120,8 @@ def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, 
         "rating": templates.RATING,
     }[kind]
     prepare = {
-        "retrieval": [],
-        "ranking": [candidates.list_candidates(source)],
+        "retrieval": [prefixes.cut_at_random("retrieval")],
+        "ranking": [prefixes.cut_at_random("ranking"), candidates.list_candidates(source)],
         "rating": [ratings.mark_liked(source)],
     }[kind]
     evaluation = (
@@ -158,7 +158,11 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
         ]
     else:
         prompt = Prompt(templates.PERSONALIZED_RANKING.worded(wording), source)
-        preprocessors = [candidates.pair_with_negative(source), prompt]
+        preprocessors = [
+            prefixes.cut_at_random("bpr"),
+            candidates.pair_with_negative(source),
+            prompt,
+        ]
     return {
         "source": source,
         "preprocessors": [_CACHE, *preprocessors],

@@ -178,6 +178,21 @@ class TestTasks:
         gin.parse_config("mixtures.rate.rates = {'mim': 0.25}")
         assert found.get_rate(task) == 0.25
 
+    def test_rates_by_temperature_follow_the_numbers_of_examples(self, clean_gin):
+        import gin
+
+        found = tasks.get("gift_cards_ut_ie")
+        counts = {kind: len(_examples(kind)) for kind in ("retrieval", "ie")}
+        assert counts["ie"] != counts["retrieval"]
+        for temperature in (1.0, 2.0):
+            gin.parse_config(f"mixtures.rate.temperature = {temperature}")
+            for kind, count in counts.items():
+                rate = found.get_rate(seqio.TaskRegistry.get(f"gift_cards_{kind}"))
+                assert rate == pytest.approx(count ** (1 / temperature))
+        gin.parse_config("mixtures.rate.temperature = 0")
+        with pytest.raises(UserError, match="got 0, expected more than 0"):
+            found.get_rate(seqio.TaskRegistry.get("gift_cards_ie"))
+
     def test_a_user_hosts_sees_each_example_once(self):
         task = seqio.TaskRegistry.get("gift_cards_retrieval")
         every = [e["inputs"].tolist() for e in _examples("retrieval")]

@@ -1,5 +1,6 @@
-"""`recllm show`: examples of a task as people read them, with token counts."""
+"""`recllm show`: examples of a task as people read them, or how fast training reads them."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -14,6 +15,8 @@ from recllm_tasks.errors import UserError
 def run(args) -> int:
     setup.use_data_dir(args)
     setup.register_tasks(args)
+    if args.task is None and args.throughput:
+        raise UserError("--throughput: got no task, expected a task or mixture; name one")
     if args.task is None:
         _list(args)
         return 0
@@ -23,6 +26,8 @@ def run(args) -> int:
 
     if args.vocabulary:
         gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
+    if args.throughput:
+        return _throughput(args)
     if args.num < 1:
         raise UserError(f"Number of examples: got {args.num}, expected at least 1; correct --num")
     found = tasks.get(args.task)
@@ -48,6 +53,35 @@ def run(args) -> int:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _print(number, example.get("user"), shown, counts)
+    return 0
+
+
+# Seconds that `--throughput` measures.
+_SECONDS = 10.0
+
+
+def _throughput(args) -> int:
+    from recllm_tasks import tasks
+    from recllm_tasks.engine import throughput
+
+    tasks.get(args.task)
+    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
+    found = throughput.measure(args.task, lengths, _SECONDS)
+    if args.json:
+        sys.stdout.write(json.dumps({**dataclasses.asdict(found), "limit": found.limit}) + "\n")
+        return 0
+    console = Console(highlight=False)
+    console.print(f"{args.task}, {args.inputs_length}/{args.targets_length}, packed")
+    console.print(f"{found.examples:,.0f} examples/s in {found.rows:,.0f} rows/s, all cores\n")
+    total = sum(found.stages.values())
+    console.print(f"{'stage, on one core':<40}{'µs an example':>14}{'of all':>8}")
+    for stage, micros in found.stages.items():
+        console.print(f"{stage:<40}{micros:>14.1f}{micros / total:>8.0%}")
+    console.print(f"\nlimited by: {found.limit}")
+    if found.one_by_one:
+        console.print(
+            f"read through SeqIO one by one, which is slow: {', '.join(found.one_by_one)}"
+        )
     return 0
 
 

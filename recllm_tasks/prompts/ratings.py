@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
+from recllm_tasks.prompts.batch_steps import Batch, with_batches
 from recllm_tasks.prompts.source import CatalogSource
 
 
@@ -29,4 +31,14 @@ def mark_liked(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dat
         rated = dataset.filter(lambda example: ~tf.math.is_nan(example["target_rating"]))
         return rated.map(mark, num_parallel_calls=tf.data.AUTOTUNE)
 
-    return preprocess
+    def on_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
+        del seeds, sequence_length, output_features
+        threshold, ratings = np.float32(source.info().like_threshold), batch["history_ratings"]
+        return {
+            **batch,
+            "liked": ratings.with_values(ratings.values > threshold),
+            "disliked": ratings.with_values(ratings.values <= threshold),
+            "target_liked": (batch["target_rating"] > threshold).astype(np.int32),
+        }
+
+    return with_batches(preprocess, on_batch, kept=lambda batch: ~np.isnan(batch["target_rating"]))

@@ -13,6 +13,8 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import windows
+from recllm_tasks.prompts.batch_steps import Batch
+from recllm_tasks.prompts.training_windows import TrainingWindows
 from recllm_tasks.prompts.vocabulary import FILE_NAME
 
 # SeqIO caches a source with fewer examples than this in memory, after it was shuffled.
@@ -141,6 +143,11 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         dataset = windows.training_windows(records, self.with_negatives, self.info().window)
         return dataset.shuffle(SHUFFLE_WINDOWS, seed=seed) if shuffle else dataset
 
+    def training_table(self) -> "WindowTable":
+        """All training examples, for batches of them (batch_steps.py)."""
+        self.check()
+        return WindowTable(_training_windows(self.dataset_dir()), self)
+
     def num_input_examples(self, split: str) -> int | None:
         """Examples of a split; None for a small training split.
 
@@ -153,6 +160,41 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
             return super().num_input_examples(split)
         num_windows = self.info().statistics.train_windows
         return num_windows if num_windows >= _SEQIO_CACHES_BELOW else None
+
+
+class WindowTable:
+    """The training examples of a `SequenceSource`, by number."""
+
+    def __init__(self, stored: TrainingWindows, source: SequenceSource):
+        self._stored, self._source = stored, source
+        self._window = source.info().window
+        self.shuffle_buffer = SHUFFLE_WINDOWS
+
+    def __len__(self) -> int:
+        return self._stored.count(self._window)
+
+    def batch(self, numbers: np.ndarray) -> Batch:
+        """The features of `windows.cut_windows`, but `user_hash` (int32) for `user`."""
+        return self._stored.cut(numbers, self._window, self._source.with_negatives)
+
+
+@functools.lru_cache(maxsize=4)
+def _training_windows(directory: str) -> TrainingWindows:
+    return TrainingWindows.read(directory)
+
+
+class ItemTable:
+    """The training examples of an `ItemSource`, by number."""
+
+    def __init__(self, pairs: Batch):
+        self._pairs = pairs
+        self.shuffle_buffer = len(pairs["item"])
+
+    def __len__(self) -> int:
+        return len(self._pairs["item"])
+
+    def batch(self, numbers: np.ndarray) -> Batch:
+        return {name: values[numbers] for name, values in self._pairs.items()}
 
 
 class ItemSource(CatalogSource, seqio.FunctionDataSource):
@@ -169,12 +211,15 @@ class ItemSource(CatalogSource, seqio.FunctionDataSource):
 
     def _pairs(self, split, shuffle_files, seed=None):
         del split
+        table = self.training_table()
+        dataset = tf.data.Dataset.from_tensor_slices(table.batch(slice(None)))
+        return dataset.shuffle(len(table), seed=seed) if shuffle_files else dataset
+
+    def training_table(self) -> ItemTable:
+        """All training examples, for batches of them (batch_steps.py)."""
         known = np.array([[t != "" for t in getattr(self.catalog(), a)] for a in self.attributes])
         attribute, item = np.nonzero(known)
-        dataset = tf.data.Dataset.from_tensor_slices(
-            {"item": item.astype(np.int32), "attribute": attribute.astype(np.int32)}
-        )
-        return dataset.shuffle(len(item), seed=seed) if shuffle_files else dataset
+        return ItemTable({"item": item.astype(np.int32), "attribute": attribute.astype(np.int32)})
 
     @property
     def performs_internal_shuffling(self) -> bool:

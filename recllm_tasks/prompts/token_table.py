@@ -8,7 +8,8 @@ import array
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+import string
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import seqio
@@ -17,6 +18,7 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.lookalikes import break_lookalikes
+from recllm_tasks.prompts.ragged import Ragged
 
 # Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 5 MB.
 _CHUNK = 1 << 14
@@ -24,31 +26,50 @@ _CHUNK = 1 << 14
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Texts and their tokens, row by row.
+    """Tokens of texts, row by row.
 
     Attributes:
-      texts: what each row says.
-      values: int32 [total], the tokens of all rows, one after the other.
+      values: uint16 or int32 [total], the tokens of all rows, one after the other; it may be
+        mapped from a file.
       splits: int64 [rows + 1]; row r is values[splits[r]:splits[r + 1]].
     """
 
-    texts: tuple[str, ...]
     values: np.ndarray
     splits: np.ndarray
 
-    @property
+    def __len__(self) -> int:
+        return len(self.splits) - 1
+
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each row, int32 [rows]."""
         return np.diff(self.splits).astype(np.int32)
 
-    def ragged(self) -> tf.RaggedTensor:
-        return tf.RaggedTensor.from_row_splits(self.values, self.splits, validate=False)
+    @functools.cached_property
+    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # Made outside of any graph: a graph that holds more than 2 GB cannot be written down.
+        with tf.init_scope():
+            return tuple(tf.constant(a) for a in (self.values, self.splits, self.lengths))
+
+    def tokens(self, rows: tf.Tensor) -> tf.Tensor:
+        """The tokens of some rows, joined, int32 [n]."""
+        values, splits, _ = self._tensors
+        table = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        return tf.cast(tf.gather(table, rows).flat_values, tf.int32)
+
+    def costs(self, rows: tf.Tensor) -> tf.Tensor:
+        """How many tokens each of some rows has, int32 of their shape."""
+        return tf.gather(self._tensors[2], rows)
+
+    def gather(self, rows: Ragged) -> Ragged:
+        """The tokens of each row of `rows`, whose values are rows of the table, joined."""
+        tokens = Ragged.of_slices(self.values, self.splits[rows.values], self.lengths[rows.values])
+        return Ragged(tokens.values, tokens.splits[rows.splits])
 
 
-def tokenise(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> TokenTable:
+def tokenise(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> TokenTable:
     """Tokens of each text, each starting a word."""
-    values, splits = encode(texts, vocabulary)
-    return TokenTable(tuple(texts), values.astype(np.int32), splits)
+    return TokenTable(*encode(texts, vocabulary))
 
 
 def encode(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> tuple[np.ndarray, np.ndarray]:
@@ -72,8 +93,7 @@ def concatenate(tables: Sequence[TokenTable]) -> TokenTable:
     """The rows of all tables, in order."""
     starts = np.cumsum([0, *(len(t.values) for t in tables)])
     return TokenTable(
-        texts=tuple(text for t in tables for text in t.texts),
-        values=np.concatenate([t.values for t in tables]).astype(np.int32),
+        values=np.concatenate([t.values for t in tables]),
         splits=np.concatenate(
             [[0], *(t.splits[1:] + start for t, start in zip(tables, starts))]
         ).astype(np.int64),
@@ -85,16 +105,22 @@ def write_item(catalog: Catalog, form: str, row: int, max_words: int | None = No
 
     Nothing in the item's texts reads like a piece of the prompt (`lookalikes`).
     """
-    texts = {column: break_lookalikes(getattr(catalog, column)[row]) for column in _TEXT_COLUMNS}
+    texts = {column: break_lookalikes(getattr(catalog, column)[row]) for column in columns(form)}
     if max_words is not None:
         texts = {column: " ".join(text.split()[:max_words]) for column, text in texts.items()}
     return form.format(short_id=catalog.short_id[row], **texts)
 
 
+@functools.lru_cache(maxsize=64)
+def columns(form: str) -> tuple[str, ...]:
+    """The catalog's texts that a form writes."""
+    named = {name for _, name, *_ in string.Formatter().parse(form)}
+    return tuple(column for column in _TEXT_COLUMNS if column in named)
+
+
 _TEXT_COLUMNS = ("title", "brand", "price", "categories", "description")
 
 
-@functools.lru_cache(maxsize=64)
 def item_table(
     catalog: Catalog, vocabulary: seqio.Vocabulary, form: str, max_tokens: int | None
 ) -> TokenTable:
@@ -106,13 +132,79 @@ def item_table(
     Raises:
       UserError: an item does not fit even without its text.
     """
-    table = tokenise([write_item(catalog, form, row) for row in range(len(catalog))], vocabulary)
-    if max_tokens is None or table.lengths.max() <= max_tokens:
+    table = tokenise(item_texts(catalog, form), vocabulary)
+    if max_tokens is None or not len(table) or table.lengths.max() <= max_tokens:
         return table
-    texts = list(table.texts)
-    for row in np.flatnonzero(table.lengths > max_tokens):
-        texts[row] = _shortened(catalog, vocabulary, form, int(row), max_tokens)
-    return tokenise(texts, vocabulary)
+    long = np.flatnonzero(table.lengths > max_tokens)
+    texts = [item_text(catalog, vocabulary, form, int(row), max_tokens) for row in long]
+    # Of every row its own tokens, but of a long one the shortened text's, which come behind.
+    together = concatenate([table, tokenise(texts, vocabulary)])
+    order = np.arange(len(table))
+    order[long] = len(table) + np.arange(len(long))
+    chosen = Ragged(together.values, together.splits).take(order)
+    return TokenTable(chosen.values, chosen.splits)
+
+
+def item_texts(catalog: Catalog, form: str) -> Iterator[str]:
+    """All items as a form writes them, each when it is asked for."""
+    return (write_item(catalog, form, row) for row in range(len(catalog)))
+
+
+def item_text(
+    catalog: Catalog, vocabulary: seqio.Vocabulary, form: str, row: int, max_tokens: int | None
+) -> str:
+    """What `item_table` has the tokens of in that row."""
+    text = write_item(catalog, form, row)
+    if max_tokens is None or len(vocabulary.encode(text)) <= max_tokens:
+        return text
+    return _shortened(catalog, vocabulary, form, row, max_tokens)
+
+
+# Texts that are read as one, to see whether the vocabulary tells them apart.
+_SIDE_BY_SIDE = 16
+
+# Two segmentations whose log-probabilities differ by less are as good as each other: SentencePiece
+# adds them up in float32, in another order in another text.
+_SAME_SCORE = 0.01
+
+
+def check_boundaries(texts: Iterable[str], table: TokenTable, vocabulary: seqio.Vocabulary) -> None:
+    """Raises UserError unless texts side by side have the tokens of each of them.
+
+    That is what prompts are assembled by. It holds for a vocabulary none of whose pieces reaches
+    across a space that is not fixed words; where two segmentations of a text are as good as each
+    other, either may come out.
+    """
+    texts, row = iter(texts), 0
+    while group := list(itertools.islice(texts, _SIDE_BY_SIDE)):
+        parts = table.values[table.splits[row] : table.splits[row + len(group)]].tolist()
+        whole = vocabulary.tokenizer.EncodeAsIds(" ".join(text for text in group if text))
+        row += len(group)
+        if whole != parts and not _equally_good(whole, parts, vocabulary):
+            raise UserError(
+                f"Vocabulary '{vocabulary.sentencepiece_model_file}' does not fit prompts made of "
+                f"parts: got other tokens for '{_differing(group, vocabulary)}' as one text than "
+                "for its two parts, expected no piece to reach across a space; bind "
+                "vocabulary.sentencepiece_file.path to T5's vocabulary, or to None for the "
+                "dataset's own"
+            )
+
+
+def _equally_good(one: list[int], other: list[int], vocabulary: seqio.Vocabulary) -> bool:
+    model = vocabulary.tokenizer
+    if model.DecodeIds(one) != model.DecodeIds(other):
+        return False
+    scores = (sum(map(model.GetScore, ids)) for ids in (one, other))
+    return abs(next(scores) - next(scores)) < _SAME_SCORE
+
+
+def _differing(group: list[str], vocabulary: seqio.Vocabulary) -> str:
+    """The first two neighbours that are read otherwise together."""
+    encode_ids = vocabulary.tokenizer.EncodeAsIds
+    for pair in itertools.pairwise(group):
+        if encode_ids(" ".join(pair)) != [token for text in pair for token in encode_ids(text)]:
+            return " ".join(pair)
+    return " ".join(group[:2])
 
 
 def _shortened(
@@ -130,7 +222,7 @@ def _shortened(
         )
     fits, too_many = (
         0,
-        1 + max(len(getattr(catalog, column)[row].split()) for column in _TEXT_COLUMNS),
+        1 + max(len(getattr(catalog, column)[row].split()) for column in columns(form)),
     )
     while too_many - fits > 1:
         middle = (fits + too_many) // 2

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from recllm_tasks.data.options import Options
+from recllm_tasks.prompts import draws
+from recllm_tasks.prompts.batch_steps import Batch
+from recllm_tasks.prompts.ragged import Ragged, join
 
 # Paper §4.1: the sliding window w. An example shows up to w items and the item after them. A
 # dataset may be prepared with another one.
@@ -107,3 +111,23 @@ def sample_span(
     )
     start = tf.random.stateless_uniform([], seeds[1], 0, tf.size(rows) - length + 1, tf.int32)
     return {**example, "history": rows[start : start + length]}
+
+
+def sample_spans(batch: Batch, seeds: np.ndarray, min_items: int, window: int = WINDOW) -> Batch:
+    """`sample_span` of each example of a batch; ratings, no longer aligned, are left out.
+
+    Args:
+      batch: windows.
+      seeds: int64 [B, 2].
+      min_items: as there.
+      window: w.
+    """
+    rows = join([batch["history"], Ragged.of_array(batch["target"][:, np.newaxis])], len(seeds))
+    longest = np.minimum(window, rows.lengths)
+    length_seeds, start_seeds = draws.split(seeds)
+    shortest = np.minimum(min_items, longest)
+    length = draws.uniform_int32(length_seeds, shortest, longest + 1)
+    start = draws.uniform_int32(start_seeds, np.zeros_like(length), rows.lengths - length + 1)
+    history = Ragged.of_slices(rows.values, rows.splits[:-1] + start, length)
+    kept = {name: value for name, value in batch.items() if name != "history_ratings"}
+    return {**kept, "history": history}

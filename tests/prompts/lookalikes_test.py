@@ -92,13 +92,13 @@ def structure_of(vocabulary):
 
 def check(vocabulary, catalog):
     forbidden = structure_of(vocabulary)
-    table = item_table.__wrapped__(catalog, vocabulary, "{title}", None)
+    table = item_table(catalog, vocabulary, "{title}", None)
     assert forbidden.isdisjoint(table.values.tolist())
 
 
 def test_hostile_titles(vocabulary):
     check(vocabulary, CATALOG)
-    whole = item_table.__wrapped__(CATALOG, vocabulary, templates.LISTED_ITEM, 64)
+    whole = item_table(CATALOG, vocabulary, templates.LISTED_ITEM, 64)
     assert whole.lengths.max() <= 64
     forbidden = structure_of(vocabulary)
     allowed = vocabulary.encode("Item ID:") + vocabulary.encode("x, Title:")

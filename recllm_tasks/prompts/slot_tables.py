@@ -1,0 +1,119 @@
+"""The token table of a template's slot: built once a catalog and vocabulary, kept as a file.
+
+Beside the dataset's records lies `tokens-<key>.npy` for each way of writing items. The key is what
+fixes it: the catalog, the vocabulary, and how an item is written. A damaged file is replaced; in a
+folder that cannot be written to, none is kept. Every process maps the same pages, and the tables of
+ten million items are no part of any TensorFlow graph.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+
+import seqio
+
+from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.prompts import table_file
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Slot, Varied
+from recllm_tasks.prompts.token_table import (
+    TokenTable,
+    check_boundaries,
+    concatenate,
+    item_table,
+    item_texts,
+    tokenise,
+)
+
+
+def slot_table(
+    slot: Slot,
+    source: CatalogSource,
+    vocabulary: seqio.SentencePieceVocabulary,
+    max_tokens: int | None,
+) -> TokenTable:
+    """Rows: the items in the slot's form, in its last form if any, the masked and the empty text.
+
+    For a `Choice`, one row an answer; for a `Varied`, the items in its first form, then its second.
+
+    Args:
+      slot: of a template.
+      source: whose catalog the items are of.
+      vocabulary: of the tokens.
+      max_tokens: of an item, see `token_table.item_table`; None is no limit.
+
+    Raises:
+      UserError: an item does not fit even without its text; or the vocabulary is not one that
+        prompts can be assembled with, see `token_table.check_boundaries`.
+    """
+    if isinstance(slot, Choice):
+        return tokenise(slot.answers, vocabulary)
+    catalog = source.catalog()
+    forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form)
+    forms = tuple(form for form in forms if form is not None)
+    texts = () if isinstance(slot, Varied) else (MASKED_ITEM, slot.empty)
+    # A catalog that was not prepared, but made by a program, has no folder to keep tables in.
+    folder = source.dataset_dir() if hasattr(source.info(), "fingerprint") else None
+    whole = _stored_table(forms, texts, catalog, folder, vocabulary, None)
+    if max_tokens is None or whole.lengths.max(initial=0) <= max_tokens:
+        return whole
+    return _stored_table(forms, texts, catalog, folder, vocabulary, max_tokens)
+
+
+@functools.lru_cache(maxsize=64)
+def _stored_table(
+    forms: tuple[str, ...],
+    texts: tuple[str, ...],
+    catalog: Catalog,
+    folder: str | None,
+    vocabulary: seqio.SentencePieceVocabulary,
+    max_tokens: int | None,
+) -> TokenTable:
+    if folder is None:
+        return _build(forms, texts, catalog, vocabulary, max_tokens)
+    path = table_path(forms, texts, folder, vocabulary, max_tokens)
+    stored = table_file.load(path)
+    if stored is None:
+        table = _build(forms, texts, catalog, vocabulary, max_tokens)
+        with contextlib.suppress(OSError):  # read-only, or full
+            table_file.save(path, table.values, table.splits)
+        stored = table_file.load(path) or (table.values, table.splits)
+    return TokenTable(*stored)
+
+
+def _build(forms, texts, catalog, vocabulary, max_tokens) -> TokenTable:
+    tables = [item_table(catalog, vocabulary, form, max_tokens) for form in forms]
+    if not texts:
+        return concatenate(tables)
+    if max_tokens is None:
+        for form, table in zip(forms, tables):
+            check_boundaries(item_texts(catalog, form), table, vocabulary)
+    return concatenate([*tables, tokenise(texts, vocabulary)])
+
+
+def table_path(
+    forms: tuple[str, ...],
+    texts: tuple[str, ...],
+    folder: str,
+    vocabulary: seqio.SentencePieceVocabulary,
+    max_tokens: int | None,
+) -> str:
+    """Where a table is kept."""
+    facts = [
+        table_file.FORMAT_VERSION,
+        _file_digest(os.path.join(folder, CATALOG_FILE)),
+        hashlib.sha256(vocabulary.sp_model).hexdigest(),
+        forms,
+        texts,
+        max_tokens,
+    ]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return os.path.join(folder, f"tokens-{key[:16]}.npy")
+
+
+def _file_digest(path: str) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
