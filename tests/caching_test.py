@@ -125,5 +125,5 @@ def test_the_audit_reads_the_windows_themselves(cache, data):
     """A cache may be stale or made elsewhere: what is audited does not come from it."""
     task = seqio.TaskRegistry.get("movielens_100k_retrieval")
     assert task.cache_dir
-    batches = list(examples.tensors(task, "train", 0))
+    batches = list(examples.arrays(task, "train", 0))
     assert sum(len(batch["window"]) for batch in batches) == len(read(task, "train", False))

@@ -11,7 +11,7 @@ from recllm_tasks.audit.held_out import Confirmation, HeldOut, OwnTarget
 from recllm_tasks.audit.offers import HeldOutNegatives, OwnNegatives
 from recllm_tasks.audit.records import Records, read_records
 from recllm_tasks.audit.verdict import Check
-from recllm_tasks.audit.withheld import Withheld, same_tensors, use_data_dir
+from recllm_tasks.audit.withheld import Withheld, same_arrays, use_data_dir
 from recllm_tasks.prompts import source
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import SPLITS
@@ -93,9 +93,9 @@ class _Tasks:
         """The batches of each seed; of one seed alone where the task samples nothing."""
         seen_first = None
         for seed in range(self._num_seeds if split == "train" else 1):
-            batches = examples.read(task, examples.tensors(task, split, seed))
+            batches = examples.arrays(task, split, seed)
             first = next(batches, None)
-            if first is None or (seen_first and same_tensors(first, seen_first)):
+            if first is None or (seen_first and same_arrays(first, seen_first)):
                 return
             batches = itertools.chain([first], batches)
             is_offering = any(name in first for name in OFFERS)

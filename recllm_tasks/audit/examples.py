@@ -12,10 +12,12 @@ from recllm_tasks.audit.item_ids import IdReader
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import stream
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import CatalogSource
 
 _BATCH = 512
+_LOOKED_AT = ("user", "window", "inputs", "targets", *OFFERS)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,18 +84,53 @@ def tasks_of(dataset: str, split: str) -> list[seqio.Task]:
     return found
 
 
-def tensors(task: seqio.Task, split: str, seed: int) -> tf.data.Dataset:
-    """Batches of what the audit looks at; no length is set, so that nothing is cut off."""
+Arrays = dict[str, np.ndarray | Ragged]
+
+
+def arrays(task: seqio.Task, split: str, seed: int) -> Iterator[Arrays]:
+    """Batches of what the audit looks at; no length is set, so that nothing is cut off.
+
+    Training examples of our own preprocessors are made as our engine makes them, in batches; all
+    others as SeqIO does, and so T5X. What fails on the way names the task.
+    """
+    if split == "train" and stream.is_fast(task):
+        yield from _made_in_batches(task, seed)
+        return
     with _told(task):
-        dataset = task.get_dataset(None, split=split, shuffle=False, seed=seed)
-        names = ("user", "window", "inputs", "targets", *OFFERS)
-        kept = [name for name in names if name in dataset.element_spec]
-        return (
-            dataset.map(lambda example: {name: example[name] for name in kept})
-            .ragged_batch(_BATCH)
-            .prefetch(2)
-            .with_options(_options())
-        )
+        for tensors in _tensors(task, split, seed):
+            yield {name: _array(tensor) for name, tensor in tensors.items()}
+
+
+def _made_in_batches(task: seqio.Task, seed: int) -> Iterator[Arrays]:
+    table = task.source.training_table()
+    steps, kept = stream.steps_of(task, seed), stream.kept_examples(task, table)
+    numbers = np.arange(len(table)) if kept is None else np.flatnonzero(kept)
+    for start in range(0, len(numbers), _BATCH):
+        own = numbers[start : start + _BATCH]
+        places = np.arange(start, start + len(own))
+        batch = stream.run_steps(steps, table.batch(own), places, None, task.output_features)
+        batch = {name: batch[name] for name in _LOOKED_AT if name in batch}
+        found = {
+            name: values if isinstance(values, np.ndarray) else Ragged(values.values, values.splits)
+            for name, values in batch.items()
+        }
+        yield {**found, "user": table.users(own)} if "window" in found else found
+
+
+def _tensors(task: seqio.Task, split: str, seed: int) -> tf.data.Dataset:
+    dataset = task.get_dataset(None, split=split, shuffle=False, seed=seed)
+    kept = [name for name in _LOOKED_AT if name in dataset.element_spec]
+    return (
+        dataset.map(lambda example: {name: example[name] for name in kept})
+        .ragged_batch(_BATCH)
+        .prefetch(2)
+        .with_options(_options())
+    )
+
+
+def _array(tensor: tf.Tensor | tf.RaggedTensor) -> np.ndarray | Ragged:
+    is_ragged = isinstance(tensor, tf.RaggedTensor)
+    return Ragged(tensor.values.numpy(), tensor.row_splits.numpy()) if is_ragged else tensor.numpy()
 
 
 def _options() -> tf.data.Options:
@@ -101,12 +138,6 @@ def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
-
-
-def read(task: seqio.Task, tensors: tf.data.Dataset) -> Iterator[dict]:
-    """The batches as they come; what fails on the way names the task."""
-    with _told(task):
-        yield from tensors
 
 
 @contextlib.contextmanager
@@ -121,14 +152,14 @@ def _told(task: seqio.Task):
 
 
 class BatchReader:
-    """Makes a `Batch` of a task's tensors."""
+    """Makes a `Batch` of a task's arrays."""
 
     def __init__(self, records: Records, task: seqio.Task, split: str, seed: int):
         self._records, self._task, self._split, self._seed = records, task, split, seed
         self._ids = IdReader(task.output_features["inputs"].vocabulary, records.catalog)
 
-    def read(self, tensors: dict) -> Batch:
-        inputs, targets = (Ragged.of_tensor(tensors[name]) for name in ("inputs", "targets"))
+    def read(self, arrays: Arrays) -> Batch:
+        inputs, targets = (Ragged.of_rows(arrays[name]) for name in ("inputs", "targets"))
         corrupted = self._ids.is_corrupted(inputs)
         texts = (inputs, targets)
         if corrupted:
@@ -137,18 +168,18 @@ class BatchReader:
             in_targets = Ids(*np.zeros([2, 0], np.int64))
         else:
             in_inputs, in_targets = Ids(*self._ids.read(inputs)), Ids(*self._ids.read(targets))
-        offers = [tensors[name].numpy() for name in OFFERS if name in tensors]
+        offers = [arrays[name] for name in OFFERS if name in arrays]
         nobody = np.full(len(inputs), -1, np.int64)
         user = nobody
-        if "user" in tensors:
+        if "user" in arrays:
             number_of = self._records.number_of
-            user = np.array([number_of.get(u, -1) for u in tensors["user"].numpy()], np.int64)
+            user = np.array([number_of.get(u, -1) for u in arrays["user"]], np.int64)
         return Batch(
             task=self._task.name,
             split=self._split,
             seed=self._seed,
             user=user,
-            window=tensors["window"].numpy() if "window" in tensors else nobody,
+            window=arrays.get("window", nobody),
             inputs=inputs,
             targets=targets,
             texts=texts,

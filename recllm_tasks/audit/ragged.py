@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,13 +20,12 @@ class Ragged:
         return self.values[self.splits[row] : self.splits[row + 1]]
 
     @classmethod
-    def of_tensor(cls, tensor: tf.Tensor | tf.RaggedTensor) -> "Ragged":
+    def of_rows(cls, rows: "np.ndarray | Ragged") -> "Ragged":
         """From a batch of rows, ragged or [B, L]."""
-        if isinstance(tensor, tf.RaggedTensor):
-            return cls(tensor.values.numpy(), tensor.row_splits.numpy())
-        array = tensor.numpy()
-        splits = np.arange(len(array) + 1, dtype=np.int64) * array.shape[1]
-        return cls(array.reshape(-1), splits)
+        if isinstance(rows, Ragged):
+            return rows
+        splits = np.arange(len(rows) + 1, dtype=np.int64) * rows.shape[1]
+        return cls(rows.reshape(-1), splits)
 
     @classmethod
     def of_lengths(cls, values: np.ndarray, lengths: np.ndarray) -> "Ragged":

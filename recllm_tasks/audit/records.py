@@ -92,11 +92,17 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
     users, items, negatives = [], [], []
     for batch in builder.as_dataset(split).ragged_batch(_BATCH):
         users += batch["user"].numpy().tolist()
-        items.append(Ragged.of_tensor(batch["items"]))
-        negatives.append(Ragged.of_tensor(batch["negatives"]))
+        items.append(_rows(batch["items"]))
+        negatives.append(_rows(batch["negatives"]))
     order = np.array(sorted(range(len(users)), key=users.__getitem__), np.int64)
     return Split(
         users=[users[number] for number in order],
         items=Ragged.concatenate(items).take(order),
         negatives=Ragged.concatenate(negatives).take(order),
     )
+
+
+def _rows(tensor: tf.Tensor | tf.RaggedTensor) -> Ragged:
+    if isinstance(tensor, tf.RaggedTensor):
+        return Ragged(tensor.values.numpy(), tensor.row_splits.numpy())
+    return Ragged.of_rows(tensor.numpy())

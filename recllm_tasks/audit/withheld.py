@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import seqio
-import tensorflow as tf
 
 from recllm_tasks.audit import examples
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.errors import UserError
@@ -37,17 +37,17 @@ class Withheld:
                 yield before
 
     def _difference(self, task: seqio.Task, before: dict, without: dict | None) -> Offender | None:
-        if without is not None and same_tensors(before, without):
+        if without is not None and same_arrays(before, without):
             return None
         example = 0
         if without is not None and _size(before) == _size(without):
             numbers = range(_size(before))
-            example = next(n for n in numbers if not same_tensors(*_one(n, before, without)))
+            example = next(n for n in numbers if not same_arrays(*_one(n, before, without)))
         return Offender(
             f"an example of {task.name} that is another one, or none, when the records of "
             "validation and test are taken away",
             value="inputs or targets",
-            user=before["user"][example].numpy().decode() if "user" in before else None,
+            user=before["user"][example].decode() if "user" in before else None,
             split="train",
             position=int(before["window"][example]) if "window" in before else None,
         )
@@ -57,7 +57,7 @@ class Withheld:
         return Check("withheld", claim, self._examples, self._offender)
 
 
-def same_tensors(first: dict, second: dict) -> bool:
+def same_arrays(first: dict, second: dict) -> bool:
     """Whether two batches hold the same bytes."""
     return first.keys() == second.keys() and all(
         np.array_equal(a, b)
@@ -67,30 +67,33 @@ def same_tensors(first: dict, second: dict) -> bool:
 
 
 def _size(batch: dict) -> int:
-    return int(batch["inputs"].shape[0])
+    return len(batch["inputs"])
 
 
-def _arrays(tensor: tf.Tensor | tf.RaggedTensor) -> list[np.ndarray]:
-    is_ragged = isinstance(tensor, tf.RaggedTensor)
-    return [t.numpy() for t in ((tensor.values, tensor.row_splits) if is_ragged else (tensor,))]
+def _arrays(rows: np.ndarray | Ragged) -> tuple[np.ndarray, ...]:
+    return (rows.values, rows.splits) if isinstance(rows, Ragged) else (rows,)
 
 
 def _one(number: int, *batches: dict) -> list[dict]:
-    return [{name: tensor[number] for name, tensor in batch.items()} for batch in batches]
+    return [{name: rows[number] for name, rows in batch.items()} for batch in batches]
 
 
 def _read_from(data_dir: str, task: seqio.Task, seed: int) -> Iterator[dict]:
     """A task's training batches from another data folder; they end where it cannot go on."""
-    usual = source.data_dir()
-    try:
+    usual, batches = source.data_dir(), None
+    while True:
         try:
+            # Whatever a step looks up, and whenever, it finds the other folder.
             use_data_dir(task.source, data_dir)
-            tensors = examples.tensors(task, "train", seed)
+            batches = batches or examples.arrays(task, "train", seed)
+            batch = next(batches, None)
+        except UserError:
+            return
         finally:
             use_data_dir(task.source, usual)
-        yield from examples.read(task, tensors)
-    except UserError:
-        return
+        if batch is None:
+            return
+        yield batch
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.batch_steps import Batch
-from recllm_tasks.prompts.training_windows import TrainingWindows
+from recllm_tasks.prompts.training_windows import TrainingWindows, read_users
 from recllm_tasks.prompts.vocabulary import FILE_NAME
 
 # SeqIO caches a source with fewer examples than this in memory, after it was shuffled.
@@ -167,6 +167,7 @@ class WindowTable:
 
     def __init__(self, stored: TrainingWindows, source: SequenceSource):
         self._stored, self._source = stored, source
+        self._directory = source.dataset_dir()
         self._window = source.info().window
         self.shuffle_buffer = SHUFFLE_WINDOWS
 
@@ -177,10 +178,20 @@ class WindowTable:
         """The features of `windows.cut_windows`, but `user_hash` (int32) for `user`."""
         return self._stored.cut(numbers, self._window, self._source.with_negatives)
 
+    def users(self, numbers: np.ndarray) -> np.ndarray:
+        """The raw ids of the users of those examples, objects [B] of bytes."""
+        users = _training_users(self._directory)
+        return users[self._stored.users_of(numbers, self._window)]
+
 
 @functools.lru_cache(maxsize=4)
 def _training_windows(directory: str) -> TrainingWindows:
     return TrainingWindows.read(directory)
+
+
+@functools.lru_cache(maxsize=2)
+def _training_users(directory: str) -> np.ndarray:
+    return read_users(directory)
 
 
 class ItemTable:

@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import draws
-from recllm_tasks.prompts.batch_steps import seeds_of
+from recllm_tasks.prompts.batch_steps import Batch, seeds_of
 from recllm_tasks.prompts.ragged import Ragged, starts_of
 from recllm_tasks.prompts.source import ItemSource, SequenceSource
 
@@ -59,17 +59,8 @@ class _FastTask:
         del shard  # `take` is told which examples are the host's.
         self._features, self._lengths = task.output_features, lengths
         self._table = task.source.training_table()
-        self._steps, filters, map_seed = [], [], seed
-        for number, step in enumerate(task.preprocessors):
-            if isinstance(step, seqio.CacheDatasetPlaceholder):
-                map_seed = seed + _SEEDS_A_CACHED_STEP * number
-                continue
-            num_seeds = seeds_of(step)
-            self._steps.append((step, [map_seed + 2 * i for i in range(num_seeds)]))
-            map_seed += 2 * num_seeds
-            if hasattr(step, "kept"):
-                filters.append(step.kept)
-        self._kept = self._filter(filters)
+        self._steps = steps_of(task, seed)
+        self._kept = kept_examples(task, self._table)
         if not (len(self._table) if self._kept is None else self._kept.any()):
             raise UserError(
                 f"Nothing to train on in '{task.name}': got no example, expected at least one; "
@@ -78,18 +69,6 @@ class _FastTask:
         self._numbers = _shuffled(len(self._table), self._table.shuffle_buffer, seed, self._kept)
         self._at_hand = np.zeros(0, np.int64)
         self._done = 0
-
-    def _filter(self, filters) -> np.ndarray | None:
-        """Which examples of the table the task has, bool; None is all."""
-        if not filters:
-            return None
-        kept = np.ones(len(self._table), bool)
-        for start in range(0, len(kept), 1 << 16):
-            part = slice(start, start + (1 << 16))
-            batch = self._table.batch(np.arange(len(kept))[part])
-            for passes in filters:
-                kept[part] &= passes(batch)
-        return kept
 
     def take(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Those of the next examples that are wanted: numbers in the table and in the stream.
@@ -110,10 +89,46 @@ class _FastTask:
         """`inputs` and `targets` of the examples that `take` gave."""
         numbers, places = taken
         batch = self._table.batch(numbers)
-        for step, map_seeds in self._steps:
-            seeds = [draws.map_seeds(first, places) for first in map_seeds]
-            batch = step.on_batch(batch, seeds, self._lengths, self._features)
+        batch = run_steps(self._steps, batch, places, self._lengths, self._features)
         return tuple(batch[side].first(self._lengths[side]) for side in SIDES)
+
+
+Steps = Sequence[tuple[Any, Sequence[int]]]
+
+
+def steps_of(task: seqio.Task, seed: int) -> Steps:
+    """The preprocessors of a task of ours, with the seeds that SeqIO numbers for each."""
+    steps, map_seed = [], seed
+    for number, step in enumerate(task.preprocessors):
+        if isinstance(step, seqio.CacheDatasetPlaceholder):
+            map_seed = seed + _SEEDS_A_CACHED_STEP * number
+            continue
+        num_seeds = seeds_of(step)
+        steps.append((step, [map_seed + 2 * i for i in range(num_seeds)]))
+        map_seed += 2 * num_seeds
+    return steps
+
+
+def run_steps(steps: Steps, batch: Batch, places: np.ndarray, lengths, features) -> Batch:
+    """The batch after all steps; `places`, int64 [B], number its examples in the stream."""
+    for step, map_seeds in steps:
+        seeds = [draws.map_seeds(first, places) for first in map_seeds]
+        batch = step.on_batch(batch, seeds, lengths, features)
+    return batch
+
+
+def kept_examples(task: seqio.Task, table: Any) -> np.ndarray | None:
+    """Which examples of its source's table a task of ours has, bool; None is all."""
+    filters = [step.kept for step in task.preprocessors if hasattr(step, "kept")]
+    if not filters:
+        return None
+    kept = np.ones(len(table), bool)
+    for start in range(0, len(kept), 1 << 16):
+        part = slice(start, start + (1 << 16))
+        batch = table.batch(np.arange(len(kept))[part])
+        for passes in filters:
+            kept[part] &= passes(batch)
+    return kept
 
 
 def _shuffled(size: int, buffer: int, seed: int, kept: np.ndarray | None) -> Iterator[np.ndarray]:

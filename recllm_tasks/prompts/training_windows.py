@@ -37,7 +37,6 @@ class TrainingWindows:
     @classmethod
     def read(cls, directory: str) -> "TrainingWindows":
         """Reads a prepared dataset's folder, file by file, several at once."""
-        files = tfds.builder_from_directory(directory).info.splits["train"].filepaths
         features = {
             "user": tf.io.FixedLenFeature([], tf.string),
             "items": tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64),
@@ -55,8 +54,7 @@ class TrainingWindows:
                 found["ratings"].values,
             )
 
-        dataset = tf.data.TFRecordDataset([str(file) for file in files]).batch(_RECORDS)
-        dataset = dataset.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        dataset = _stored(directory).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
         parts = list(zip(*dataset.as_numpy_iterator()))
         user_hash, items, lengths, ratings = (np.concatenate(part) for part in parts)
         return cls(user_hash, Ragged.of_lengths(items, lengths), ratings)
@@ -70,6 +68,10 @@ class TrainingWindows:
         """W, windows of all users; see `windows.count_windows`."""
         return int(self._first_windows(window)[-1])
 
+    def users_of(self, numbers: np.ndarray, window: int) -> np.ndarray:
+        """The record that each window is cut from, int64 [B], in the order of `read_users`."""
+        return np.searchsorted(self._first_windows(window), numbers, side="right") - 1
+
     def cut(self, numbers: np.ndarray, window: int, with_negatives: bool) -> Batch:
         """Windows by number, in that order: see `windows.cut_windows`.
 
@@ -79,7 +81,7 @@ class TrainingWindows:
           with_negatives: `exclude` is there too.
         """
         first = self._first_windows(window)
-        user = np.searchsorted(first, numbers, side="right") - 1
+        user = self.users_of(numbers, window)
         start = numbers - first[user]
         begin = self.items.splits[user] + start
         length = np.minimum(window, self.items.lengths[user] - 1)
@@ -95,3 +97,16 @@ class TrainingWindows:
         if with_negatives:
             batch["exclude"] = self.items.take(user)
         return batch
+
+
+def read_users(directory: str) -> np.ndarray:
+    """The raw id of each training record, objects [U] of bytes, in the order of `read`."""
+    features = {"user": tf.io.FixedLenFeature([], tf.string)}
+    users = _stored(directory).map(lambda records: tf.io.parse_example(records, features)["user"])
+    return np.concatenate(list(users.as_numpy_iterator()))
+
+
+def _stored(directory: str) -> tf.data.Dataset:
+    """The training records as they lie in the files, unparsed, many at a time."""
+    files = tfds.builder_from_directory(directory).info.splits["train"].filepaths
+    return tf.data.TFRecordDataset([str(file) for file in files]).batch(_RECORDS)

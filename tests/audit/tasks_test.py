@@ -282,8 +282,8 @@ def test_the_ids_of_the_tokens_are_those_of_the_text(small_data, published, requ
     records = read_records(CatalogSource(NAME))
     reader = BatchReader(records, task, "train", 0)
     vocabulary = task.output_features["inputs"].vocabulary
-    for tensors in examples.tensors(task, "train", 0):
-        batch = reader.read(tensors)
+    for arrays in examples.arrays(task, "train", 0):
+        batch = reader.read(arrays)
         for example in range(len(batch)):
             for side, ids in ((batch.inputs, batch.in_inputs), (batch.targets, batch.in_targets)):
                 text = vocabulary.decode(side[example].tolist())
@@ -296,8 +296,8 @@ def test_corrupted_tokens_are_put_together_again(small_data):
     task = seqio.TaskRegistry.get(f"{NAME}_mlm")
     reader = BatchReader(read_records(CatalogSource(NAME)), task, "train", 0)
     vocabulary = task.output_features["inputs"].vocabulary
-    (tensors,) = examples.tensors(task, "train", 0)
-    batch = reader.read(tensors)
+    (arrays,) = examples.arrays(task, "train", 0)
+    batch = reader.read(arrays)
     whole = reader._ids.reassemble(batch.inputs, batch.targets)
     for example in range(len(batch)):
         text = vocabulary.decode(whole[example].tolist())
