@@ -15,6 +15,7 @@ from recllm_tasks.audit.records import read_records
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.prompts import masking, templates
 from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.batch_steps import with_batches
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 
@@ -148,6 +149,22 @@ def test_the_title_of_an_earlier_item_is_no_leak(leaky, small_data_dir, run_audi
     code, checks = run_audit(small_data_dir, "--seeds", "1")
     assert code == 0
     assert checks["held_out:leaky:train"]["figures"]["examples"] > 0
+
+
+def test_a_held_out_item_in_batches_of_examples(leaky, sequences, small_data_dir, run_audit):
+    """Of a task that training makes in batches, these are what is looked at."""
+    hashes = tf.strings.to_hash_bucket_fast(list(sequences), 2**31 - 1).numpy().tolist()
+    last = dict(zip(hashes, (items[-1] for items in sequences.values())))
+
+    def on_batch(batch, seeds, sequence_length, output_features):
+        target = np.array([last[user] for user in batch["user_hash"].tolist()], np.int32)
+        return {**batch, "target": target}
+
+    arguments = arguments_of("retrieval")
+    swap = with_batches(lambda dataset: dataset, on_batch)
+    leaky({**arguments, "preprocessors": [swap, *arguments["preprocessors"]]})
+    offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
+    assert offender["value"] == f"I{sequences[offender['user']][-1] + 1}"
 
 
 def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
