@@ -122,6 +122,20 @@ def test_constrained_equals_hugging_face(make_pair, seed):
     ]
 
 
+@pytest.mark.slow
+def test_the_shape_of_t5_small_equals_hugging_face(make_pair):
+    """Over a catalog as large as a shop's, with ids as T5's vocabulary writes them."""
+    sizes = {"emb_dim": 512, "mlp_dim": 1024, "num_heads": 6, "head_dim": 64, "vocab_size": 32_128}
+    layers = {"num_encoder_layers": 8, "num_decoder_layers": 8}
+    hf, model, params = make_pair(seed=5, sharpness=0.2, **sizes, **layers)
+    every = itertools.product((27, 28), range(100, 200), range(300, 360))
+    catalog = [(7, *tokens) for tokens in every]
+    assert len(catalog) == 12_000
+    inputs = _inputs(5, batch=4, length=64, vocab=32_000)
+    beams = beam_search(model, params, inputs, Trie.build(catalog), num_beams=20)
+    _assert_same(_ours(beams), _hugging_face(hf, inputs, 20, 5, catalog))
+
+
 @pytest.mark.parametrize("prefix", [(), (40, 41)])
 def test_normalised_over_the_catalog_equals_hugging_face(make_pair, prefix):
     hf, model, params = make_pair(seed=4)
@@ -252,6 +266,20 @@ def test_long_ids_are_searched_as_short_ones(pair):
         order = np.argsort(-expected[row])
         assert beams.rows_BxK[row].tolist() == order.tolist()
         np.testing.assert_allclose(beams.log_probs_BxK[row], expected[row, order], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_thousand_beams_are_exhaustive_over_two_thousand_items(make_pair):
+    _, *pair = make_pair(seed=6)
+    every = [(10, *t) for n in (2, 3) for t in itertools.product(range(20, 33), repeat=n)]
+    catalog, inputs = every[:2000], _inputs(6)
+    beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=len(catalog))
+    expected = _exhaustive(*pair, inputs, catalog)
+    for row in range(len(inputs)):
+        found = np.asarray(beams.rows_BxK[row])
+        assert sorted(found.tolist()) == list(range(len(catalog)))
+        np.testing.assert_allclose(beams.log_probs_BxK[row], expected[row, found], atol=1e-4)
+        assert (np.diff(expected[row, found]) < 1e-4).all(), "best first"
 
 
 _TREES = {}
