@@ -52,6 +52,7 @@ def plan(
     row_of = np.empty(len(inputs), np.int64)
     order = np.argsort(-share, kind="stable").tolist()
     lengths, target_lengths = inputs.tolist(), targets.tolist()
+    shortest, shortest_target = min(lengths), min(target_lengths)
     for example in order:
         length, target_length = lengths[example], target_lengths[example]
         at = bisect.bisect_left(rooms, (length, 0))
@@ -63,7 +64,9 @@ def plan(
             room, row = inputs_length, len(room_of_targets)
             room_of_targets.append(targets_length)
         room_of_targets[row] -= target_length
-        bisect.insort(rooms, (room - length, row))
+        # A row in which nothing would fit any more is closed, and not looked at again.
+        if room - length >= shortest and room_of_targets[row] >= shortest_target:
+            bisect.insort(rooms, (room - length, row))
         row_of[example] = row
     return row_of
 
