@@ -41,6 +41,8 @@ class Run:
       network: the fields of `T5Config`.
       seed: RANDOM_SEED.
       model: a name for tables, such as `tiny`.
+      initial_checkpoint: what training began with; None is random parameters.
+      initial_step: what the first step was counted from.
     """
 
     mixture: str
@@ -50,6 +52,8 @@ class Run:
     network: Mapping[str, Any]
     seed: int
     model: str
+    initial_checkpoint: str | None = None
+    initial_step: int = 0
 
     def save(self, model_dir: str) -> None:
         write_json(pathlib.Path(model_dir) / FILE_NAME, dataclasses.asdict(self))

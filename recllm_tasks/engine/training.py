@@ -13,7 +13,7 @@ import seqio
 from clu import metric_writers
 
 from recllm_tasks import progress, tasks
-from recllm_tasks.engine import batches, devices, run_folder
+from recllm_tasks.engine import batches, devices, initial_state, run_folder
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.engine.run_folder import Run
@@ -48,8 +48,10 @@ def train(
     num_beams: int = 20,
     seed: int = 0,
     model_parallel: int = 1,
+    initial_checkpoint: str | None = None,
+    initial_step: int = 0,
 ) -> pathlib.Path:
-    """Trains until `steps`, going on from the last checkpoint in `model_dir` if there is one.
+    """Trains for `steps`, going on from the last checkpoint in `model_dir` if there is one.
 
     Args:
       mixture: task or mixture to train on.
@@ -58,7 +60,7 @@ def train(
       lengths: of `inputs` and `targets`, in tokens.
       network: the model.
       optimizer: made by optimizer.py.
-      steps: training steps in total.
+      steps: training steps in total, after `initial_step`.
       batch_size: packed rows of a batch.
       eval_period: steps between validations, which are also where checkpoints are written.
       eval_examples: validation examples; None is all that the split has, 3,000 users at most.
@@ -66,12 +68,18 @@ def train(
       num_beams: width of the beam in validation.
       seed: of parameters, order, sampling and dropout.
       model_parallel: devices that share one copy of the parameters.
+      initial_checkpoint: folder of a checkpoint in any format, whose parameters training begins
+        with (initial_state.py); None begins with random ones.
+      initial_step: what the first step is counted from. With `steps` 0 the checkpoint is validated
+        and kept as it is.
 
     Returns:
       The folder of the best checkpoint.
     """
     check_text("MODEL_DIR", model_dir)
-    check_whole("TRAIN_STEPS", steps, 1)
+    check_whole("INITIAL_STEP", initial_step, 0)
+    check_whole("TRAIN_STEPS", steps, 1 if initial_checkpoint is None else 0)
+    last = initial_step + steps
     check_whole("EVAL_PERIOD", eval_period, 1)
     check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
     mesh = devices.make_mesh(model_parallel)
@@ -81,23 +89,28 @@ def train(
     check_vocabulary(found, network)
     # What may be refused is made before the folder, so that no folder of a refused run is left.
     checkpoints = Checkpoints(model_dir)
-    done = checkpoints.latest_step(LAST) or 0
-    stream = batches.training_batches(mixture, lengths, batch_size, seed, done)
+    done = checkpoints.latest_step(LAST)
+    vocabulary = found.output_features["inputs"].vocabulary
+    source = None
+    if done is None and initial_checkpoint is not None:
+        source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
+    seen = 0 if done is None else done - initial_step
+    stream = batches.training_batches(mixture, lengths, batch_size, seed, seen)
     validation = validation_of(
         found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
     )
-    run_folder.open_for_training(
-        model_dir,
-        describe_run(found, model_name, lengths, network, seed),
-        found.output_features["inputs"].vocabulary,
-    )
+    run = describe_run(found, model_name, lengths, network, seed, initial_checkpoint, initial_step)
+    run_folder.open_for_training(model_dir, run, vocabulary)
     run_folder.save_settings(model_dir)
-    state = initial_state(network, optimizer, mesh, seed)
-    if done:
+    if source is None:
+        state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
+    else:
+        state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
+    if done is not None:
         state = checkpoints.restore(LAST, like=state, step=done)
         progress.console.print(f"resumed at step {done:,} from {model_dir}")
     loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
-    loop.run(state, stream, f"train {mixture}", steps, eval_period)
+    loop.run(state, stream, f"train {mixture}", last, eval_period)
     checkpoints.close()
     return pathlib.Path(model_dir) / (BEST if validation else LAST)
 
@@ -126,7 +139,13 @@ def check_vocabulary(found: seqio.Task | seqio.Mixture, network: Transformer) ->
 
 
 def describe_run(
-    found: seqio.Task | seqio.Mixture, model_name, lengths, network: Transformer, seed: int
+    found: seqio.Task | seqio.Mixture,
+    model_name: str,
+    lengths: Mapping[str, int],
+    network: Transformer,
+    seed: int,
+    initial_checkpoint: str | None = None,
+    initial_step: int = 0,
 ) -> Run:
     source = tasks.source_of(found)
     config = dataclasses.asdict(network.config)
@@ -140,30 +159,9 @@ def describe_run(
         network=config,
         seed=seed,
         model=model_name,
+        initial_checkpoint=initial_checkpoint,
+        initial_step=initial_step,
     )
-
-
-def initial_state(
-    network: Transformer,
-    optimizer: optax.GradientTransformation,
-    mesh: jax.sharding.Mesh,
-    seed: int,
-) -> State:
-    """Random parameters, spread over the mesh, and a fresh optimizer."""
-    token = jnp.ones((1, 1), jnp.int32)
-
-    def draw(key):
-        return network.init(key, token, token, token, enable_dropout=False)
-
-    key = jax.random.key(seed)
-    shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
-    params = jax.jit(lambda key: draw(key)["params"], out_shardings=shardings)(key)
-    fresh = jax.jit(optimizer.init)(params)
-    whole = devices.whole(mesh)
-    fresh = jax.tree.map(
-        lambda x: x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, whole), fresh
-    )
-    return State(jax.device_put(jnp.int32(0), whole), params, fresh)
 
 
 def validation_of(
@@ -218,6 +216,8 @@ class _Loop:
         step = int(state.step)
         split = devices.split_batch(self._mesh)
         with progress.work(what, steps, step) as work:
+            if step == steps and self._checkpoints.latest_step(LAST) is None:
+                self._keep(state, step, work)
             window = _Window()
             while step < steps:
                 batch = next(stream)
@@ -235,11 +235,14 @@ class _Loop:
                     work.advance(window.steps, note)
                     window = _Window()
                 if step % eval_period == 0 or step == steps:
-                    self._validate(state, step, work)
-                    self._checkpoints.save(LAST, step, state)
+                    self._keep(state, step, work)
                     window = _Window()
         self._writer.flush()
         self._writer.close()
+
+    def _keep(self, state: State, step: int, work: progress.Work) -> None:
+        self._validate(state, step, work)
+        self._checkpoints.save(LAST, step, state)
 
     def _validate(self, state: State, step: int, work: progress.Work) -> None:
         if self._validation is None:

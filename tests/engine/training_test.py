@@ -100,7 +100,7 @@ def test_batches_are_packed_and_the_same_for_the_same_seed():
 _ON_DEVICES = """
 import sys, jax, numpy as np, seqio
 import recllm_tasks.mixtures
-from recllm_tasks.engine import batches, devices, optimizer, training
+from recllm_tasks.engine import batches, devices, initial_state, optimizer
 from recllm_tasks.engine.train_step import train_step
 from recllm_tasks.models.network import T5Config, Transformer
 data_dir, model_parallel = sys.argv[1], int(sys.argv[2])
@@ -109,7 +109,7 @@ network = Transformer(T5Config(vocab_size=4096, emb_dim=32, num_heads=2, num_enc
                                num_decoder_layers=1, head_dim=16, mlp_dim=64, dropout_rate=0.1))
 rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
 mesh = devices.make_mesh(model_parallel)
-state = training.initial_state(network, rule, mesh, 0)
+state = initial_state.random_state(network, rule, mesh, 0)
 stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
 for _ in range(3):
     batch = batches.put(next(stream), devices.split_batch(mesh))
