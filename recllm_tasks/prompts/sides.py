@@ -57,7 +57,9 @@ class Side:
         room, shares = self.room, 0
         for slot in self._parts:
             if isinstance(slot, Items) and _is_id_list(slot):
-                longest = slot_table(slot, self._source, self._vocabulary, None).lengths.max()
+                # The items come first; the other rows are no candidates.
+                whole = slot_table(slot, self._source, self._vocabulary, None)
+                longest = whole.lengths[: len(self._source.catalog())].max()
                 room -= int(longest) * (self._source.info().candidates if slot.last_form else 1)
             elif isinstance(slot, (Items, Varied)):
                 shares += 2 if slot.field == "pair" else 1
