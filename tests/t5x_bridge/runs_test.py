@@ -1,0 +1,205 @@
+"""T5X's own programs on a very small model: they train, stop, go on, evaluate and infer."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks.engine import devices
+from recllm_tasks.engine.evaluation import Evaluation
+from recllm_tasks.models.network import T5Config, Transformer
+
+LENGTHS = {"inputs": 256, "targets": 16}
+NETWORK = Transformer(
+    T5Config(
+        vocab_size=4096,
+        emb_dim=32,
+        mlp_dim=64,
+        num_heads=2,
+        head_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dropout_rate=0.0,
+        logits_via_embedding=True,
+    )
+)
+TRAIN = (
+    "--gin_file=runs/t5x_finetune.gin",
+    "--gin_file=mixtures/ut_at.gin",
+    "--gin.DATASET=gift_cards",
+    "--gin.EVAL_PERIOD=10",
+    "--gin.EVAL_BATCH_SIZE=16",
+    "--gin.WARMUP_STEPS=5",
+    "--gin.LEARNING_RATE=0.02",
+)
+
+pytestmark = [pytest.mark.t5x, pytest.mark.usefixtures("t5x")]
+
+
+def _done(process):
+    assert process.returncode == 0, process.stderr[-4000:]
+
+
+def _train(start, data_dir, run, steps):
+    _done(
+        start(
+            "train",
+            *TRAIN,
+            f"--data_dir={data_dir}",
+            f"--gin.MODEL_DIR={run}",
+            f"--gin.TRAIN_STEPS={steps}",
+        )
+    )
+    return run
+
+
+@pytest.fixture(scope="module")
+def stopped(t5x, start, small_data_dir, tmp_path_factory):
+    """A run that was stopped at step 20, and what it kept then; it goes on to 30."""
+    run = tmp_path_factory.mktemp("t5x") / "run"
+    _train(start, small_data_dir, run, 20)
+    kept = {path.name for path in run.glob("checkpoint_*")}
+    return _train(start, small_data_dir, run, 30), kept
+
+
+@pytest.fixture(scope="module")
+def evaluated(start, small_data_dir, stopped, tmp_path_factory):
+    """Metrics of the three tasks by T5X on the state at step 30."""
+    out = tmp_path_factory.mktemp("t5x") / "out"
+    _done(
+        start(
+            "eval",
+            "--gin_file=runs/t5x_eval.gin",
+            "--gin_file=mixtures/ut.gin",
+            "--gin.DATASET=gift_cards",
+            f"--data_dir={small_data_dir}",
+            f"--gin.CHECKPOINT_PATH={stopped[0]}/checkpoint_30",
+            f"--gin.EVAL_OUTPUT_DIR={out}",
+        )
+    )
+    return {
+        path.name.removesuffix("-metrics.jsonl"): json.loads(path.read_text())
+        for path in (out / "inference_eval").glob("*-metrics.jsonl")
+    }
+
+
+def _infer(start, data_dir, stopped, out, *settings, environment=None):
+    _done(
+        start(
+            "infer",
+            "--gin_file=runs/t5x_infer.gin",
+            "--gin.MIXTURE_OR_TASK_NAME=gift_cards_retrieval",
+            f"--data_dir={data_dir}",
+            f"--gin.MODEL_DIR={stopped[0]}",
+            f"--gin.INFER_OUTPUT_DIR={out}",
+            *settings,
+            environment=environment,
+        )
+    )
+    (path,) = out.glob("*-00000-of-00001")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def inferred(start, small_data_dir, stopped, tmp_path_factory):
+    """Recommendations of the best state, on one device."""
+    return _infer(start, small_data_dir, stopped, tmp_path_factory.mktemp("t5x"))
+
+
+def _params(checkpoint):
+    with ocp.PyTreeCheckpointer() as reader:
+        state = reader.restore(checkpoint / "state")
+    assert int(state["state"]["step"]) == int(checkpoint.name.removeprefix("checkpoint_"))
+    return jax.tree.map(np.asarray, state["target"])
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(start, small_data_dir, stopped, tmp_path):
+    run, kept = stopped
+    assert "checkpoint_20" in kept
+    whole = _train(start, small_data_dir, tmp_path / "whole", 30)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        _params(run / "checkpoint_30"),
+        _params(whole / "checkpoint_30"),
+    )
+
+
+def test_validation_is_on_retrieval_and_the_best_is_kept(stopped):
+    run, _ = stopped
+    (path,) = (run / "inference_eval").glob("*-metrics.jsonl")
+    assert path.name == "gift_cards_retrieval-metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 30]
+    best = max(lines[:2], key=lambda line: line["ndcg@10"])["step"]
+    # The last one is what training goes on from; the one before training has no metrics.
+    assert {p.name for p in run.glob("checkpoint_*")} == {
+        "checkpoint_0",
+        f"checkpoint_{best}",
+        "checkpoint_30",
+    }
+
+
+def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
+    del small_data
+    assert set(evaluated) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
+    evaluation = Evaluation(
+        "gift_cards_ut", "test", NETWORK, devices.make_mesh(), LENGTHS, batch_size=32
+    )
+    measured = evaluation.run(_params(stopped[0] / "checkpoint_30"), 30)
+    for task, metrics in measured.items():
+        assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
+    assert measured["gift_cards_retrieval"]["invalid"] == 0
+
+
+def test_inference_writes_a_line_a_user(inferred, small_data):
+    del small_data
+    task = seqio.get_mixture_or_task("gift_cards_retrieval")
+    assert len({line["user"] for line in inferred}) == len(inferred)
+    assert len(inferred) == task.num_input_examples("test")
+    for line in inferred:
+        assert set(line) == {"user", "ranked", "target"}
+        assert len(line["ranked"]) == 20
+        scores = [answer["log_prob"] for answer in line["ranked"]]
+        assert scores == sorted(scores, reverse=True)
+        assert all(answer["title"].startswith("Gift card of store") for answer in line["ranked"])
+
+
+def test_eight_devices_give_the_scores_of_one(start, small_data_dir, stopped, inferred, tmp_path):
+    spread = _infer(
+        start,
+        small_data_dir,
+        stopped,
+        tmp_path,
+        "--gin.MODEL_PARALLEL=2",
+        environment={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+    )
+    info = (tmp_path / "model-info.txt").read_text()
+    assert "'model'" in info, "parameters are split"
+    for one, eight in zip(inferred, spread, strict=True):
+        assert one["user"] == eight["user"]
+        scores, others = (
+            [answer["log_prob"] for answer in line["ranked"]] for line in (one, eight)
+        )
+        assert others == pytest.approx(scores, abs=1e-5)
+
+
+def test_wrong_settings_are_told_in_a_line(start, small_data_dir, tmp_path):
+    for arguments, message in (
+        (("--gin.MODEL_DIR=/no/such",), "No checkpoint in '/no/such'"),
+        (("--gin.CHECKPOINT_PATH=/x/latest",), "expected a folder named checkpoint_<step>"),
+        (("--gin.NO_SUCH.thing=1",), "NO_SUCH"),
+    ):
+        done = start(
+            "infer",
+            "--gin_file=runs/t5x_infer.gin",
+            "--gin.MIXTURE_OR_TASK_NAME=gift_cards_retrieval",
+            f"--data_dir={small_data_dir}",
+            f"--gin.INFER_OUTPUT_DIR={tmp_path / 'out'}",
+            *arguments,
+        )
+        assert done.returncode == 2, done.stderr[-3000:]
+        assert message in done.stderr.splitlines()[-1]
