@@ -1,5 +1,6 @@
 """The commands as a user meets them: output, JSON, errors, and the README's own task."""
 
+import fcntl
 import json
 import pathlib
 import re
@@ -184,6 +185,8 @@ def test_ctrl_c_ends_a_command_with_130(movies):
         # A shell's background job would hand down an ignored SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    # A page of pipe: the command waits for its reader, and cannot have ended before the signal.
+    fcntl.fcntl(shown.stdout, fcntl.F_SETPIPE_SZ, 4096)
     assert shown.stdout.readline().startswith("{")
     shown.send_signal(signal.SIGINT)
     _, error = shown.communicate(timeout=60)
