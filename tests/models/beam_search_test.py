@@ -1,13 +1,20 @@
 import itertools
+import os
 
 import numpy as np
 import pytest
+import seqio
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
+from recllm_tasks.engine import decoding, optimizer, saved_run, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD, beam_search, score
+from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.trie import Trie
 
 EOS = 1
@@ -134,6 +141,60 @@ def test_the_shape_of_t5_small_equals_hugging_face(make_pair):
     inputs = _inputs(5, batch=4, length=64, vocab=32_000)
     beams = beam_search(model, params, inputs, Trie.build(catalog), num_beams=20)
     _assert_same(_ours(beams), _hugging_face(hf, inputs, 20, 5, catalog))
+
+
+@pytest.fixture
+def trained_run(small_data, network, tmp_path):
+    """The folder of a run that has learned; RECLLM_RUN names one of yours (and TFDS_DATA_DIR)."""
+    if "RECLLM_RUN" in os.environ:
+        seqio.set_tfds_data_dir_override(os.environ["TFDS_DATA_DIR"])
+        return os.environ["RECLLM_RUN"]
+    training.train(
+        mixture="gift_cards_retrieval",
+        model_dir=str(tmp_path / "run"),
+        model_name="very_small",
+        lengths={"inputs": 512, "targets": 16},
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.02, 50)),
+        steps=400,
+        batch_size=8,
+        eval_period=400,
+    )
+    return str(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_trained_checkpoint_equals_hugging_face(trained_run, tmp_path):
+    """The engine's answers to a task's test prompts, and generate's of the converted run."""
+    saved = saved_run.load(trained_run)
+    dataset = tasks.source_of(tasks.get(saved.run.mixture)).dataset_name
+    task = tasks.get(f"{dataset}_retrieval")
+    examples = list(
+        task.get_dataset(saved.run.lengths, split="test", shuffle=False)
+        .take(48)
+        .as_numpy_iterator()
+    )
+    decoder = decoding.TaskDecoder(
+        task, saved.network, saved.mesh, num_beams=20, batch_size=16, max_steps=16
+    )
+    beams = decoder.decode(saved.params, examples)
+    conversion.convert(conversion.open_any(trained_run), "hf", tmp_path / "hf")
+    hf = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
+    encode = task.output_features["targets"].vocabulary.encode
+    catalog = [tuple(encode(text)) for text in decoder.answers]
+    inputs = np.zeros((len(examples), max(len(e["inputs"]) for e in examples)), np.int64)
+    for row, example in enumerate(examples):
+        inputs[row, : len(example["inputs"])] = example["inputs"]
+    theirs = _hugging_face(hf, inputs, 20, 1 + max(map(len, catalog)), catalog)
+    likely = np.exp(beams.log_probs_BxK[:, 0])
+    assert likely.max() > 3 / len(catalog)  # it has learned, so scores are far apart
+    if len({len(item) for item in catalog}) == 1:
+        _assert_same(_ours(beams), theirs)
+    for mine, other in zip(_ours(beams), theirs):
+        found = dict(mine)  # Ids of several lengths: see below what Hugging Face drops.
+        assert all(abs(found[t] - s) < 1e-4 for t, s in other if t in found)
+        assert all(s < mine[-1][1] + 1e-4 for t, s in other if t not in found)
+        assert mine[0][1] == pytest.approx(other[0][1], abs=1e-4)
 
 
 @pytest.mark.parametrize("prefix", [(), (40, 41)])
