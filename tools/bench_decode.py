@@ -16,16 +16,15 @@ float32 matmul measured in the same run.
 """
 
 import argparse
-import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import tempfile
 import time
 
 import numpy as np
-from decode_subjects import BEAMS, SHAPES, SUBJECTS, Work, untie
+from decode_subjects import BEAMS, SUBJECTS, Work
+from side_by_side import SHAPES, Worker, matmul_gflops, peak_gib, write_weights
 
 
 def main() -> None:
@@ -35,7 +34,7 @@ def main() -> None:
         found = [name for name in args.subjects if SUBJECTS[name].available()]
         for name in sorted(set(args.subjects) - set(found)):
             print(f"{name}: cannot be imported, left out")
-        workers = {name: _Worker(name, work) for name in found}
+        workers = {name: Worker(_Subject, name, work) for name in found}
         for length in args.length:
             for batch in args.batch:
                 _compare(args, work, workers, length, batch)
@@ -77,59 +76,21 @@ def make_work(args, folder: str) -> Work:
         prompts[length] = rows
     items = [tuple(vocabulary.encode(text)) for text in tasks.answers(task)]
     sizes = {**SHAPES[args.shape], "vocab_size": -(-vocabulary.vocab_size // 128) * 128}
-    _write_weights(sizes, folder)
+    write_weights(sizes, folder)
     return Work(sizes, folder, prompts, items, len(os.sched_getaffinity(0)))
 
 
-def _write_weights(sizes: dict, folder: str) -> None:
-    import torch
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.T5Config(
-        vocab_size=sizes["vocab_size"],
-        d_model=sizes["emb_dim"],
-        num_heads=sizes["num_heads"],
-        d_kv=sizes["head_dim"],
-        d_ff=sizes["mlp_dim"],
-        num_layers=sizes["num_encoder_layers"],
-        num_decoder_layers=sizes["num_decoder_layers"],
-        feed_forward_proj="gated-gelu",
-        decoder_start_token_id=0,
-    )
-    model = transformers.T5ForConditionalGeneration(config).eval()
-    untie(model)
-    model.lm_head.weight.data.normal_(0, 0.2)
-    model.save_pretrained(folder)
-
-
-class _Worker:
-    """A subject in a process of its own."""
+class _Subject:
+    """One of `SUBJECTS`, which times itself in its process."""
 
     def __init__(self, name: str, work: Work):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, work, theirs), daemon=True)
-        self._process.start()
+        self._subject, self._work = SUBJECTS[name](work), work
 
     def run(self, length: int, batch: int) -> dict:
-        self._pipe.send((length, batch))
-        return self._pipe.recv()
-
-    def stop(self) -> None:
-        self._pipe.send(None)
-        self._process.join()
-
-
-def _serve(name: str, work: Work, pipe) -> None:
-    subject = SUBJECTS[name](work)
-    while (asked := pipe.recv()) is not None:
-        length, batch = asked
         start = time.perf_counter()
-        beams = subject.run(work.prompts[length][:batch])
+        beams = self._subject.run(self._work.prompts[length][:batch])
         seconds = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        pipe.send({"seconds": seconds, "beams": beams, "peak": peak})
+        return {"seconds": seconds, "beams": beams, "peak": peak_gib()}
 
 
 def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
@@ -138,7 +99,7 @@ def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
     gflops = []
     last = {}
     for _ in range(args.rounds):
-        gflops.append(_matmul_gflops())
+        gflops.append(matmul_gflops())
         for name, worker in workers.items():
             last[name] = worker.run(length, batch)
             seconds[name].append(last[name]["seconds"])
@@ -175,23 +136,6 @@ def _difference(last: dict, name: str) -> str:
             elif score > min(mine.values()) + 1e-3:
                 worst = float("inf")
     return f"{worst:.0e}"
-
-
-def _matmul_gflops(size: int = 3072) -> float:
-    """The peak that the limit is measured against: torch's or XLA's, whichever is faster."""
-    import jax
-    import torch
-
-    theirs = torch.ones(size, size)
-    ours = jax.numpy.ones((size, size))
-    multiply = jax.jit(jax.numpy.dot)
-    best = 0.0
-    for run in (lambda: theirs @ theirs, lambda: multiply(ours, ours).block_until_ready()):
-        for _ in range(5):
-            start = time.perf_counter()
-            run()
-            best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
-    return best
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import time
 
 import numpy as np
 from bench_decode import make_work
-from decode_subjects import BEAMS, SHAPES, SUBJECTS, our_params
+from decode_subjects import BEAMS, SUBJECTS
+from side_by_side import SHAPES, our_params
 
 BATCH = 32
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -51,7 +52,7 @@ def _ours(args, work) -> tuple[float, str, dict]:
     from recllm_tasks.engine import devices, evaluation
     from recllm_tasks.models import network
 
-    params = our_params(work)
+    params = our_params(work.sizes, work.weights)
     task = f"{args.dataset}_retrieval"
     start = time.perf_counter()
     measured = evaluation.Evaluation(

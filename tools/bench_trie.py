@@ -79,7 +79,8 @@ def serve_searches(path: Path, pipe) -> None:
     """Answers every message with the seconds that one batch takes."""
     import jax
     import numpy as np
-    from decode_subjects import BEAMS, SHAPES
+    from decode_subjects import BEAMS
+    from side_by_side import SHAPES
 
     from recllm_tasks.engine import trie_file
     from recllm_tasks.models.beam_search import beam_search

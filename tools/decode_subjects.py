@@ -9,31 +9,13 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
+from side_by_side import load_transformers, our_params
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.t5x_bridge import imports
 
 BEAMS = 20
 NEW_TOKENS = 8
-
-SHAPES = {
-    "small": {
-        "emb_dim": 512,
-        "mlp_dim": 1024,
-        "num_encoder_layers": 8,
-        "num_decoder_layers": 8,
-        "num_heads": 6,
-        "head_dim": 64,
-    },
-    "tiny": {
-        "emb_dim": 128,
-        "mlp_dim": 256,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-        "num_heads": 4,
-        "head_dim": 32,
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +27,6 @@ class Work:
     prompts: dict[int, np.ndarray]
     items: list[tuple[int, ...]]  # tokens of each item, without EOS
     threads: int
-
-
-def untie(model) -> None:
-    """transformers 5 ties the head to the table whatever the config says, and then scales by it."""
-    import torch
-
-    model.config.tie_word_embeddings = False
-    model.config.scale_decoder_outputs = False
-    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
 
 
 def _beams(tokens, scores) -> list[dict]:
@@ -80,18 +53,6 @@ def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) 
     )
 
 
-def our_params(work: Work):
-    import jax
-    from safetensors.numpy import load_file
-
-    from recllm_tasks.models import network
-    from recllm_tasks.models.hugging_face import from_hugging_face
-
-    config = network.T5Config(dropout_rate=0.0, **work.sizes)
-    arrays = load_file(Path(work.weights) / "model.safetensors")
-    return jax.device_put(from_hugging_face(config, arrays.__getitem__))
-
-
 class Ours:
     """`beam_search` over the trie of the items."""
 
@@ -113,7 +74,7 @@ class Ours:
         from recllm_tasks.models.beam_search import beam_search
         from recllm_tasks.models.trie import Trie
 
-        self._params = our_params(work)
+        self._params = our_params(work.sizes, work.weights)
         self._model = network.Transformer(network.T5Config(dropout_rate=0.0, **work.sizes))
         self._trie = jax.device_put(Trie.build(work.items))
         self._search = beam_search
@@ -153,7 +114,7 @@ class Transformers:
         import torch
 
         torch.set_num_threads(work.threads)
-        self._model = _load_transformers(work.weights)
+        self._model = load_transformers(work.weights)
         self._torch = torch
         self._steps = max(map(len, work.items)) + 1
         self._allowed = {}
@@ -215,7 +176,7 @@ class T5X:
         model = models.EncoderDecoderModel(
             network.Transformer(config), vocabulary, vocabulary, None, decoding.beam_search
         )
-        self._params, self._jax = our_params(work), jax
+        self._params, self._jax = our_params(work.sizes, work.weights), jax
         self._predict = jax.jit(
             lambda params, batch: model.predict_batch_with_aux(
                 params,
@@ -274,7 +235,7 @@ def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
     """Converts the model; its converter's command wants a tokenizer, which random weights lack."""
     from ctranslate2.converters import transformers as converters
 
-    spec = converters.T5Loader().get_model_spec(_load_transformers(weights))
+    spec = converters.T5Loader().get_model_spec(load_transformers(weights))
     spec.register_source_vocabulary(words)
     spec.register_target_vocabulary(words)
     spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = (
@@ -288,18 +249,6 @@ def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
     spec.optimize(quantization="float32")
     Path(folder).mkdir()
     spec.save(folder)
-
-
-def _load_transformers(weights: str):
-    import torch
-    import transformers
-    from safetensors.torch import load_file
-
-    model = transformers.T5ForConditionalGeneration.from_pretrained(weights).eval()
-    untie(model)
-    head = load_file(Path(weights) / "model.safetensors")["lm_head.weight"]
-    model.lm_head.weight = torch.nn.Parameter(head)
-    return model
 
 
 SUBJECTS = {

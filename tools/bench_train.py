@@ -1,0 +1,213 @@
+"""How fast a step of training is: ours beside transformers, T5X and the hardware's limit.
+
+    tools/bench_train.py
+    tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
+
+The same random weights and batches, float32, Adafactor. Every subject runs in a process of its own;
+all take turns, round by round, and the medians are compared. `transformers` trains in torch; `t5x`
+is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR names a
+checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward pass's,
+over the peak of a large float32 matmul measured in the same run.
+
+`--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT: packed rows for ours;
+for transformers the same examples in batches, padded to the longest of each.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+
+import numpy as np
+from side_by_side import SHAPES, Worker, matmul_gflops, write_weights
+from train_subjects import SUBJECTS
+
+
+def main() -> None:
+    args = _parse()
+    found = [name for name in args.subjects if SUBJECTS[name].available()]
+    for name in sorted(set(args.subjects) - set(found)):
+        print(f"{name}: cannot be imported, left out")
+    with tempfile.TemporaryDirectory() as folder:
+        if args.packed:
+            _compare_packed(args, folder)
+        else:
+            sizes = {**SHAPES[args.shape], "vocab_size": 32_128}
+            write_weights(sizes, folder)
+            for dropout in args.dropout:
+                _compare(args, sizes, folder, dropout, found)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--inputs", type=int, default=512, help="tokens of an input")
+    parser.add_argument("--targets", type=int, default=16, help="tokens of a target")
+    parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--packed", metavar="DATASET", help="a prepared dataset")
+    parser.add_argument("--data_dir", help="where it was prepared")
+    parser.add_argument("--vocabulary", help="SentencePiece model; default: the dataset's own")
+    parser.add_argument("--packed_inputs", type=int, default=1024, help="tokens of a packed row")
+    parser.add_argument("--packed_targets", type=int, default=128)
+    parser.add_argument("--rows", type=int, default=4, help="packed rows in a batch")
+    return parser.parse_args()
+
+
+def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worker]:
+    threads = len(os.sched_getaffinity(0))
+    return {name: Worker(SUBJECTS[name], sizes, folder, dropout, threads) for name in names}
+
+
+def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.integers(3, 32_000, (args.batch, args.inputs)).astype(np.int32)
+    targets = rng.integers(3, 32_000, (args.batch, args.targets)).astype(np.int32)
+    batch = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": targets,
+    }
+    workers = _workers(names, sizes, folder, dropout)
+    first, last, seconds, peak = _rounds(args, {n: (w, [batch]) for n, w in workers.items()})
+    flops = step_flops(sizes, args.batch, args.inputs, args.targets)
+    tokens = args.batch * (args.inputs + args.targets)
+    title = f"{args.shape}, {args.batch} x ({args.inputs} + {args.targets}), dropout {dropout:g}"
+    print(f"\n{title}, {len(os.sched_getaffinity(0))} threads")
+    head = ("subject", "tokens/s", "ours is", "GFLOP/s", "of peak", "peak GiB", "first loss")
+    print("{:14}{:>10}{:>9}{:>9}{:>9}{:>10}{:>12}".format(*head))
+    for name in names:
+        rate = flops / seconds[name] / 1e9
+        ratio = seconds[name] / seconds["ours"] if "ours" in seconds else float("nan")
+        print(
+            f"{name:14}{tokens / seconds[name]:10.0f}{ratio:8.2f}x{rate:9.0f}{rate / peak:9.0%}"
+            f"{last[name]['peak']:10.1f}{first[name]['loss']:12.5f}"
+        )
+    print(f"float32 matmul: {peak:.0f} GFLOP/s; {flops / 1e9:.0f} GFLOP a step")
+    sys.stdout.flush()
+    for worker in workers.values():
+        worker.stop()
+
+
+def _rounds(args, work: dict) -> tuple[dict, dict, dict, float]:
+    """(first results, last results, median seconds, peak): each worker on its batches, in turns."""
+    first = {name: worker.run(batches) for name, (worker, batches) in work.items()}
+    seconds, last, gflops = {name: [] for name in work}, {}, []
+    for _ in range(args.rounds):
+        gflops.append(matmul_gflops())
+        for name, (worker, batches) in work.items():
+            last[name] = worker.run(batches)
+            seconds[name].append(last[name]["seconds"])
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    return first, last, medians, statistics.median(gflops)
+
+
+def step_flops(sizes: dict, batch: int, inputs: int, targets: int) -> float:
+    """Matmul FLOPs of forward and backward pass, the backward one twice the forward one."""
+    s = sizes
+    joined = s["num_heads"] * s["head_dim"]
+    project, mlp = 2 * s["emb_dim"] * joined, 3 * 2 * s["emb_dim"] * s["mlp_dim"]
+    encoder = inputs * (4 * project + mlp + 4 * inputs * joined)
+    own = targets * (6 * project + mlp + 4 * (targets + inputs) * joined)
+    decoder = own + inputs * 2 * project
+    logits = targets * 2 * s["emb_dim"] * s["vocab_size"]
+    layers = s["num_encoder_layers"] * encoder + s["num_decoder_layers"] * decoder
+    return 3.0 * batch * (layers + logits)
+
+
+def _compare_packed(args, folder: str) -> None:
+    packed, padded, vocab_size = _real_batches(args)
+    sizes = {**SHAPES[args.shape], "vocab_size": vocab_size}
+    write_weights(sizes, folder)
+    useful = sum(
+        int((batch[name] > 0).sum())
+        for batch in packed
+        for name in ("encoder_input_tokens", "decoder_target_tokens")
+    )
+    for dropout in args.dropout:
+        workers = _workers(("ours", "transformers"), sizes, folder, dropout)
+        work = {
+            "ours": (workers["ours"], packed),
+            "transformers": (workers["transformers"], padded),
+        }
+        _, _, seconds, _ = _rounds(args, work)
+        print(f"\n{args.packed}_ut_at, {args.shape}, dropout {dropout:g}: {useful} useful tokens")
+        print(
+            "{:14}{:>9}{:>17}{:>9}{:>9}".format(
+                "subject", "batches", "useful tokens/s", "of all", "ours is"
+            )
+        )
+        for name, (_, batches) in work.items():
+            places = sum(
+                batch[key].size
+                for batch in batches
+                for key in ("encoder_input_tokens", "decoder_target_tokens")
+            )
+            rate, ratio = useful / seconds[name], seconds[name] / seconds["ours"]
+            print(f"{name:14}{len(batches):9}{rate:17.0f}{useful / places:9.0%}{ratio:8.2f}x")
+        sys.stdout.flush()
+        for worker in workers.values():
+            worker.stop()
+
+
+def _real_batches(args) -> tuple[list, list, int]:
+    """Two batches of packed rows, the same examples padded, and the vocabulary's size."""
+    os.environ["TFDS_DATA_DIR"] = args.data_dir
+    import gin
+
+    import recllm_tasks.mixtures  # noqa: F401
+    from recllm_tasks import tasks
+    from recllm_tasks.engine import batches
+
+    if args.vocabulary:
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
+    mixture = f"{args.packed}_ut_at"
+    found = tasks.get(mixture)
+    lengths = {"inputs": args.packed_inputs, "targets": args.packed_targets}
+    stream = batches.training_batches(mixture, lengths, args.rows, seed=0)
+    packed = [next(stream) for _ in range(2)]
+    examples = [pair for batch in packed for pair in _unpacked(batch)]
+    # As a shuffled epoch has them, not sorted by what fits into a row.
+    order = np.random.default_rng(0).permutation(len(examples))
+    examples = [examples[place] for place in order]
+    padded = [
+        _pad(examples[start : start + args.batch]) for start in range(0, len(examples), args.batch)
+    ]
+    size = found.output_features["targets"].vocabulary.vocab_size
+    return packed, padded, -(-size // 128) * 128
+
+
+def _unpacked(batch) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(inputs, targets) of every example in packed rows."""
+    pairs = []
+    for row, segments in enumerate(batch["decoder_segment_ids"]):
+        inputs, targets = batch["encoder_input_tokens"][row], batch["decoder_target_tokens"][row]
+        for number in range(1, segments.max() + 1):
+            of_inputs = batch["encoder_segment_ids"][row] == number
+            pairs.append((inputs[of_inputs], targets[segments == number]))
+    return pairs
+
+
+def _pad(pairs) -> dict[str, np.ndarray]:
+    sides = []
+    for tokens in zip(*pairs):
+        rows = np.zeros((len(tokens), max(map(len, tokens))), np.int32)
+        for row, one in zip(rows, tokens):
+            row[: len(one)] = one
+        sides.append(rows)
+    inputs, targets = sides
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_target_tokens": targets,
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    main()

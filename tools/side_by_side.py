@@ -1,0 +1,135 @@
+"""What the benchmarks against other libraries share: sizes, weights, processes, the peak.
+
+Every subject lives in a process of its own, so that its peak memory is its own, and all take turns.
+"""
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHAPES = {
+    "small": {
+        "emb_dim": 512,
+        "mlp_dim": 1024,
+        "num_encoder_layers": 8,
+        "num_decoder_layers": 8,
+        "num_heads": 6,
+        "head_dim": 64,
+    },
+    "tiny": {
+        "emb_dim": 128,
+        "mlp_dim": 256,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "num_heads": 4,
+        "head_dim": 32,
+    },
+}
+
+
+def write_weights(sizes: dict, folder: str) -> None:
+    """Random weights of a T5 1.1, as transformers saves them."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=sizes["vocab_size"],
+        d_model=sizes["emb_dim"],
+        num_heads=sizes["num_heads"],
+        d_kv=sizes["head_dim"],
+        d_ff=sizes["mlp_dim"],
+        num_layers=sizes["num_encoder_layers"],
+        num_decoder_layers=sizes["num_decoder_layers"],
+        feed_forward_proj="gated-gelu",
+        decoder_start_token_id=0,
+    )
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    _untie(model)
+    model.lm_head.weight.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+
+
+def load_transformers(folder: str, **config):
+    """transformers' model with these weights, in evaluation mode; `config` replaces settings."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file
+
+    model = transformers.T5ForConditionalGeneration.from_pretrained(folder, **config).eval()
+    _untie(model)
+    head = load_file(Path(folder) / "model.safetensors")["lm_head.weight"]
+    model.lm_head.weight = torch.nn.Parameter(head)
+    return model
+
+
+def _untie(model) -> None:
+    """transformers 5 ties the head to the table whatever the config says, and then scales by it."""
+    import torch
+
+    model.config.tie_word_embeddings = False
+    model.config.scale_decoder_outputs = False
+    model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+
+
+def our_params(sizes: dict, folder: str) -> Any:
+    """The same weights as our network's parameters, on the device."""
+    import jax
+    from safetensors.numpy import load_file
+
+    from recllm_tasks.models import network
+    from recllm_tasks.models.hugging_face import from_hugging_face
+
+    config = network.T5Config(dropout_rate=0.0, **sizes)
+    arrays = load_file(Path(folder) / "model.safetensors")
+    return jax.device_put(from_hugging_face(config, arrays.__getitem__))
+
+
+class Worker:
+    """A subject in a process of its own: `run(*asked)` is what its `run` returns."""
+
+    def __init__(self, make: Callable[..., Any], *arguments):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, arguments, theirs), daemon=True)
+        self._process.start()
+
+    def run(self, *asked) -> Any:
+        self._pipe.send(asked)
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _serve(make: Callable[..., Any], arguments: tuple, pipe) -> None:
+    subject = make(*arguments)
+    while (asked := pipe.recv()) is not None:
+        pipe.send(subject.run(*asked))
+
+
+def peak_gib() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def matmul_gflops(size: int = 3072) -> float:
+    """The peak that a limit is measured against: torch's or XLA's, whichever is faster."""
+    import time
+
+    import jax
+    import torch
+
+    theirs = torch.ones(size, size)
+    ours = jax.numpy.ones((size, size))
+    multiply = jax.jit(jax.numpy.dot)
+    best = 0.0
+    for run in (lambda: theirs @ theirs, lambda: multiply(ours, ours).block_until_ready()):
+        for _ in range(5):
+            start = time.perf_counter()
+            run()
+            best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+    return best
