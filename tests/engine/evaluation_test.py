@@ -103,7 +103,12 @@ def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data
 
 @pytest.mark.parametrize(
     "other",
-    [{"num_beams": 5}, {"constrained": False}, {"num_examples": 20}, {"split": "validation"}],
+    [
+        {"num_beams": 5},
+        pytest.param({"constrained": False}, marks=pytest.mark.slow),
+        {"num_examples": 20},
+        {"split": "validation"},
+    ],
 )
 def test_other_settings_take_nothing(model_dir, decoded, other):
     mixture = {"mixture": "gift_cards_retrieval"}

@@ -98,40 +98,45 @@ def test_batches_are_packed_and_the_same_for_the_same_seed():
 
 
 _ON_DEVICES = """
-import sys, jax, numpy as np, seqio
+import dataclasses, sys, jax, numpy as np, seqio
 import recllm_tasks.mixtures
 from recllm_tasks.engine import batches, devices, initial_state, optimizer
 from recllm_tasks.engine.train_step import train_step
 from recllm_tasks.models.network import T5Config, Transformer
-data_dir, model_parallel = sys.argv[1], int(sys.argv[2])
-seqio.set_tfds_data_dir_override(data_dir)
-network = Transformer(T5Config(vocab_size=4096, emb_dim=32, num_heads=2, num_encoder_layers=1,
-                               num_decoder_layers=1, head_dim=16, mlp_dim=64, dropout_rate=0.1))
+seqio.set_tfds_data_dir_override(sys.argv[1])
+config = T5Config(vocab_size=4096, emb_dim=32, num_heads=2, num_encoder_layers=1,
+                  num_decoder_layers=1, head_dim=16, mlp_dim=64, dropout_rate=0.1)
 rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
-mesh = devices.make_mesh(model_parallel)
-state = initial_state.random_state(network, rule, mesh, 0)
-stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
-for _ in range(3):
-    batch = batches.put(next(stream), devices.split_batch(mesh))
-    state, measures = train_step(network, rule, state, batch, jax.random.key(0))
-kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
-print("RESULT", len(jax.devices()), kernel.sharding.shard_shape(kernel.shape), float(measures.loss))
+every = jax.local_devices()
+for num_devices, model_parallel in ((1, 1), (8, 1), (8, 2)):
+    jax.local_devices = lambda: every[:num_devices]
+    network = Transformer(dataclasses.replace(config, loop_attention=num_devices == 1))
+    mesh = devices.make_mesh(model_parallel)
+    state = initial_state.random_state(network, rule, mesh, 0)
+    stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
+    for _ in range(3):
+        batch = batches.put(next(stream), devices.split_batch(mesh))
+        state, measures = train_step(network, rule, state, batch, jax.random.key(0))
+    kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+    shape = kernel.sharding.shard_shape(kernel.shape)
+    print("RESULT", len(kernel.sharding.device_set), shape, float(measures.loss))
 """
 
 
 def test_eight_devices_train_as_one_does(small_data):
-    losses = []
-    for num_devices, model_parallel in ((1, 1), (8, 1), (8, 2)):
-        flags = f"--xla_force_host_platform_device_count={num_devices}"
-        done = subprocess.run(
-            [sys.executable, "-c", _ON_DEVICES, str(small_data), str(model_parallel)],
-            env={**os.environ, "XLA_FLAGS": flags},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "RESULT" in done.stdout, done.stderr[-2000:]
-        result = done.stdout.split("RESULT ")[1].strip()
-        assert result.startswith(f"{num_devices} (32, {64 // model_parallel})")
-        losses.append(float(result.split()[-1]))
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_DEVICES, str(small_data)],
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    results = [line.split() for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    assert [row[1:4] for row in results] == [
+        ["1", "(32,", "64)"],
+        ["8", "(32,", "64)"],
+        ["8", "(32,", "32)"],
+    ], done.stderr[-2000:]
+    losses = [float(row[-1]) for row in results]
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)

@@ -1,6 +1,7 @@
 """T5X's own programs on a very small model: they train, stop, go on, evaluate and infer."""
 
 import json
+import os
 
 import jax
 import numpy as np
@@ -175,7 +176,9 @@ def test_eight_devices_give_the_scores_of_one(start, small_data_dir, stopped, in
         stopped,
         tmp_path,
         "--gin.MODEL_PARALLEL=2",
-        environment={"XLA_FLAGS": "--xla_force_host_platform_device_count=8"},
+        environment={
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+        },
     )
     info = (tmp_path / "model-info.txt").read_text()
     assert "'model'" in info, "parameters are split"
