@@ -88,7 +88,7 @@ class Transformers(_Subject):
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
 
 class T5X(_Subject):
