@@ -10,8 +10,8 @@ import re
 import numpy as np
 import seqio
 
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
 _BEGINS = re.compile(r"(?:^|[^A-Za-z0-9])I([0-9]*)$")

@@ -81,7 +81,7 @@ def check_next_id(records: Records) -> Check:
     users with the same pair are hit together.
     """
     size = len(records.catalog)
-    last_two = records.splits["test"].items.last(2)
+    last_two = records.splits["test"].items.last_columns(2)
     step = last_two[:, 1] - last_two[:, 0]
     hit = (step >= 1) & (step <= NEXT_IDS) & (last_two[:, 0] >= 0)
     distances = np.arange(1, min(NEXT_IDS, size - 1) + 1)
