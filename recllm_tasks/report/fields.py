@@ -1,107 +1,121 @@
-"""Values out of JSON that somebody else wrote: each is checked, and named by file and key."""
+"""Reading JSON that may hold anything: every value by its key, its type and its range.
+
+Whatever does not fit is a UserError that names the file and the key.
+"""
 
 import json
 import math
 import pathlib
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recllm_tasks.errors import UserError
 
-MAX_BYTES = 64 * 2**20
-MAX_TEXT = 200
-ADVICE = "put back what `recllm eval` or `recllm baselines` wrote, or leave this run out"
+# Far above any results.json or run.json.
+MAX_BYTES = 64 << 20
+MAX_TEXT = 500
 
-# SeqIO's rule for names of tasks; they are parts of file names here.
-_NAME = re.compile(r"[\w.:-]+")
-# Line breaks, other controls, marks that turn the direction of text, and halves of characters.
-_UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-def clean(text: str) -> str:
-    """One line of at most `MAX_TEXT` characters, all of which are seen."""
-    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
-    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+_REMEDY = "make it again with `recllm eval` or `recllm baselines`, or leave this run out"
 
 
 class Fields:
-    """An object of a JSON file. Every error is a UserError that names the file and the key."""
+    """An object of a JSON file, with the path of keys that leads to it."""
 
-    def __init__(self, path: pathlib.Path, values: Any, prefix: str = ""):
-        self._path, self._prefix = path, prefix
-        if not isinstance(values, Mapping):
-            raise self.error("", values, "an object")
-        self._values = values
+    def __init__(self, path: pathlib.Path, content: Mapping[str, Any], within: str = ""):
+        self.path, self._content, self._within = path, content, within
 
     @classmethod
     def read(cls, path: pathlib.Path) -> "Fields":
         try:
             if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"more than {MAX_BYTES:,} bytes")
-            return cls(path, json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as error:
+                raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once_each)
+            if not isinstance(content, dict):
+                raise ValueError(_kind(content))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise UserError(
-                f"file for '{path}': got {clean(str(error)) or 'deep nesting'}, expected JSON; "
-                f"{ADVICE}"
+                f"file '{path}': got {reason}, expected a JSON object with finite numbers; "
+                f"{_REMEDY}"
             ) from error
+        return cls(path, content)
 
-    def __iter__(self):
-        return iter(self._values)
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._content)
 
-    def names(self) -> list[str]:
-        """The keys, each of which must be a name of a task."""
-        for key in self._values:
-            if not _NAME.fullmatch(key) or key.startswith("."):
-                raise self.error(key, self._values[key], "a name of letters, digits, '_', '-'")
-        return list(self._values)
+    def is_number(self, key: str) -> bool:
+        value = self._content.get(key)
+        return isinstance(value, int | float) and not isinstance(value, bool)
 
-    def __contains__(self, key: str) -> bool:
-        return self._values.get(key) is not None
+    def error(self, key: str, got: str, expected: str) -> UserError:
+        key = f"{self._within}.{key}" if self._within else key
+        return UserError(f"'{key}' in '{self.path}': got {got}, expected {expected}; {_REMEDY}")
 
-    def error(self, key: str, value: Any, expected: str) -> UserError:
-        name = clean(f"{self._prefix}{key}") or "content"
-        got = "nothing" if value is None else clean(repr(value))
-        return UserError(f"{name} for '{self._path}': got {got}, expected {expected}; {ADVICE}")
-
-    def raw(self, key: str) -> Any:
-        return self._values.get(key)
-
-    def text(self, key: str) -> str:
-        value = self._values.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, value, "a string that is not empty")
-        return clean(value)
-
-    def name(self, key: str) -> str:
-        value = self.text(key)
-        if not _NAME.fullmatch(value) or value.startswith("."):
-            raise self.error(key, value, "a name of letters, digits, '_', '-'")
+    def text(self, key: str, default: str | None = None) -> str:
+        """A string that is not empty; without a default the key must be there."""
+        value = self._content.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+            raise self.error(key, _kind(value), f"a string of 1 to {MAX_TEXT} characters")
         return value
 
-    def switch(self, key: str) -> bool:
-        value = self._values.get(key)
-        if not isinstance(value, bool):
-            raise self.error(key, value, "true or false")
+    def number(self, key: str, least: float = -math.inf, most: float = math.inf) -> float | None:
+        """A finite number in [least, most]; None where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            return None
+        if not self.is_number(key) or not least <= value <= most or abs(value) > 1e18:
+            raise self.error(key, _kind(value), f"a number from {least:g} to {most:g}")
         return value
 
-    def number(self, key: str, least: float = 0.0, most: float = math.inf) -> float:
-        value = self._values.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not least <= value <= most or abs(value) > 1e300:
-            span = f"in [{least:g}, {most:g}]" if most < math.inf else f"of at least {least:g}"
-            raise self.error(key, value, f"a number {span}")
-        return float(value)
+    def whole(self, key: str, least: int = 0) -> int | None:
+        """A whole number of at least `least`; None where the key is not there or null."""
+        value = self.number(key, least)
+        if value is not None and value != int(value):
+            raise self.error(key, _kind(value), "a whole number")
+        return None if value is None else int(value)
 
-    def whole(self, key: str, least: int = 0) -> int:
-        value = self._values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
-            raise self.error(key, value, f"a whole number of at least {least}")
+    def switch(self, key: str) -> bool | None:
+        value = self._content.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(key, _kind(value), "true or false")
         return value
 
     def within(self, key: str) -> "Fields":
-        """The object under a key; an empty one where there is none."""
-        values = self._values.get(key)
-        return Fields(self._path, {} if values is None else values, f"{self._prefix}{key}.")
+        """The object under a key; an empty one where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.error(key, _kind(value), "an object")
+        return Fields(self.path, value, f"{self._within}.{key}" if self._within else key)
+
+    def flat(self) -> dict[str, str]:
+        """Every value as text, by its path of keys, sorted; for showing."""
+        found = {}
+        for key, value in self._content.items():
+            if isinstance(value, dict):
+                inner = Fields(self.path, value).flat()
+                found |= {f"{key}.{name}": text for name, text in inner.items()}
+            else:
+                found[str(key)] = value if isinstance(value, str) else json.dumps(value)
+        return dict(sorted(found.items()))
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant}, which is no number")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("the same key twice")
+    return found
+
+
+def _kind(value: Any) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,70 +1,65 @@
-"""Whether two rows differ on the same users: sign flips, DeLong's test, Holm's correction.
+"""Whether two methods differ over the same users by more than chance.
 
-Letters: F flips, U users, C comparisons.
+Letters: U users, G groups of users whose difference has the same size, P permutations.
 """
-
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from recllm_tasks.report.bootstrap import Statistic, random_bits
+from recllm_tasks.report.random_words import words
 
-FLIPS = 10_000
-LEVEL = 0.05
-_CHUNK = 1000
-# Sums of float32: two flips that are equal on paper may differ by so much of their size.
-_ROUNDING = 1e-5
+PERMUTATIONS = 10_000
+ALPHA = 0.05
+
+# A chunk of random words is of some 16 MB.
+_CHUNK_WORDS = 2 << 20
 
 
-def sign_flips(differences_UxC: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    """[C] two-sided p-values of paired differences by random flips of their signs (Fisher 1935).
+def sign_flip(
+    differences_U: npt.NDArray[np.float64], permutations: int = PERMUTATIONS, seed: int = 0
+) -> float:
+    """Two-sided p of a mean difference of 0: each user's difference may as well be its negative.
 
-    Where two rows do equally well, a user's difference is as likely with either sign.
-    p = (1 + flips whose sum is at least as far from 0) / (1 + F), so it is never 0.
+    A sum of sign-flipped differences of one size v is v (n - 2 k), where k of the n users were
+    flipped: the number of set bits of n random bits. So all P permutations of all users cost a
+    few words each, whatever U is. Differences are told apart to 1e-9.
     """
-    differences = np.asarray(differences_UxC, np.float32)
-    # A user without a difference has no part in any sum.
-    differences = differences[(differences != 0).any(axis=1)]
-    if not len(differences):
-        return np.ones(differences.shape[1])
-    num_users = len(differences)
-    observed_C = np.abs(differences.sum(axis=0, dtype=np.float64))
-    least_C = observed_C * (1 - _ROUNDING)
-    extreme_C = np.zeros(differences.shape[1], np.int64)
-    words = -(-num_users // 64)
-    for start in range(0, FLIPS, _CHUNK):
-        bits = random_bits(seed + 1, start * words, _CHUNK * words)
-        signs = np.unpackbits(bits.view(np.uint8)).reshape(_CHUNK, words * 64)[:, :num_users]
-        sums_FxC = (2 * signs.astype(np.float32) - 1) @ differences
-        extreme_C += (np.abs(sums_FxC) >= least_C).sum(axis=0)
-    return (1 + extreme_C) / (1 + FLIPS)
+    sizes_U = np.round(np.abs(differences_U), 9)
+    sizes_G, num_G = np.unique(sizes_U[sizes_U > 0], return_counts=True)
+    if not len(sizes_G):
+        return 1.0
+    observed = abs(np.sum(np.sign(differences_U) * sizes_U))
+    words_G = -(-num_G // 64)
+    starts_G = np.cumsum(words_G) - words_G
+    # The last word of a group has as many bits as users are left for it.
+    mask = np.full(words_G.sum(), ~np.uint64(0))
+    left_G = (num_G - 1) % 64 + 1
+    mask[starts_G + words_G - 1] >>= (64 - left_G).astype(np.uint64)
+    chunk = max(1, _CHUNK_WORDS // len(mask))
+    as_extreme = 0
+    for start in range(0, permutations, chunk):
+        num = min(chunk, permutations - start)
+        bits = words(seed, start * len(mask), num * len(mask)).reshape(num, -1) & mask
+        flipped_PxG = np.add.reduceat(np.bitwise_count(bits).astype(np.int64), starts_G, axis=1)
+        sums_P = (num_G - 2 * flipped_PxG) @ sizes_G
+        as_extreme += np.count_nonzero(np.abs(sums_P) >= observed - 1e-9)
+    return (1 + as_extreme) / (1 + permutations)
 
 
-def delong(first: Statistic, second: Statistic) -> float:
-    """Two-sided p-value of two AUCs on the same users (DeLong et al. 1988).
-
-    Args:
-      first: of `bootstrap.auc_of`.
-      second: the same users, in the same order.
-    """
-    difference, variance = first.value() - second.value(), 0.0
-    for one, other in zip(first.terms, second.terms):
-        gap = (one.values - other.values)[one.chosen]
-        if len(gap) < 2:
-            return math.nan
-        variance += gap.var(ddof=1) / len(gap)
-    if variance == 0:
-        return 1.0 if difference == 0 else 0.0
-    return math.erfc(abs(difference) / math.sqrt(2 * variance))
+def bootstrap_p(differences_B: npt.NDArray[np.float64]) -> float:
+    """Two-sided p of paired bootstrap differences [B]: twice the share on the far side of 0."""
+    known = differences_B[~np.isnan(differences_B)]
+    if not len(known):
+        return float("nan")
+    far = min(np.count_nonzero(known <= 0), np.count_nonzero(known >= 0))
+    return min(1.0, 2 * (1 + far) / (1 + len(known)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979); NaN stays NaN and is not counted."""
-    order = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
-    corrected, largest = [math.nan] * len(p_values), 0.0
-    for done, (p, place) in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p))
-        corrected[place] = largest
-    return corrected
+def holm(p_values: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """p values adjusted for their number (Holm 1979), in the order given; NaN is not counted."""
+    p_values = np.asarray(p_values, np.float64)
+    adjusted = np.full(len(p_values), np.nan)
+    order = np.argsort(p_values)[: np.count_nonzero(~np.isnan(p_values))]
+    factors = len(order) - np.arange(len(order))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p_values[order] * factors))
+    return adjusted
