@@ -6,16 +6,29 @@ Whatever does not fit is a UserError that names the file and the key.
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recllm_tasks.errors import UserError
 
 # Far above any results.json or run.json.
-MAX_BYTES = 64 << 20
-MAX_TEXT = 500
+MAX_BYTES = 16 << 20
+MAX_TEXT = 200
 
-_REMEDY = "make it again with `recllm eval` or `recllm baselines`, or leave this run out"
+ADVICE = "make it again with `recllm eval` or `recllm baselines`, or leave this run out"
+
+
+# Line breaks, other controls, marks that turn the direction of text, and halves of characters.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def clean(text: str) -> str:
+    """One line of at most `MAX_TEXT` characters, all of which are seen."""
+    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
 
 
 class Fields:
@@ -36,8 +49,7 @@ class Fields:
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise UserError(
-                f"file '{path}': got {reason}, expected a JSON object with finite numbers; "
-                f"{_REMEDY}"
+                f"file '{path}': got {reason}, expected a JSON object with finite numbers; {ADVICE}"
             ) from error
         return cls(path, content)
 
@@ -50,17 +62,17 @@ class Fields:
         return isinstance(value, int | float) and not isinstance(value, bool)
 
     def error(self, key: str, got: str, expected: str) -> UserError:
-        key = f"{self._within}.{key}" if self._within else key
-        return UserError(f"'{key}' in '{self.path}': got {got}, expected {expected}; {_REMEDY}")
+        key = clean(f"{self._within}.{key}" if self._within else key)
+        return UserError(f"'{key}' in '{self.path}': got {got}, expected {expected}; {ADVICE}")
 
     def text(self, key: str, default: str | None = None) -> str:
-        """A string that is not empty; without a default the key must be there."""
+        """A `clean` string that is not empty; without a default the key must be there."""
         value = self._content.get(key)
         if value is None and default is not None:
             return default
         if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
             raise self.error(key, _kind(value), f"a string of 1 to {MAX_TEXT} characters")
-        return value
+        return clean(value)
 
     def number(self, key: str, least: float = -math.inf, most: float = math.inf) -> float | None:
         """A finite number in [least, most]; None where the key is not there or null."""
@@ -94,15 +106,11 @@ class Fields:
         return Fields(self.path, value, f"{self._within}.{key}" if self._within else key)
 
     def flat(self) -> dict[str, str]:
-        """Every value as text, by its path of keys, sorted; for showing."""
-        found = {}
-        for key, value in self._content.items():
-            if isinstance(value, dict):
-                inner = Fields(self.path, value).flat()
-                found |= {f"{key}.{name}": text for name, text in inner.items()}
-            else:
-                found[str(key)] = value if isinstance(value, str) else json.dumps(value)
-        return dict(sorted(found.items()))
+        """Every value as text by its key, sorted, for showing; what is below is JSON."""
+        return {
+            clean(str(key)): clean(value if isinstance(value, str) else json.dumps(value))
+            for key, value in sorted(self._content.items())
+        }
 
 
 def _refuse(constant: str):
@@ -117,5 +125,5 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _kind(value: Any) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    text = "nothing" if value is None else clean(repr(value))
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.report.fields import Fields
+from recllm_tasks.report.fields import Fields, clean
 
 RESULTS, RUN = "results.json", "run.json"
 KINDS = ("retrieval", "ranking", "rating")
@@ -85,7 +85,9 @@ class Run:
 
     def per_user_file(self, task: str) -> pathlib.Path | None:
         """Where one row a user would lie."""
-        return None if self.inside else self.folder / "per_user" / f"{task}-{self.split}.parquet"
+        if self.inside or self.path.name != RESULTS:
+            return None
+        return self.folder / "per_user" / f"{task}-{self.split}.parquet"
 
 
 def load(paths: Iterable[str | os.PathLike]) -> list[Run]:
@@ -106,10 +108,15 @@ def load(paths: Iterable[str | os.PathLike]) -> list[Run]:
         fields = Fields.read(file)
         runs.append(_read(fields))
         inner += _baselines(fields, runs[-1])
-    seen = {place for run in runs for place in _places(run)}
+    seen = {_place(run, task, run.num_examples.get(task)) for run in runs for task in run.metrics}
     for baseline in inner:
-        new = {t: m for t, m in baseline.metrics.items() if _place(baseline, t) not in seen}
-        seen.update(_places(baseline))
+        new = {}
+        for task, values in baseline.metrics.items():
+            place = _place(baseline, task, baseline.num_examples.get(task))
+            # A run that does not tell how many users it is of stands for any number of them.
+            if not {place, _place(baseline, task, None)} & seen:
+                new[task] = values
+            seen.add(place)
         if new:
             runs.append(dataclasses.replace(baseline, metrics=new))
     return runs
@@ -150,14 +157,10 @@ def normalized(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _place(run: Run, task: str) -> tuple:
+def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """Where a method's row of a task stands: two of one place are one row."""
-    measured = (run.dataset, run.fingerprint, run.split, task, run.num_examples.get(task))
+    measured = (run.dataset, run.fingerprint, run.split, task, num_examples)
     return (*measured, normalized(run.model), run.mixture)
-
-
-def _places(run: Run) -> list[tuple]:
-    return [_place(run, task) for task in run.metrics]
 
 
 def _read(fields: Fields) -> Run:
@@ -175,7 +178,7 @@ def _read(fields: Fields) -> Run:
         inside="",
         model=fields.text("model"),
         mixture=fields.text("mixture", ""),
-        dataset=fields.text("dataset"),
+        dataset=_dataset(fields),
         fingerprint=_fingerprint(fields),
         split=split,
         ties=ties,
@@ -194,6 +197,13 @@ def _read(fields: Fields) -> Run:
         settings=fields.within("settings").flat(),
     )
     return _checked_beside(run)
+
+
+def _dataset(fields: Fields) -> str:
+    dataset = fields.text("dataset")
+    if not re.fullmatch(r"[A-Za-z0-9]\w{0,99}", dataset):
+        raise fields.error("dataset", repr(dataset), "a dataset's name of letters, digits and '_'")
+    return dataset
 
 
 def _fingerprint(fields: Fields) -> str:
@@ -251,8 +261,8 @@ def _baselines(fields: Fields, run: Run) -> Iterable[Run]:
         }
         yield Run(
             path=run.path,
-            inside=name,
-            model=name,
+            inside=clean(name),
+            model=clean(name),
             mixture="",
             dataset=run.dataset,
             fingerprint=run.fingerprint,
