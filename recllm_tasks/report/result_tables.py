@@ -147,14 +147,10 @@ def _rows(sheet: Sequence[Measured], name, part) -> dict[tuple[str, str], list[_
         for place in range(len(of.runs)):
             at = _Place(of, place)
             rows.setdefault((part(at), name(at)), []).append(at)
-    return dict(sorted(rows.items(), key=lambda item: _part_order(item[0][0])))
+    return dict(sorted(rows.items(), key=lambda item: methods.PARTS.index(item[0][0])))
 
 
-def _part_order(part: str) -> int:
-    return methods.PARTS.index(part)
-
-
-def _cells(sheet, places: Sequence[_Place], keys, paper_row: str, printed=None) -> list[Cell]:
+def _cells(sheet, places: Sequence[_Place], keys, paper_row: str, of_row=None) -> list[Cell]:
     """A row's cells: empty where a dataset has no such run."""
     cells = []
     for of in sheet:
@@ -164,7 +160,7 @@ def _cells(sheet, places: Sequence[_Place], keys, paper_row: str, printed=None) 
             if estimate is None:
                 cells.append(Cell())
                 continue
-            paper = printed(key) if printed else _printed(of, paper_row, key)
+            paper = of_row(key) if of_row else printed(of, paper_row, key)
             cells.append(_cell(estimate, key, paper, _is_best(of, at.place, key)))
     return cells
 
@@ -181,7 +177,7 @@ def _cell(estimate: Estimate, key: str, paper: str, best: bool) -> Cell:
     return Cell(show(estimate.value), bounds, paper, mark, p, best)
 
 
-def _printed(of: Measured, row: str, key: str) -> str:
+def printed(of: Measured, row: str, key: str) -> str:
     dataset, table = of.condition.dataset, paper_results.RESULTS.get(of.kind)
     if not table or of.condition.split != "test":
         return ""
@@ -211,9 +207,7 @@ def _delta(kind: str, sheet: Sequence[Measured], keys) -> list[Row]:
                 continue
             any_found = True
             change = 100 * (max(values[False]) / max(values[True]) - 1)
-            cells.append(
-                Cell(signed(f"{change:.2f}"), paper=_printed(of, paper_results.DELTA, key))
-            )
+            cells.append(Cell(signed(f"{change:.2f}"), paper=printed(of, paper_results.DELTA, key)))
     return [Row("Δ (%), best of ours over best baseline", cells, "Δ")] if any_found else []
 
 
