@@ -25,7 +25,7 @@ def cell_text(cell: Cell) -> str:
     """All that a cell shows, in one line."""
     text = f"**{escaped(cell.text)}**" if cell.strong else escaped(cell.text)
     text += f" {cell.mark}" if cell.mark else ""
-    text += f" ({cell.interval[0]} – {cell.interval[1]})" if cell.interval else ""
+    text += f" \\[{', '.join(cell.interval)}\\]" if cell.interval else ""
     return text + (f" *paper {escaped(cell.paper)}*" if cell.paper else "")
 
 

@@ -133,9 +133,9 @@ def ablation_step(run: Run, kind: str) -> str:
 
 
 def sort_key(run: Run, kind: str) -> tuple:
-    """Parts in their order, within them the paper's order, then the name."""
+    """Parts in their order, within them the paper's rows in its order, then others by name."""
     table = paper_results.RESULTS.get(kind)
     order = list(next(iter(table.numbers.values()))) if table else []
     row = paper_row(run, kind)
-    place = order.index(row) if row in order else -1
+    place = order.index(row) if row in order else len(order)
     return (PARTS.index(part(run, kind)), place, label(run, kind), str(run.path))

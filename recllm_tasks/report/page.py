@@ -141,7 +141,7 @@ def _cell(cell: Cell, first: bool) -> str:
     text = f"<strong>{text}</strong>" if cell.strong else text
     text += f" {html.escape(cell.mark)}" if cell.mark else ""
     if cell.interval:
-        text += f"<small>{html.escape(cell.interval[0])} – {html.escape(cell.interval[1])}</small>"
+        text += f"<small>[{html.escape(', '.join(cell.interval))}]</small>"
     if cell.paper:
         text += f'<small class="paper">paper {html.escape(cell.paper)}</small>'
     return f"<td{_class(kind)}>{text}</td>"

@@ -37,9 +37,10 @@ def line_plot(
         x = _LEFT + (place + 0.5) * step
         parts.append(_text(x, _PLOT_HEIGHT + 16, name, "middle"))
     parts.append(_text((WIDTH + _LEFT) / 2, _PLOT_HEIGHT + 36, x_title, "middle", "axis"))
+    whiskers = any(not math.isnan(point.low) for _, points in lines for point in points)
     for number, (_, points) in enumerate(lines):
         # Side by side within a group, so that whiskers do not hide one another.
-        shift = (number - (len(lines) - 1) / 2) * min(9, step / (len(lines) + 1))
+        shift = (number - (len(lines) - 1) / 2) * min(9, step / (len(lines) + 1)) * whiskers
         xs = [_LEFT + (place + 0.5) * step + shift for place in range(len(groups))]
         parts += _line(number, [(x, p) for x, p in zip(xs, points)], scale)
     height = _legend(parts, [label for label, _ in lines], _PLOT_HEIGHT + 56)
@@ -70,16 +71,23 @@ def curve_plot(
 
 
 def forest_plot(
-    title: str, rows: Sequence[tuple[str, int, Point, float | None]], x_title: str
+    title: str,
+    rows: Sequence[tuple[str, int, Point, float | None]],
+    x_title: str,
+    origin: float = 0,
 ) -> str:
-    """A row a method: (label, its part of the table as a colour, value, the paper's value)."""
+    """A row a method: (label, its part of the table as a colour, value, the paper's value).
+
+    The axis begins at `origin`, or below it where a value lies there.
+    """
     top = _highest([point] for _, _, point, _ in rows)
     top = max([top, *(paper for *_, paper in rows if paper)], default=0)
     if top <= 0:
         return ""
     left = min(300, 24 + 6.6 * max(len(label) for label, *_ in rows))
-    ticks = _ticks(0, top)
-    across = _Scale((0, ticks[-1]), (left, WIDTH - _RIGHT))
+    lowest = [v for *_, p, paper in rows for v in (p.value, p.low, paper or top)]
+    ticks = _ticks(min([origin, *(v for v in lowest if not math.isnan(v))]), top)
+    across = _Scale((ticks[0], ticks[-1]), (left, WIDTH - _RIGHT))
     bottom = 8 + LINE_HEIGHT * len(rows)
     parts = []
     for tick in ticks:

@@ -114,7 +114,8 @@ def _forest(kind: str, of: Measured) -> Figure | None:
         rows.append((of.labels[place], colour, point, float(printed) if printed else None))
     title = f"{column_title(key)}, {of.condition.text}"
     axis = f"{column_title(key)}; diamonds are the paper's"
-    svg = plots.forest_plot(title, rows, axis) if len(rows) > 1 else ""
+    chance = 50 if key == "auc" else 0
+    svg = plots.forest_plot(title, rows, axis, chance) if len(rows) > 1 else ""
     return Figure(svg) if svg else None
 
 
