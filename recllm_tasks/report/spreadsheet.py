@@ -23,11 +23,11 @@ def render(report: Report) -> str:
                 place += (table.group_of(column), table.columns[column])
                 low, high = cell.interval or ("", "")
                 values = (cell.text, low, high, cell.paper, cell.mark, cell.p)
-                writer.writerow([*map(_harmless, place), *map(_harmless, values)])
+                writer.writerow([*map(harmless, place), *map(harmless, values)])
     return text.getvalue()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
     """Text that a spreadsheet takes for no formula; numbers stay."""
     if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(text):
         return f"'{text}"
