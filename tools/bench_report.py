@@ -176,7 +176,7 @@ def _write_run(run: pathlib.Path, name: str, baseline: bool, tables: dict) -> No
         "seconds": 320.0,
         "peak_memory_bytes": 3 << 30,
         "parameters": 700_000,
-        "settings": {"version": "synthetic"},
+        "version": "synthetic",
     }
     if not baseline:
         results |= {"mixture": f"sports_{name}", "step": 10_000, "seed": 0}

@@ -116,6 +116,8 @@ def _baseline_label(run: Run, kind: str) -> str:
     spelled = normalized(run.model)
     if spelled in _SIMPLE:
         return _SIMPLE[spelled]
+    if run.title:
+        return run.title
     row = paper_row(run, kind)
     if not row:
         return _CONVENTIONAL.get(spelled, run.model)

@@ -28,7 +28,8 @@ def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
                 rate = run.num_examples[task] / seconds
             memory = run.peak_memory_bytes
             cells = [
-                significant(run.seconds if not run.inside else None),
+                significant(run.seconds),
+                significant(run.fit_seconds),
                 significant(seconds),
                 significant(rate),
                 "" if memory is None else f"{memory / 2**30:.2f}",
@@ -37,7 +38,7 @@ def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
             if any(cells):
                 row_cells = [Cell(of.condition.title), *map(Cell, cells)]
                 rows.append(Row(of.labels[place], row_cells, methods.part(run, kind)))
-    columns = ["dataset", "seconds, all tasks", "decoding, seconds", "examples/s"]
+    columns = ["dataset", "seconds, all tasks", "of them fitting", "decoding", "examples/s"]
     columns += ["peak memory (GiB)", "parameters"]
     return Table(f"{kind.capitalize()}: cost of measuring", columns, rows) if rows else None
 
@@ -95,7 +96,7 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
             run.split,
             ties_of(run, prepared),
             run.fingerprint[:16],
-            run.settings.get("code", "") or run.settings.get("version", ""),
+            run.version,
             _digest([run.folder / name for name in _SETTINGS_FILES]),
             _digest([run.path]),
             "; ".join(told)[:400],

@@ -37,7 +37,10 @@ class Run:
       seed: of training.
       constrained, exclude_history: of decoding; None where not told.
       method: of decoding, `beam` or `score`.
+      title: what the run calls its method, where it does.
+      version: of recllm_tasks, or another name of the code.
       seconds: of the whole evaluation.
+      fit_seconds: of fitting before it, for baselines.
       decode_seconds, examples_per_second: by task.
       peak_memory_bytes, parameters: None where not told.
       settings: everything else that is told, as text by name.
@@ -59,7 +62,10 @@ class Run:
     constrained: bool | None = None
     exclude_history: bool | None = None
     method: str = ""
+    title: str = ""
+    version: str = ""
     seconds: float | None = None
+    fit_seconds: float | None = None
     decode_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     examples_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
@@ -189,7 +195,10 @@ def _read(fields: Fields) -> Run:
         constrained=fields.switch("constrained"),
         exclude_history=fields.switch("exclude_history"),
         method=fields.text("method", ""),
+        title=fields.text("title", ""),
+        version=fields.text("code", "") or fields.text("version", ""),
         seconds=fields.number("seconds", 0),
+        fit_seconds=fields.number("fit_seconds", 0),
         decode_seconds=_by_task(fields, "decode_seconds", "number"),
         examples_per_second=_by_task(fields, "examples_per_second", "number"),
         peak_memory_bytes=fields.whole("peak_memory_bytes"),
