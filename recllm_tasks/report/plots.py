@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from recllm_tasks.report.breakdowns import Point
 
 # Of a plot's unit, which is a pixel at full width.
-WIDTH, LINE_HEIGHT, _LEFT, _RIGHT = 640, 18, 56, 16
+WIDTH, LINE_HEIGHT, _LEFT, _RIGHT = 640, 18, 56, 28
 _PLOT_HEIGHT = 240
 
 # As many as the palette has colours; tables hold the rest.
