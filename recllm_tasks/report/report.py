@@ -53,7 +53,7 @@ class Report:
 READING = (
     "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
     f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
-    "resamplings of the users, the same for every row. A row without one came without users' "
+    "resamplings of the users, the same for every row (of AUC by the users' placements). A row without one came without users' "
     "results.",
     f"{result_tables.BASELINE} marks the best baseline of a column: of all rows that are not "
     "fine-tuned language models, the one of the highest value. "
