@@ -53,8 +53,8 @@ class Report:
 READING = (
     "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
     f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
-    "resamplings of the users, the same for every row (of AUC by the users' placements). A row without one came without users' "
-    "results.",
+    "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
+    "without one came without users' results.",
     f"{result_tables.BASELINE} marks the best baseline of a column: of all rows that are not "
     "fine-tuned language models, the one of the highest value. "
     f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
