@@ -105,6 +105,16 @@ class Fields:
             raise self.error(key, _kind(value), "an object")
         return Fields(self.path, value, f"{self._within}.{key}" if self._within else key)
 
+    def each(self, key: str) -> list["Fields"]:
+        """The objects of a list; none where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(key, _kind(value), "a list of objects")
+        path = f"{self._within}.{key}" if self._within else key
+        return [Fields(self.path, item, f"{path}[{n}]") for n, item in enumerate(value)]
+
     def flat(self) -> dict[str, str]:
         """Every value as text by its key, sorted, for showing; what is below is JSON."""
         return {

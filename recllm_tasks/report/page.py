@@ -33,7 +33,8 @@ tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; min-wi
 td.first, thead th.first { border-left: 1px solid var(--line); }
 tr.part > * { border-top: 1px solid var(--line); }
 tbody tr:hover > * { background: var(--shade); }
-td.text { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 5rem; }
+td.text { text-align: left; } td.long { white-space: normal; overflow-wrap: anywhere;
+  min-width: 12rem; }
 td small { display: block; color: var(--quiet); font-size: .72rem; }
 td small.paper { font-style: italic; }
 td strong { font-weight: 700; }
@@ -136,7 +137,8 @@ def _class(name: str) -> str:
 
 def _cell(cell: Cell, first: bool) -> str:
     number = not cell.text or cell.text[0] in "+-<0123456789"
-    kind = " ".join(name for name, holds in (("first", first), ("text", not number)) if holds)
+    kinds = (("first", first), ("text", not number), ("long", len(cell.text) > 40))
+    kind = " ".join(name for name, holds in kinds if holds)
     text = html.escape(cell.text)
     text = f"<strong>{text}</strong>" if cell.strong else text
     text += f" {html.escape(cell.mark)}" if cell.mark else ""

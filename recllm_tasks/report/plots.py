@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from recllm_tasks.report.breakdowns import Point
 
 # Of a plot's unit, which is a pixel at full width.
-WIDTH, LINE_HEIGHT, _LEFT, _RIGHT = 640, 18, 56, 16
+WIDTH, LINE_HEIGHT, _LEFT, _RIGHT = 640, 18, 56, 28
 _PLOT_HEIGHT = 240
 
 # As many as the palette has colours; tables hold the rest.
@@ -48,9 +48,12 @@ def line_plot(
 
 
 def curve_plot(
-    title: str, lines: Sequence[tuple[str, Sequence[tuple[int, float]]]], y_title: str
+    title: str,
+    lines: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    x_title: str,
+    y_title: str,
 ) -> str:
-    """Values over steps of training; each line is thinned to what can be seen."""
+    """Values over steps or epochs of training; each line is thinned to what can be seen."""
     lines = [(label, _thinned(points)) for label, points in lines[:MOST_LINES] if points]
     values = [value for _, points in lines for _, value in points]
     if not values:
@@ -62,7 +65,7 @@ def curve_plot(
     parts = _frame(y_ticks, scale, y_title)
     for tick in x_ticks:
         parts.append(_text(across(tick), _PLOT_HEIGHT + 16, f"{tick:,.0f}", "middle"))
-    parts.append(_text((WIDTH + _LEFT) / 2, _PLOT_HEIGHT + 36, "step", "middle", "axis"))
+    parts.append(_text((WIDTH + _LEFT) / 2, _PLOT_HEIGHT + 36, x_title, "middle", "axis"))
     for number, (_, points) in enumerate(lines):
         path = [(across(step), Point(value)) for step, value in points]
         parts += _line(number, path, scale, marks=max(1, len(path) // 6))

@@ -53,8 +53,8 @@ class Report:
 READING = (
     "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
     f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
-    "resamplings of the users, the same for every row. A row without one came without users' "
-    "results.",
+    "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
+    "without one came without users' results.",
     f"{result_tables.BASELINE} marks the best baseline of a column: of all rows that are not "
     "fine-tuned language models, the one of the highest value. "
     f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
@@ -202,15 +202,23 @@ def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:
 
 
 def _training(runs: Sequence[Run]) -> Section:
-    found = {}
+    """Curves by step of the runs' own logs, by epoch of what baselines tell."""
+    steps, epochs = {}, {}
     for run in runs:
-        logged = curves.load(run.folder) if run.path.name == "results.json" else {}
-        if logged and not run.inside:
-            name = run.name if run.name not in found else str(run.folder)
-            found[name] = logged
-    table = run_tables.curve_table(found)
+        if run.inside or run.path.name != "results.json":
+            continue
+        for of, found in ((curves.load(run.folder), steps), (run.epochs, epochs)):
+            if of:
+                found[run.name if run.name not in found else str(run.folder)] = of
+    items = [*_curves(steps, "step"), *_curves(epochs, "epoch")]
+    text = (f"Plots show {plots.MOST_LINES} runs at most; tables hold all.",) if items else ()
+    return Section("Training", items, text)
+
+
+def _curves(found: Mapping[str, curves.Curves], unit: str) -> list[Table | Figure]:
+    table = run_tables.curve_table(found, unit)
     if table is None:
-        return Section("Training", [])
+        return []
     losses = [(name, of.get("loss", [])) for name, of in found.items()]
     validations = []
     for name, of in found.items():
@@ -218,10 +226,10 @@ def _training(runs: Sequence[Run]) -> Section:
         if main and len(main[1]) > 1:
             validations.append((f"{name}: {main[0]}", main[1]))
     figures = [
-        plots.curve_plot("Loss in training", losses, "loss"),
-        plots.curve_plot("Validation", validations, "metric"),
+        plots.curve_plot(f"Loss by {unit}", losses, unit, "loss"),
+        plots.curve_plot(f"Validation by {unit}", validations, unit, "metric"),
     ]
-    return Section("Training", [table, *(Figure(svg) for svg in figures if svg)])
+    return [table, *(Figure(svg) for svg in figures if svg)]
 
 
 def _cost(measured: Mapping[str, Sequence[Measured]]) -> Section:

@@ -90,7 +90,7 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
     for run in runs:
         if run.inside:
             continue
-        told = [f"{key}={text}" for key, text in run.settings.items()]
+        told = [f"{key}={text}" for key, text in run.settings.items() if key != "curve"]
         cells = [
             run.dataset,
             run.split,
@@ -111,8 +111,8 @@ def _digest(paths: Sequence[pathlib.Path]) -> str:
     return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16] if contents else ""
 
 
-def curve_table(curves: Mapping[str, Curves]) -> Table | None:
-    """Of each run that left a log: the last loss, and the best validation."""
+def curve_table(curves: Mapping[str, Curves], unit: str) -> Table | None:
+    """Of each run that left a log: the last loss, and the best validation; by `step` or `epoch`."""
     rows = []
     for name, of in curves.items():
         loss = of.get("loss", [])
@@ -125,8 +125,8 @@ def curve_table(curves: Mapping[str, Curves]) -> Table | None:
         else:
             cells += [Cell()] * 3
         rows.append(Row(name, cells))
-    columns = ["steps", "last loss", "validation of", "best", "at step"]
-    return Table("Training", columns, rows) if rows else None
+    columns = [f"{unit}s", "last loss", "validation of", "best", f"at {unit}"]
+    return Table(f"Training, by {unit}", columns, rows) if rows else None
 
 
 def main_validation(curves: Curves) -> tuple[str, list[tuple[int, float]]] | None:

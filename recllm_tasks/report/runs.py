@@ -43,6 +43,7 @@ class Run:
       fit_seconds: of fitting before it, for baselines.
       decode_seconds, examples_per_second: by task.
       peak_memory_bytes, parameters: None where not told.
+      epochs: scalars of training by name, each (epoch, value), where settings have a `curve`.
       settings: everything else that is told, as text by name.
     """
 
@@ -70,6 +71,7 @@ class Run:
     examples_per_second: Mapping[str, float] = dataclasses.field(default_factory=dict)
     peak_memory_bytes: int | None = None
     parameters: int | None = None
+    epochs: Mapping[str, list[tuple[int, float]]] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -203,6 +205,7 @@ def _read(fields: Fields) -> Run:
         examples_per_second=_by_task(fields, "examples_per_second", "number"),
         peak_memory_bytes=fields.whole("peak_memory_bytes"),
         parameters=fields.whole("parameters"),
+        epochs=_epochs(fields.within("settings")),
         settings=fields.within("settings").flat(),
     )
     return _checked_beside(run)
@@ -247,6 +250,18 @@ def _by_task(fields: Fields, key: str, kind: str) -> dict:
     within = fields.within(key)
     values = {task: getattr(within, kind)(task, 0) for task in within}
     return {task: value for task, value in values.items() if value is not None}
+
+
+def _epochs(settings: Fields) -> dict[str, list[tuple[int, float]]]:
+    """What a baseline tells of each epoch, by the tags of training.py."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for point in settings.each("curve"):
+        epoch = point.whole("epoch")
+        for key, tag in (("loss", "loss"), ("validation", "validation/chosen by")):
+            value = point.number(key)
+            if epoch is not None and value is not None:
+                found.setdefault(tag, []).append((epoch, value))
+    return {tag: sorted(points) for tag, points in found.items()}
 
 
 def _checked_beside(run: Run) -> Run:

@@ -66,6 +66,11 @@ def test_training_curves_are_read_from_the_runs_own_log(run, tmp_path):
         in (tmp_path / "report.md").read_text()
     )
     assert out.read_text().count("<svg") == 2
+    results = json.loads((run / "results.json").read_text())
+    results["settings"] = {"curve": [{"epoch": 1, "loss": 5.0}, {"epoch": 2, "loss": 4.5}]}
+    (run / "results.json").write_text(json.dumps(results))
+    assert cli.main(["report", str(run), "--out", str(out)]) == 0
+    assert "| ease | 2 | 4.500 |" in (tmp_path / "report.md").read_text()
     (log,) = run.glob("events.out.tfevents.*")
     log.write_bytes(np.arange(200, dtype=np.uint8).tobytes())
     assert cli.main(["report", str(run), "--out", str(out)]) == 2

@@ -54,12 +54,19 @@ def test_nan_is_left_out_of_a_mean():
 
 @pytest.mark.parametrize("digits", [0, 8])
 def test_auc_is_that_of_the_users_drawn(digits):
-    rng = np.random.default_rng(0)
-    liked, scores = rng.random(40) < 0.6, np.round(rng.normal(size=40), digits)
-    found = Resampling(40, 20).aucs(liked, scores)
-    for replicate, value in enumerate(found):
-        drawn = below(0, replicate * 40, 40, 40)
-        assert value == pytest.approx(metrics.auc(liked[drawn], scores[drawn]))
+    """But for terms of the order of 1 / users."""
+    rng, num = np.random.default_rng(0), 1_000
+    liked, scores = rng.random(num) < 0.6, np.round(rng.normal(size=num), digits)
+    scores += liked
+    found = Resampling(num, 50).aucs(liked, scores)
+    drawn = [below(0, replicate * num, num, num) for replicate in range(50)]
+    expected = np.array([metrics.auc(liked[users], scores[users]) for users in drawn])
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(found, expected, atol=5 / num)
+
+
+def test_auc_of_one_class_is_no_number():
+    assert np.isnan(Resampling(5, 10).aucs(np.ones(5, bool), np.arange(5.0))).all()
 
 
 def test_an_interval_needs_numbers():

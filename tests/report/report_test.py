@@ -63,6 +63,21 @@ def test_a_planted_difference_is_found_and_equal_rows_differ_not(three_rows):
     }
 
 
+def test_rows_are_compared_with_the_best_baseline(make_run, draw_ranks):
+    ranks = draw_ranks(400, 0.5)
+    worse = np.where(np.arange(400) % 4 == 0, np.inf, ranks)
+    folders = [make_run("caser", ranks=worse), make_run("hgn", ranks=ranks)]
+    made = report.build(runs.load(folders), {})
+    best, other = (cells(made, "Table 1", name) for name in ("HGN", "Caser"))
+    assert [cell.mark for cell in best] == ["◆"] * 4
+    assert [cell.mark for cell in other] == ["▼"] * 4
+    for cell in (*best, *other):
+        low, high = map(float, cell.interval)
+        assert low < float(cell.text) < high
+        assert 0.02 < high - low < 0.12, "about four standard errors of 400 users"
+    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 less HGN"
+
+
 def test_the_report_is_the_same_each_time(three_rows):
     first, again = (report.build(runs.load(three_rows), COUNTS) for _ in range(2))
     assert page.render(first) == page.render(again)

@@ -63,6 +63,8 @@ def test_baselines_inside_fill_in_where_no_run_is_given(make_run, draw_ranks):
         ("parameters", -1, "parameters"),
         ("constrained", "yes", "constrained"),
         ("settings", "x", "settings"),
+        ("settings", {"curve": [1]}, "settings.curve"),
+        ("settings", {"curve": [{"epoch": "1", "loss": 2}]}, "settings.curve[0].epoch"),
         ("baselines", {"x": {"toys_retrieval": {"hr@10": 2}}}, "baselines.x.toys_retrieval.hr@10"),
     ],
 )
