@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks.commands import setup
+from recllm_tasks.commands import baselines_options, setup
 from recllm_tasks.data.formats import FORMATS
 from recllm_tasks.data.options import Options
 from recllm_tasks.data.specs import SPECS
@@ -98,6 +98,7 @@ example:
   recllm infer --gin.MODEL_DIR=/tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval \\
     --data_dir ~/recllm_data --out recommendations.jsonl
 """,
+    "baselines": baselines_options.HELP,
     "recommend": """\
 items:
   A history names items, oldest first, separated by commas: short ids, raw ids, whole titles, or
@@ -267,6 +268,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--out", required=True, help="file to write")
         if name == "eval":
             command.add_argument("--json", action="store_true", help="results as JSON")
+    baselines_options.add_arguments(
+        _command(commands, "baselines", "fits and measures simple and classical recommenders")
+    )
     recommend = _command(
         commands, "recommend", "prints the items that a trained model expects next"
     )
