@@ -323,6 +323,18 @@ def _add_prepare_arguments(prepare: argparse.ArgumentParser) -> None:
         default=defaults.ties,
         help="order at equal times: published (the files' own) or shuffled",
     )
+    options.add_argument(
+        "--ids",
+        default=defaults.ids,
+        help="how items are written: random numbers (random, the default), codes of their content "
+        "(semantic), or numbers that are one piece of the vocabulary each (atomic)",
+    )
+    options.add_argument(
+        "--embeddings",
+        metavar="FILE",
+        help="for semantic ids: .parquet or .npy with an item's raw id in 'item' and numbers in "
+        "'embedding'; without, TF-IDF of the items' texts",
+    )
     prepare.add_argument(
         "--bad_records",
         default="error",
