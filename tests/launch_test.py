@@ -1,8 +1,8 @@
 """Launch scripts of T5X: what they would run, as a dry run prints it."""
 
 import shlex
-import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -90,10 +90,10 @@ def test_errors_name_the_option(script, arguments, message):
     assert message in launch(script, *arguments, code=2)
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck (apt, or PyPI's -py)")
 def test_the_scripts_pass_shellcheck():
-    scripts = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "gpu_slurm.sbatch"]
+    scripts = [*sorted(LAUNCH.glob("*.sh")), *LAUNCH.glob("*.sbatch"), LAUNCH.parent / ".ci/run"]
+    program = Path(sysconfig.get_path("scripts")) / "shellcheck"
     done = subprocess.run(
-        ["shellcheck", "-x", *scripts], capture_output=True, text=True, cwd=LAUNCH.parent
+        [program, "-x", *scripts], capture_output=True, text=True, cwd=LAUNCH.parent
     )
     assert done.returncode == 0, done.stdout

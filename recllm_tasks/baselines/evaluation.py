@@ -1,9 +1,10 @@
-"""Leave-one-out evaluation of a baseline that scores all items, in blocks of bounded memory.
+"""Leave-one-out evaluation of a baseline, of all items in blocks of bounded memory.
 
 Letters: U users of the evaluated split, B users of a block, N items, C negatives.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,28 @@ from recllm_tasks.errors import UserError
 
 # 256 users x 12,101 items x 8 bytes are 25 MB.
 BLOCK = 256
+LIST_LENGTH = 20
 
-# From a block of evaluated users to a new array of float64 scores [B, N], higher is better.
-ScoreBlock = Callable[[slice], npt.NDArray[np.float64]]
+# From a block of evaluated users to a new array of float scores [B, N], higher is better.
+ScoreBlock = Callable[[slice], npt.NDArray[np.floating]]
 
 
-def retrieval(
+class Ranked(NamedTuple):
+    """What a baseline makes of each user.
+
+    Attributes:
+      ranks: float64 [U], of the target; 1 is best, inf a miss.
+      lists: U of int32 catalog rows, best first, `LIST_LENGTH` at most.
+    """
+
+    ranks: npt.NDArray[np.float64]
+    lists: list[npt.NDArray[np.int32]]
+
+
+def rank_items(
     score_block: ScoreBlock, interactions: SplitInteractions, exclude_seen: bool
-) -> dict[str, float]:
-    """`metrics.rank_metrics` of the targets among all items.
+) -> Ranked:
+    """The targets among all items.
 
     Args:
       score_block: scores the users of a slice of the evaluated split.
@@ -30,41 +44,80 @@ def retrieval(
       exclude_seen: whether the items of a user's history are left out of the list. A target that
         stands in its own history is then a miss.
     """
-    ranks = []
+    ranks, lists = [], []
     for block in _blocks(len(interactions.targets)):
         scores_BxN = score_block(block)
         if exclude_seen:
             for row, history in enumerate(interactions.history_items[block]):
                 scores_BxN[row, history] = -np.inf
         ranks.append(metrics.ranks_from_scores(scores_BxN, interactions.targets[block]))
-    return metrics.rank_metrics(np.concatenate(ranks))
+        lists += best_columns(scores_BxN, LIST_LENGTH)
+    return Ranked(np.concatenate(ranks), lists)
 
 
-def ranking(score_block: ScoreBlock, interactions: SplitInteractions) -> dict[str, float]:
-    """`metrics.rank_metrics` of the targets among themselves and their C stored negatives.
+def rank_candidates(score_block: ScoreBlock, interactions: SplitInteractions) -> Ranked:
+    """The targets among themselves and their C stored negatives.
 
     A negative drawn twice takes two positions, as in the prompt's list of candidates.
 
     Raises:
       UserError: if the split has no negatives.
     """
+    candidates_Ux1C, place_U = candidates_of(interactions)
+    ranks, lists = [], []
+    for block in _blocks(len(place_U)):
+        candidates_Bx1C = candidates_Ux1C[block]
+        scores_Bx1C = np.take_along_axis(score_block(block), candidates_Bx1C, axis=1)
+        ranks.append(metrics.ranks_from_scores(scores_Bx1C, place_U[block]))
+        best = best_columns(scores_Bx1C, LIST_LENGTH)
+        lists += [row[columns] for row, columns in zip(candidates_Bx1C, best)]
+    return Ranked(np.concatenate(ranks), lists)
+
+
+def candidates_of(
+    interactions: SplitInteractions,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int_]]:
+    """The target and its negatives, int32 [U, 1 + C], and where the target stands, [U].
+
+    In catalog order, in which the place of the target says nothing of its being the target.
+    """
     if interactions.negatives is None:
         raise UserError(
             "negatives for 'ranking baseline': got none, expected some in each record; "
             "evaluate the validation or the test split"
         )
-    # Catalog order, in which the place of the target says nothing of its being the target.
     candidates_Ux1C = np.sort(
         np.column_stack([interactions.targets, interactions.negatives]), axis=1
     )
-    place_U = np.argmax(candidates_Ux1C == interactions.targets[:, None], axis=1)
-    ranks = [
-        metrics.ranks_from_scores(
-            np.take_along_axis(score_block(block), candidates_Ux1C[block], axis=1), place_U[block]
-        )
-        for block in _blocks(len(place_U))
-    ]
-    return metrics.rank_metrics(np.concatenate(ranks))
+    return candidates_Ux1C, np.argmax(candidates_Ux1C == interactions.targets[:, None], axis=1)
+
+
+def retrieval(
+    score_block: ScoreBlock, interactions: SplitInteractions, exclude_seen: bool
+) -> dict[str, float]:
+    """`metrics.rank_metrics` of `rank_items`."""
+    return metrics.rank_metrics(rank_items(score_block, interactions, exclude_seen).ranks)
+
+
+def ranking(score_block: ScoreBlock, interactions: SplitInteractions) -> dict[str, float]:
+    """`metrics.rank_metrics` of `rank_candidates`."""
+    return metrics.rank_metrics(rank_candidates(score_block, interactions).ranks)
+
+
+def best_columns(scores_BxN: npt.NDArray[np.floating], k: int) -> list[npt.NDArray[np.int32]]:
+    """The columns of the k highest scores of each row, best first; -inf stands in no list.
+
+    Of equal scores the earlier column comes first, as in `metrics.ranks_from_scores`.
+    """
+    k = min(k, scores_BxN.shape[1])
+    last_Bx1 = np.partition(scores_BxN, -k, axis=1)[:, [-k]]
+    listed_BxN = (scores_BxN >= last_Bx1) & (scores_BxN > -np.inf)
+    best = []
+    for scores, listed in zip(scores_BxN, listed_BxN):
+        columns = np.flatnonzero(listed)
+        order = np.argsort(-scores[columns], kind="stable")[:k]
+        best.append(columns[order].astype(np.int32))
+    return best
 
 
 def _blocks(num_users: int) -> list[slice]:

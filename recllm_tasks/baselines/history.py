@@ -13,13 +13,23 @@ from recllm_tasks.errors import UserError
 
 
 def rating(interactions: SplitInteractions) -> dict[str, float]:
-    """`auc` of History: the share of likes among the user's own ratings in train.
+    """`auc` of `score_users`."""
+    return _auc(interactions, score_users(interactions))
+
+
+def rating_by_item_mean(interactions: SplitInteractions) -> dict[str, float]:
+    """`auc` of `score_items`."""
+    return _auc(interactions, score_items(interactions))
+
+
+def score_users(interactions: SplitInteractions) -> npt.NDArray[np.float64]:
+    """History: the share of likes among the user's own ratings in train, [U].
 
     "A naive method that always predicts based on how likely a user likes the training items they
     purchased" (Paper §4.1). A user without a rating in train gets the share of all ratings.
 
     Raises:
-      UserError: if no rating is known in train or none among the targets.
+      UserError: if no rating is known in train.
     """
     user = np.repeat(
         np.arange(len(interactions.train_ratings)),
@@ -27,18 +37,18 @@ def rating(interactions: SplitInteractions) -> dict[str, float]:
     )
     share = _share_liked(interactions, user, len(interactions.train_ratings))
     # The last element is for the users whom train does not know: train_users is -1 there.
-    return _auc(interactions, share[interactions.train_users])
+    return share[interactions.train_users]
 
 
-def rating_by_item_mean(interactions: SplitInteractions) -> dict[str, float]:
-    """`auc` of the share of likes among the target item's own ratings in train.
+def score_items(interactions: SplitInteractions) -> npt.NDArray[np.float64]:
+    """The share of likes among the target item's own ratings in train, [U].
 
     Our choice: the counterpart of History that looks at the item and not at the user. An item
-    without a rating in train gets the share of all ratings. Errors as for `rating`.
+    without a rating in train gets the share of all ratings. Errors as for `score_users`.
     """
     item = np.concatenate(interactions.train_items)
     share = _share_liked(interactions, item, interactions.num_items)
-    return _auc(interactions, share[interactions.targets])
+    return share[interactions.targets]
 
 
 def _share_liked(

@@ -39,6 +39,7 @@ class SplitInteractions:
     train_users: npt.NDArray[np.int32]
     negatives: npt.NDArray[np.int32] | None = None
     like_threshold: float = Options.like_threshold
+    users: tuple[str, ...] = ()
 
     @classmethod
     def from_records(
@@ -80,6 +81,20 @@ class SplitInteractions:
             if has_negatives
             else None,
             like_threshold=like_threshold,
+            users=tuple(_name(record["user"]) for record in records),
+        )
+
+    def select(self, chosen: npt.NDArray[np.bool_]) -> Self:
+        """The same with those of the U users for whom `chosen` [U] holds."""
+        places = np.flatnonzero(chosen)
+        return dataclasses.replace(
+            self,
+            history_items=[self.history_items[place] for place in places],
+            targets=self.targets[places],
+            target_ratings=self.target_ratings[places],
+            train_users=self.train_users[places],
+            negatives=None if self.negatives is None else self.negatives[places],
+            users=tuple(self.users[place] for place in places),
         )
 
     def train_counts(self) -> npt.NDArray[np.int64]:

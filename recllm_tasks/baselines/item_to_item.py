@@ -41,12 +41,12 @@ def retrieval(interactions: SplitInteractions, exclude_seen: bool = True) -> dic
     Seen items are left out unless asked for, since an item's neighbours are each other's too: a
     history recommends itself.
     """
-    return evaluation.retrieval(_score_block(interactions), interactions, exclude_seen)
+    return evaluation.retrieval(score_block(interactions), interactions, exclude_seen)
 
 
 def ranking(interactions: SplitInteractions) -> dict[str, float]:
     """Metrics among the target and its stored negatives."""
-    return evaluation.ranking(_score_block(interactions), interactions)
+    return evaluation.ranking(score_block(interactions), interactions)
 
 
 def similarity(
@@ -78,13 +78,14 @@ def history_weights(
     return scipy.sparse.csr_array((DECAY**age, rows, starts), shape=shape)
 
 
-def _score_block(interactions: SplitInteractions) -> evaluation.ScoreBlock:
+def score_block(interactions: SplitInteractions) -> evaluation.ScoreBlock:
+    """Scores of the evaluated users, fitted on train."""
     similarity_NxN = similarity(interactions.train_items, interactions.num_items)
     weights_UxN = history_weights(interactions.history_items, interactions.num_items)
     counts_N = interactions.train_counts()
     fallback_N = POPULARITY_WEIGHT * counts_N / max(counts_N.max(), 1)
 
-    def score_block(block: slice) -> npt.NDArray[np.float64]:
+    def of_block(block: slice) -> npt.NDArray[np.float64]:
         return (weights_UxN[block] @ similarity_NxN).toarray() + fallback_N
 
-    return score_block
+    return of_block

@@ -14,10 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import pyarrow as pa
 import seqio
 
 from recllm_tasks import __version__, progress, tasks
-from recllm_tasks.engine import decoding, saved_run
+from recllm_tasks.engine import decoding, memory, per_user, saved_run, user_rows
 from recllm_tasks.engine.finished_chunks import FinishedChunks
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
@@ -116,12 +117,27 @@ class Evaluation:
     def num_examples(self, task: str) -> int:
         return int(self._evaluator.cached_task_datasets[task].cardinality())
 
-    def run(self, params: Any, step: int) -> Metrics:
-        """Metrics by task, fractions in [0, 1]; what decoding took is left in `seconds`."""
+    def run(
+        self, params: Any, step: int, keep: Callable[[str, pa.RecordBatch], None] | None = None
+    ) -> Metrics:
+        """Metrics by task, fractions in [0, 1]; what decoding took is left in `seconds`.
+
+        Args:
+          params: of the network.
+          step: of those, for logs.
+          keep: is given each task that has user_rows.rows, and them.
+        """
         names = {id(ds): name for name, ds in self._evaluator.cached_model_datasets.items()}
 
         def beams(dataset):
-            return self._decode(names[id(dataset)], params)
+            name = names[id(dataset)]
+            found = self._decode(name, params)
+            task = seqio.TaskRegistry.get(name)
+            examples = self._evaluator.cached_task_datasets[name]
+            rows = user_rows.rows(task, examples, found) if keep else None
+            if rows is not None:
+                keep(name, rows)
+            return found
 
         def predict(dataset):
             # T5X's order, which SeqIO metric functions see: the best beam comes last.
@@ -217,6 +233,7 @@ def evaluate(
       The results; `decode_seconds` counts all that decoding took, `seconds` this call alone.
     """
     start = time.monotonic()
+    memory.forget_peak()
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
@@ -252,8 +269,7 @@ def evaluate(
         num_examples=num_examples,
         chunks=chunks,
     )
-    measured = evaluation.run(saved.params, saved.step)
-    results = {
+    facts = {
         "dataset": source.dataset_name,
         "fingerprint": info.fingerprint,
         "model": saved.run.model,
@@ -261,13 +277,33 @@ def evaluate(
         "step": saved.step,
         "seed": saved.run.seed,
         "split": split,
+    }
+    files = {}
+
+    def keep(task: str, rows: pa.RecordBatch) -> None:
+        path = per_user.path_of(model_dir, task, split)
+        per_user.write(path, [rows], {**facts, "task": task})
+        files[task] = str(path.relative_to(model_dir))
+
+    measured = evaluation.run(saved.params, saved.step, keep)
+    num_tested = {task: evaluation.num_examples(task) for task in evaluation.tasks}
+    results = {
+        **facts,
+        "ties": info.ties,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         "constrained": constrained,
         "exclude_history": exclude_history,
         "method": method,
         "num_beams": num_beams,
-        "num_examples": {task: evaluation.num_examples(task) for task in evaluation.tasks},
+        "num_examples": num_tested,
         "metrics": measured,
+        "per_user": files,
         "decode_seconds": evaluation.seconds,
+        "examples_per_second": {
+            task: num_tested[task] / max(seconds, 1e-9)
+            for task, seconds in evaluation.seconds.items()
+        },
+        "peak_memory_bytes": memory.peak_bytes(),
         "seconds": time.monotonic() - start,
     }
     if record:

@@ -8,6 +8,7 @@ best/<step>/           the state that did best in validation, and `best.json`
 events.out.tfevents.*  TensorBoard scalars
 eval/<settings>/       beams of an evaluation that has not ended, see finished_chunks.py
 results.json           what `recllm eval` measured
+per_user/              the same user by user, see per_user.py
 """
 
 import contextlib

@@ -20,6 +20,16 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
         console.print(_table(results, task))
 
 
+def print_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Prints the results of several baselines on one dataset, a table for each task."""
+    for task in dict.fromkeys(task for row in rows for task in row["metrics"]):
+        measured = [row for row in rows if task in row["metrics"]]
+        first, *others = measured
+        below = {row["model"]: row["metrics"] for row in others}
+        console.print(f"\n[bold]{_title(first, task)}[/bold]")
+        console.print(_table({**first, "baselines": below}, task, first_style=None))
+
+
 def print_recommendations(
     history: Sequence[Mapping[str, str]], ranked: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
@@ -56,21 +66,23 @@ def _title(results: Mapping[str, Any], task: str) -> str:
     return f"{task}, {results['split']}{users}"
 
 
-def _table(results: Mapping[str, Any], task: str) -> Table:
+def _table(results: Mapping[str, Any], task: str, first_style: str | None = "bold") -> Table:
     """One task; within 80 columns."""
     measured = results["metrics"][task]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("method", no_wrap=True)
     for key in measured:
         table.add_column(key, justify="right", no_wrap=True)
-    for method, row, style in _rows(results, task):
+    for method, row, style in _rows(results, task, first_style):
         cells = [f"{row[key]:.4f}" if key in row else "–" for key in measured]
         table.add_row(method, *cells, style=style)
     return table
 
 
-def _rows(results: Mapping[str, Any], task: str) -> Iterator[tuple[str, Mapping, str | None]]:
-    yield results["model"], results["metrics"][task], "bold"
+def _rows(
+    results: Mapping[str, Any], task: str, first_style: str | None
+) -> Iterator[tuple[str, Mapping, str | None]]:
+    yield results["model"], results["metrics"][task], first_style
     for method, by_task in results.get("baselines", {}).items():
         if task in by_task:
             yield method, by_task[task], None

@@ -67,3 +67,30 @@ def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
 def test_no_negatives_no_ranking(shop):
     with pytest.raises(UserError, match="evaluate the validation or the test split"):
         evaluation.ranking(by_row(shop), dataclasses.replace(shop, negatives=None))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lists_are_a_stable_sort_and_agree_with_the_ranks(seed, shop, monkeypatch):
+    monkeypatch.setattr(evaluation, "BLOCK", 2)
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(3, size=(3, 6)).astype(float)
+    for exclude_seen in (False, True):
+        found = evaluation.rank_items(lambda block: scores[block].copy(), shop, exclude_seen)
+        for user, items in enumerate(found.lists):
+            hidden = set(shop.history_items[user]) if exclude_seen else set()
+            order = sorted(set(range(6)) - hidden, key=lambda item: (-scores[user, item], item))
+            assert items.tolist() == order
+            assert items[int(found.ranks[user]) - 1] == shop.targets[user]
+    found = evaluation.rank_candidates(lambda block: scores[block], shop)
+    for user, items in enumerate(found.lists):
+        offered = sorted([shop.targets[user], *shop.negatives[user]])
+        assert items.tolist() == sorted(offered, key=lambda item: -scores[user, item])
+        assert items[int(found.ranks[user]) - 1] == shop.targets[user]
+
+
+def test_a_list_ends_where_it_is_full():
+    scores = np.array([[0, 0, 1, 0, 0], [-np.inf, 2, 2, -np.inf, 3.0]])
+    found = [row.tolist() for row in evaluation.best_columns(scores, 3)]
+    assert found == [[2, 0, 1], [4, 1, 2]]
+    assert [len(row) for row in evaluation.best_columns(scores, 4)] == [4, 3]
+    assert [len(row) for row in evaluation.best_columns(scores, 9)] == [5, 3]

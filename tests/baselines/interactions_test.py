@@ -25,6 +25,18 @@ def test_users_are_joined_by_name_as_bytes_or_strings(shop):
     np.testing.assert_array_equal(shop.train_users, [1, 0, -1])
 
 
+def test_some_of_the_users(shop):
+    found = shop.select(np.array([False, True, True]))
+    assert found.users == ("ann", "new")
+    assert [items.tolist() for items in found.history_items] == [[0, 1, 2, 4], [5]]
+    np.testing.assert_array_equal(found.targets, [3, 1])
+    np.testing.assert_array_equal(found.target_ratings, [4, 5])
+    np.testing.assert_array_equal(found.train_users, [0, -1])
+    np.testing.assert_array_equal(found.negatives, [[1, 5, 0], [2, 0, 4]])
+    assert found.train_items is shop.train_items
+    assert dataclasses.replace(shop, negatives=None).select(np.zeros(3, bool)).negatives is None
+
+
 def test_train_counts_hold_nothing_but_train(shop):
     np.testing.assert_array_equal(shop.train_counts(), [3, 2, 1, 1, 0, 0])
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.engine import decoding, evaluation, per_user
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
@@ -70,7 +70,16 @@ def _evaluate(model_dir, **settings):
 
     results = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
     assert set(results["decode_seconds"]) == set(results["metrics"])
-    times = ("seconds", "decode_seconds")
+    assert set(results["per_user"]) == set(results["metrics"])
+    for task, measured in results["metrics"].items():
+        path = per_user.path_of(model_dir, task, results["split"])
+        assert str(path) == str(pathlib.Path(model_dir) / results["per_user"][task])
+        assert per_user.metrics(path) == measured
+        assert per_user.facts(path)["fingerprint"] == results["fingerprint"]
+        assert results["examples_per_second"][task] > 0
+    assert results["ties"] == "published"
+    assert results["peak_memory_bytes"] > results["parameters"] > 4096 * 32
+    times = ("seconds", "decode_seconds", "examples_per_second", "peak_memory_bytes")
     return {name: value for name, value in results.items() if name not in times}, kept
 
 

@@ -1,0 +1,132 @@
+"""EASE, a linear model with a closed form (Steck 2019, Embarrassingly Shallow Autoencoders).
+
+    X    1 where a user had an item in train, T x N
+    P    = (X^T X + lambda I)^-1
+    B    = -P / diag(P) by columns, 0 on the diagonal
+    score_u(b) = sum over a in the history of B[a, b]
+
+B is fitted on the train split alone; a history is an input, which for test holds the validation
+item, as every model's prompt does. Seen items are left out of the list: those of a history score
+each other high. Lambda is the one of LAMBDAS whose NDCG@10 is best on the validation targets; of
+equal ones, the smaller. Everything is float32: the largest eigenvalue over the smallest is some
+thousands.
+
+Letters: T users of train, U evaluated users, N items.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+
+from recllm_tasks.baselines import evaluation
+from recllm_tasks.baselines.interactions import SplitInteractions
+from recllm_tasks.errors import UserError
+
+LAMBDAS = (25.0, 100.0, 400.0)
+
+# Two matrices of N x N float32, 6.4 GB each at that many.
+MAX_ITEMS = 40_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Ease:
+    """A fitted model.
+
+    Attributes:
+      weights: B, float32 [N, N].
+      regularization: lambda.
+      validation: NDCG@10 on validation by lambda.
+    """
+
+    weights: npt.NDArray[np.float32]
+    regularization: float
+    validation: dict[float, float]
+
+    def score_block(self, interactions: SplitInteractions) -> evaluation.ScoreBlock:
+        history_UxN = _binary(interactions.history_items, interactions.num_items)
+        return lambda block: history_UxN[block] @ self.weights
+
+
+def fit(
+    validation: SplitInteractions,
+    lambdas: Sequence[float] = LAMBDAS,
+    done: Callable[[str], None] | None = None,
+) -> Ease:
+    """Fits with each lambda, and keeps the one that does best on validation.
+
+    Args:
+      validation: that split's interactions; what it has of train is fitted on.
+      lambdas: one at least, ascending.
+      done: is told after each of them how it did.
+
+    Raises:
+      UserError: more items than MAX_ITEMS.
+    """
+    if validation.num_items > MAX_ITEMS:
+        raise UserError(
+            f"Catalog for 'EASE': got {validation.num_items:,} items and the square of that in "
+            f"weights, expected at most {MAX_ITEMS:,}; leave out the row ease"
+        )
+    gram_NxN = gram(validation.train_items, validation.num_items)
+    measured: dict[float, float] = {}
+    best = None
+    for regularization in lambdas:
+        weights_NxN = weights(gram_NxN, regularization)
+        found = Ease(weights_NxN, regularization, measured)
+        ranks = evaluation.retrieval(found.score_block(validation), validation, exclude_seen=True)
+        measured[regularization] = ranks["ndcg@10"]
+        if done:
+            done(f"lambda {regularization:g}: validation ndcg@10 {ranks['ndcg@10']:.4f}")
+        if best is None or measured[regularization] > measured[best.regularization]:
+            best = found
+    return best
+
+
+def gram(train_items: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
+    """X^T X: float32 [N, N], how many users had both items."""
+    interactions_TxN = _binary(train_items, num_items)
+    return (interactions_TxN.T @ interactions_TxN).tocsr()
+
+
+def weights(gram_NxN: scipy.sparse.csr_array, regularization: float) -> npt.NDArray[np.float32]:
+    """B of the module's docstring: float32 [N, N]."""
+    inverse = gram_NxN.toarray(order="F")
+    inverse[np.diag_indices_from(inverse)] += np.float32(regularization)
+    # Cholesky, and the inverse from it: half of what LU costs, and in place.
+    inverse, failed = scipy.linalg.lapack.spotrf(inverse, lower=1, overwrite_a=1)
+    if not failed:
+        inverse, failed = scipy.linalg.lapack.spotri(inverse, lower=1, overwrite_c=1)
+    if failed:
+        raise ValueError(
+            f"X^T X + lambda I for 'EASE': got a matrix that is not positive definite with lambda "
+            f"{regularization}, expected a larger lambda"
+        )
+    _mirror_lower(inverse)
+    inverse /= -np.diag(inverse).copy()
+    np.fill_diagonal(inverse, 0)
+    # Fortran's columns are those of the formula; rows are read when it is multiplied.
+    return np.ascontiguousarray(inverse)
+
+
+def _mirror_lower(matrix: npt.NDArray[np.float32], block: int = 1024) -> None:
+    """Makes a matrix symmetric from its lower triangle, in place."""
+    for start in range(0, len(matrix), block):
+        stop = start + block
+        matrix[:start, start:stop] = matrix[start:stop, :start].T
+        corner = matrix[start:stop, start:stop]
+        corner[:] = np.tril(corner) + np.tril(corner, -1).T
+
+
+def _binary(sequences: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
+    """1 where a sequence holds an item, however often: float32 [len(sequences), N]."""
+    starts = np.cumsum([0, *map(len, sequences)])
+    items = np.concatenate(sequences)
+    shape = (len(sequences), num_items)
+    counts = scipy.sparse.csr_array((np.ones(len(items), np.float32), items, starts), shape=shape)
+    counts.sum_duplicates()
+    counts.data[:] = 1
+    return counts

@@ -1,0 +1,85 @@
+"""A model's rows of per_user.py, from the beams that SeqIO's evaluator was given.
+
+Letters: U examples of a task, K beams, best first, T decode steps.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import seqio
+import tensorflow as tf
+
+from recllm_tasks import metrics, tasks
+from recllm_tasks.engine import per_user
+from recllm_tasks.models.beam_search import Beams
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import Choice
+from recllm_tasks.prompts.token_table import write_item
+
+
+def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordBatch | None:
+    """The rows of a task whose target is one item of the catalog, or one of two answers.
+
+    They are read as SeqIO reads them for the metrics: decoded, every beam.
+
+    Args:
+      task: what was measured.
+      dataset: its U examples.
+      beams: of each of them. Decoding is quick within `DatasetVocabulary.opened`.
+
+    Returns:
+      None where the answer is anything else, the examples do not say whose they are, or the task
+      changes what is decoded before it is measured.
+    """
+    prompt = tasks.prompt_of(task)
+    slot = prompt.template.answer if prompt else None
+    needed = {"user", "target", "exclude", "targets"}
+    if slot is None or not needed <= set(dataset.element_spec) or task.postprocessor:
+        return None
+    if isinstance(slot, Choice) and len(slot.answers) != 2:
+        return None
+    examples = list(dataset.map(_of_example).as_numpy_iterator())
+    vocabulary = task.output_features["targets"].vocabulary
+    targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
+    # Worst first, as the metric functions have them.
+    texts = [[vocabulary.decode(beam) for beam in found[::-1]] for found in beams.tokens_BxKxT]
+    users = (
+        [example["user"].decode() for example in examples],
+        np.array([example["target"] for example in examples], np.int32),
+        np.array([example["history"] for example in examples], np.int32),
+    )
+    if isinstance(slot, Choice):
+        scores = np.asarray(beams.log_probs_BxK[:, ::-1])
+        log_odds = tasks.answer_log_odds(slot.answers, texts, scores)
+        liked = [target == slot.answers[1] for target in targets]
+        return per_user.rated(*users, liked, log_odds.astype(np.float64))
+    row_of = _rows_of_texts(prompt.source, slot.form, vocabulary)
+    items = [
+        [row if text == target.strip() else row_of.get(text, -1) for text in _stripped(found)]
+        for found, target, row in zip(texts, targets, users[1].tolist())
+    ]
+    return per_user.ranked(*users, metrics.ranks_of_targets(targets, texts), items)
+
+
+def _of_example(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    """`exclude` holds all items of the record, the target among them."""
+    kept = {name: example[name] for name in ("user", "target", "targets")}
+    return {**kept, "history": tf.size(example["exclude"]) - 1}
+
+
+def _stripped(beams: Sequence[str]) -> Sequence[str]:
+    """Best first, without the white space that the metrics do not see."""
+    return [beam.strip() for beam in reversed(beams)]
+
+
+def _rows_of_texts(
+    source: CatalogSource, form: str, vocabulary: seqio.Vocabulary
+) -> Mapping[str, int]:
+    """Catalog rows by how decoding writes them; of items that are written alike, the first."""
+    catalog, found = source.catalog(), {}
+    for row in range(len(catalog)):
+        text = vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))
+        found.setdefault(text.strip(), row)
+    found.pop("", None)
+    return found

@@ -1,0 +1,171 @@
+"""`recllm baselines` as a user and as a program sees it."""
+
+import json
+import subprocess
+import sys
+
+import ir_measures
+import pytest
+import seqio
+from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
+
+from recllm_tasks import cli
+from recllm_tasks.baselines import rows
+from recllm_tasks.baselines.house import measure_baselines
+from recllm_tasks.baselines.rows import ROWS
+from recllm_tasks.engine import per_user
+
+NAME = "gift_cards"
+HOUSE = rows.GROUPS["house"]
+
+
+@pytest.fixture(autouse=True)
+def _forget_data_dir():
+    yield
+    seqio.set_tfds_data_dir_override(None)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory, small_data_dir):
+    """A folder in which the house's rows were made."""
+    folder = tmp_path_factory.mktemp("rows")
+    assert _run(small_data_dir, folder, "house") == 0
+    return folder
+
+
+def _run(data_dir, out, names, *more) -> int:
+    arguments = ["--rows", names, "--out", str(out), "--data_dir", str(data_dir)]
+    return cli.main(["baselines", NAME, *arguments, *more])
+
+
+def _results(out):
+    return {name: json.loads((out / name / "results.json").read_text()) for name in HOUSE}
+
+
+def test_a_row_is_a_run_folder(out):
+    keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
+    keys |= {"seconds", "ties", "settings", "parameters", "num_examples", "peak_memory_bytes"}
+    for name, results in _results(out).items():
+        assert keys <= set(results)
+        assert results["model"] == name
+        assert results["ties"] == "published"
+        kinds = {task.removeprefix(f"{NAME}_") for task in results["metrics"]}
+        assert kinds == set(ROWS[name].kinds)
+        for task, metrics in results["metrics"].items():
+            path = out / name / results["per_user"][task]
+            assert path == per_user.path_of(out / name, task, "test")
+            assert per_user.metrics(path) == metrics
+            assert results["examples_per_second"][task] > 0
+            assert sum(len(batch) for batch in per_user.read(path)) == 60
+    ease = _results(out)["ease"]["settings"]
+    assert ease["lambda"] in ease["lambdas"]
+    assert len(ease["validation_ndcg@10"]) == len(ease["lambdas"])
+
+
+def test_a_row_measures_what_eval_prints_beside_a_model(out, small_data):
+    kinds = ("retrieval", "ranking", "rating")
+    tasks = [f"{NAME}_{kind}" for kind in kinds]
+    expected = measure_baselines(NAME, "test", tasks, dict.fromkeys(tasks, 60))
+    found = {ROWS[name].title.lower(): r["metrics"] for name, r in _results(out).items()}
+    for name, by_task in expected.items():
+        for task, metrics in by_task.items():
+            # No list holds what is no item.
+            assert {k: v for k, v in found[name][task].items() if k != "invalid"} == metrics
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ranking"])
+def test_ir_measures_finds_the_same(out, kind):
+    measures = {"hr@1": Success @ 1, "hr@10": Success @ 10, "ndcg@5": nDCG @ 5, "mrr": RR @ 20}
+    for name in ("ease", "markov", "item_to_item"):
+        path = per_user.path_of(out / name, f"{NAME}_{kind}", "test")
+        (batch,) = per_user.read(path)
+        qrels, run, short = [], [], []
+        for user, target, rank, items in zip(
+            *(batch[column].to_pylist() for column in ("user", "target", "rank", "items"))
+        ):
+            qrels.append(Qrel(user, str(target), 1))
+            short.append(rank <= len(items))
+            # A negative drawn twice is one document; a place of its own is left to each.
+            seen = [
+                f"{item}" if item not in items[:place] else f"{item} again {place}"
+                for place, item in enumerate(items)
+            ]
+            run += [ScoredDoc(user, item, -place) for place, item in enumerate(seen)]
+        found = ir_measures.calc_aggregate(measures.values(), qrels, run)
+        expected = per_user.metrics(path)
+        for key, measure in measures.items():
+            if key != "mrr" or all(short):
+                assert found[measure] == pytest.approx(expected[key], abs=1e-12), (name, key)
+
+
+def test_what_is_finished_is_not_made_again(out, small_data_dir, tmp_path, capsys):
+    names = "markov,popularity"
+    assert _run(small_data_dir, tmp_path, names) == 0
+    first = {name: (tmp_path / name / "results.json").read_bytes() for name in names.split(",")}
+    (tmp_path / "markov" / "results.json").write_text('{"metrics": {}}')
+    capsys.readouterr()
+    assert _run(small_data_dir, tmp_path, names) == 0
+    told = capsys.readouterr().err
+    assert told.count("finished before") == 1
+    assert (tmp_path / "popularity" / "results.json").read_bytes() == first["popularity"]
+    again = json.loads((tmp_path / "markov" / "results.json").read_bytes())
+    assert again["metrics"] == json.loads(first["markov"])["metrics"]
+    # Of another split it is another row; without its users it is not whole.
+    assert _run(small_data_dir, tmp_path, "popularity", "--split", "validation") == 0
+    assert "finished before" not in capsys.readouterr().err
+    per_user.path_of(tmp_path / "markov", f"{NAME}_ranking", "test").unlink()
+    assert _run(small_data_dir, tmp_path, "markov") == 0
+    assert "finished before" not in capsys.readouterr().err
+
+
+def test_programs_get_json_and_people_a_table(out, small_data_dir, capsys):
+    assert _run(small_data_dir, out, "ease , history,ease", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {name: _results(out)[name] for name in ("ease", "history")}
+    assert _run(small_data_dir, out, "ease,popularity,item_mean") == 0
+    shown = capsys.readouterr().out
+    for words in (f"{NAME}_retrieval, test, 60 users", "ease", "hr@10", "item_mean", "auc"):
+        assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("names", "more", "message"),
+    [
+        ("popularty", (), "--rows: got 'popularty', expected names among popularity"),
+        ("", (), "--rows: got ''"),
+        ("ease,,markov", (), "--rows: got ''"),
+        ("../ease", (), "--rows: got '../ease'"),
+        ("popularity", ("--split", "train"), "--split: got 'train', expected validation or test"),
+        ("popularity", ("--out", "/dev/null/x"), "--out for '/dev/null/x'"),
+        ("popularity", ("--data_dir", "/dev/null"), "not prepared"),
+        ("popularity", ("--no_such",), "Unknown argument"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir, tmp_path, capsys):
+    assert _run(small_data_dir, tmp_path / "out", names, *more) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("recllm: error: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_damaged_results_are_told(small_data_dir, tmp_path, capsys):
+    (tmp_path / "popularity").mkdir()
+    (tmp_path / "popularity" / "results.json").write_text("{")
+    assert _run(small_data_dir, tmp_path, "popularity") == 2
+    assert "Damaged file" in capsys.readouterr().err
+
+
+def test_help_teaches_and_is_quick():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "recllm_tasks.cli", "baselines", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for row in ROWS.values():
+        assert f"{row.name} " in done.stdout
+        assert row.what in done.stdout
+    assert "--rows popularity,item_to_item,ease,markov" in done.stdout
+    for heavy in ("tensorflow", "jax", "scipy"):
+        assert heavy not in done.stderr

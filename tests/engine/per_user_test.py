@@ -1,0 +1,82 @@
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recllm_tasks import metrics
+from recllm_tasks.engine import per_user
+from recllm_tasks.errors import UserError
+
+RANKS = [1.0, 3.0, math.inf, 11.0]
+ITEMS = [[4, 5], [-1, 4, 4], [], list(range(30))]
+
+
+def ranked(ranks=RANKS, items=ITEMS) -> pa.RecordBatch:
+    places = range(len(ranks))
+    return per_user.ranked([f"u{p}" for p in places], places, [p + 2 for p in places], ranks, items)
+
+
+def test_rows_come_back(tmp_path):
+    path = per_user.path_of(tmp_path, "toys_retrieval", "test")
+    assert path == tmp_path / "per_user" / "toys_retrieval-test.parquet"
+    per_user.write(path, [ranked()], {"model": "x", "step": 3})
+    (batch,) = per_user.read(path)
+    assert batch.schema.remove_metadata() == per_user.RANKED
+    assert batch.to_pydict() == {
+        "user": ["u0", "u1", "u2", "u3"],
+        "target": [0, 1, 2, 3],
+        "history": [2, 3, 4, 5],
+        "rank": RANKS,
+        "items": [*ITEMS[:3], list(range(20))],
+    }
+    assert per_user.facts(path) == {"model": "x", "step": 3}
+    assert list(tmp_path.rglob("*.tmp")) == []
+
+
+def test_metrics_are_those_of_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(per_user, "_GROUP", 3)
+    rng = np.random.default_rng(0)
+    path = tmp_path / "rows.parquet"
+    ranks = rng.choice([1, 2, 7, 15, np.inf], 40).astype(float)
+    batches = [ranked(part, [[1, -1, 2, 1]] * 10) for part in np.split(ranks, 4)]
+    per_user.write(path, iter(batches), {})
+    assert len(list(per_user.read(path))) > 4
+    assert per_user.metrics(path) == {**metrics.rank_metrics(ranks), "invalid": 0.25}
+
+    scores, liked = rng.random(40).round(1), rng.random(40) < 0.5
+    parts = zip(np.split(scores, 4), np.split(liked, 4))
+    names = [str(place) for place in range(10)]
+    rows = [per_user.rated(names, range(10), range(10), yes, score) for score, yes in parts]
+    per_user.write(path, rows, {})
+    assert per_user.metrics(path) == {"auc": metrics.auc(liked, scores)}
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "rows.parquet"
+    per_user.write(path, [ranked()], {"old": 1})
+
+    def failing():
+        yield ranked()
+        raise InterruptedError("stopped")
+
+    with pytest.raises(UserError, match="stopped"):
+        per_user.write(path, failing(), {})
+    assert per_user.facts(path) == {"old": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.parquet"]
+
+
+def test_what_is_not_ours_is_told(tmp_path):
+    path = tmp_path / "rows.parquet"
+    with pytest.raises(UserError, match=r"Rows for .*rows\.parquet"):
+        list(per_user.read(path))
+    path.write_bytes(b"no Parquet")
+    with pytest.raises(UserError, match="run it again"):
+        per_user.metrics(path)
+    pq.write_table(pa.table({"user": ["a"]}), path)
+    with pytest.raises(UserError, match="got columns user, expected user, target"):
+        per_user.metrics(path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="on writing"):
+        per_user.write(tmp_path / "file" / "rows.parquet", [ranked()], {})

@@ -1,0 +1,89 @@
+"""A model's rows by user give the metrics that SeqIO's evaluation gives."""
+
+import numpy as np
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
+from recllm_tasks.engine import per_user, user_rows
+from recllm_tasks.models.beam_search import Beams
+from recllm_tasks.prompts.windows import WINDOW
+
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+LENGTHS = {"inputs": 512, "targets": 8}
+
+
+def examples_of(name: str):
+    task = seqio.TaskRegistry.get(name)
+    return task, task.get_dataset(LENGTHS, split="test", shuffle=False)
+
+
+def beams_of(texts, vocabulary, scores=None) -> Beams:
+    """Beams that write `texts` [U][K], best first."""
+    tokens = np.zeros((len(texts), len(texts[0]), 12), np.int32)
+    for user, row in enumerate(texts):
+        for beam, text in enumerate(row):
+            ids = [*vocabulary.encode(text), vocabulary.eos_id] if text else []
+            tokens[user, beam, : len(ids)] = ids
+    scores = np.zeros(tokens.shape[:2], np.float32) if scores is None else scores
+    return Beams(tokens, scores, np.full(tokens.shape[:2], -1))
+
+
+def test_lists_hold_items_what_is_none_and_what_stands_twice(tmp_path):
+    task, dataset = examples_of("gift_cards_retrieval")
+    vocabulary = task.output_features["targets"].vocabulary
+    examples = list(dataset.as_numpy_iterator())
+    catalog = task.source.catalog()
+    rng = np.random.default_rng(1)
+    offered = np.array([*catalog.short_id, "I99999", "Gift card", "", "I1 I2"])
+    texts = rng.choice(offered, (len(examples), 20))
+    beams = beams_of(texts, vocabulary)
+    with vocabulary.opened():
+        rows = user_rows.rows(task, dataset, beams)
+    per_user.write(tmp_path / "rows", [rows], {})
+
+    targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
+    predictions = [[vocabulary.decode(b.tolist()) for b in found[::-1]] for found in beams[0]]
+    expected = tasks.ranked_items(task.source)(targets, predictions)
+    assert 0 < expected["invalid"] < 1
+    assert 0 < expected["hr@10"] < 1
+    assert per_user.metrics(tmp_path / "rows") == expected
+    assert rows["user"].to_pylist() == [e["user"].decode() for e in examples]
+    assert rows["target"].to_pylist() == [e["target"] for e in examples]
+    row_of = {short_id: row for row, short_id in enumerate(catalog.short_id)}
+    assert rows["items"].to_pylist() == [[row_of.get(t, -1) for t in row] for row in texts]
+
+
+def test_the_history_is_the_whole_one_and_not_the_window():
+    task, dataset = examples_of("gift_cards_retrieval")
+    num_users = int(dataset.cardinality())
+    beams = beams_of([["I1"]] * num_users, task.output_features["targets"].vocabulary)
+    lengths = user_rows.rows(task, dataset, beams)["history"].to_pylist()
+    stored = {r["user"]: len(r["items"]) for r in task.source.records("test").as_numpy_iterator()}
+    users = [example["user"] for example in dataset.as_numpy_iterator()]
+    assert lengths == [stored[user] - 1 for user in users]
+    assert max(lengths) > WINDOW
+
+
+def test_ratings_are_scored_by_the_log_odds():
+    task, dataset = examples_of("gift_cards_rating")
+    examples = list(dataset.as_numpy_iterator())
+    scores = np.sort(np.random.default_rng(2).normal(size=(len(examples), 2)))[:, ::-1]
+    answers = [["yes", "no"] if place % 2 else ["no", "yes"] for place in range(len(examples))]
+    beams = beams_of(answers, task.output_features["targets"].vocabulary, scores)
+    rows = user_rows.rows(task, dataset, beams)
+    sign = np.where([first == "yes" for first, _ in answers], 1, -1)
+    np.testing.assert_allclose(rows["score"], sign * (scores[:, 0] - scores[:, 1]), rtol=1e-6)
+    assert rows["liked"].to_pylist() == [bool(e["target_liked"]) for e in examples]
+
+
+def test_a_task_without_one_answer_has_no_rows():
+    task = seqio.TaskRegistry.get("gift_cards_mim")
+    dataset = task.get_dataset(LENGTHS, split="train", shuffle=False)
+    assert user_rows.rows(task, dataset, beams_of([["I1"]], _vocabulary(task))) is None
+
+
+def _vocabulary(task):
+    return task.output_features["targets"].vocabulary
