@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=35_598, help="as Sports & Outdoors has")
     parser.add_argument("--items", type=int, default=18_357)
     parser.add_argument("--rows", type=int, default=15)
-    parser.add_argument("--keep", help="folder to leave runs and report in")
+    parser.add_argument("--keep", help="folder to leave runs and report in; made once")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(args.keep or temporary)
-        start = time.perf_counter()
-        write_dataset(folder / "data", args.items)
-        write_runs(folder / "runs", args.users, args.items, args.rows)
-        print(f"made {args.rows} rows of {args.users:,} users: {time.perf_counter() - start:.1f} s")
+        if not (folder / "runs").is_dir():
+            write_dataset(folder / "data", args.items)
+            write_runs(folder / "runs", args.users, args.items, args.rows)
+        print(f"{args.rows} rows of {args.users:,} users, {args.items:,} items")
         print(f"{'stage':<34}{'seconds':>9}")
         parts = _stages(folder)
         for name, seconds in parts.items():

@@ -49,14 +49,19 @@ def describe(found: UserResults, train_count: np.ndarray | None) -> Lists:
     # One number for a user's item; of equal ones all but the first are repeats.
     pairs = user_L[valid_L] * (np.int64(1) << 31) + items_L[valid_L]
     num_valid = len(pairs)
-    duplicates = 1 - len(np.unique(pairs)) / num_valid if num_valid else float("nan")
+    duplicates = 1 - _num_distinct(pairs) / num_valid if num_valid else float("nan")
     invalid = 1 - num_valid / len(items_L) if len(items_L) else float("nan")
     top = items_L[valid_L & (place_L < TOP)]
-    distinct = len(np.unique(top))
+    distinct = _num_distinct(top)
     if train_count is None or not len(top):
         return Lists(invalid, duplicates, distinct)
     shares = np.bincount(deciles(train_count)[top], minlength=DECILES) / len(top)
     return Lists(invalid, duplicates, distinct, float(train_count[top].mean()), shares)
+
+
+def _num_distinct(values: npt.NDArray[np.integer]) -> int:
+    """By sorting: `np.unique` hashes, which took most of a report's time."""
+    return int(np.count_nonzero(np.diff(np.sort(values)))) + 1 if len(values) else 0
 
 
 def deciles(train_count: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:

@@ -113,7 +113,8 @@ def _forest(kind: str, of: Measured) -> Figure | None:
         colour = methods.PARTS.index(methods.part(run, kind))
         rows.append((of.labels[place], colour, point, float(printed) if printed else None))
     title = f"{column_title(key)}, {of.condition.text}"
-    axis = f"{column_title(key)}; diamonds are the paper's"
+    theirs = "; diamonds are the paper's" if any(paper for *_, paper in rows) else ""
+    axis = column_title(key) + theirs
     chance = 50 if key == "auc" else 0
     svg = plots.forest_plot(title, rows, axis, chance) if len(rows) > 1 else ""
     return Figure(svg) if svg else None
