@@ -245,6 +245,13 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--out", required=True, help="file to write")
         if name == "eval":
             command.add_argument("--json", action="store_true", help="results as JSON")
+    for name in ("show", "train", "eval", "infer"):
+        commands.choices[name].add_argument(
+            "--p5_templates",
+            metavar="FILE",
+            help="P5's src/all_amazon_templates.py, read and not run: its templates make up "
+            "<dataset>_p5",
+        )
     recommend = _command(
         commands, "recommend", "prints the items that a trained model expects next"
     )
