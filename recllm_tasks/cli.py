@@ -230,6 +230,13 @@ def _parser() -> argparse.ArgumentParser:
     baselines_options.add_arguments(
         _command(commands, "baselines", "fits and measures simple and classical recommenders")
     )
+    for name in ("show", "train", "eval", "infer"):
+        commands.choices[name].add_argument(
+            "--p5_templates",
+            metavar="FILE",
+            help="P5's src/all_amazon_templates.py, read and not run: its templates make up "
+            "<dataset>_p5",
+        )
     recommend = _command(
         commands, "recommend", "prints the items that a trained model expects next"
     )

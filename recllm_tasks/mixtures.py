@@ -1,8 +1,9 @@
 """The mixtures of the paper, registered with SeqIO for every published dataset on import.
 
 ReAT = retrieval + MIM + MLM, RaAT = ranking + MIM + MLM + BPR, RpAT = rating + MIM + MLM,
-UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; and the
-ablations of Tables 4-6. Rates are equal unless gin says otherwise: the paper names none.
+UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; P5 = the
+three as P5 writes them; and the ablations of Tables 4-6. Rates are equal unless gin says otherwise:
+the paper names none.
 
 Tasks and mixtures of datasets of one's own are known after `register_stored`, which every `recllm`
 command calls; from Python, in a notebook or in a process that T5X or SeqIO started:
@@ -27,7 +28,7 @@ from recllm_tasks.data.dataset_info import list_datasets, open_dataset
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts.source import data_dir as data_dir_in_force
-from recllm_tasks.prompts.templates import Wording
+from recllm_tasks.prompts.templates import Template, Wording
 
 TASKS_OF = {
     "reat": ("retrieval", "mim", "mlm"),
@@ -36,6 +37,7 @@ TASKS_OF = {
     "ut": ("retrieval", "ranking", "rating"),
     "ut_at": ("retrieval", "ranking", "rating", "mim", "mlm"),
     "ut_ie": ("retrieval", "ranking", "rating", "ie"),
+    "p5": tuple(f"p5_{kind}" for kind in tasks.RECOMMENDATION_TASKS),
     **{f"{kind}_mlm": (kind, "mlm") for kind in tasks.RECOMMENDATION_TASKS},
     **{f"{kind}_mlm_mim": (kind, "mlm", "mim") for kind in tasks.RECOMMENDATION_TASKS},
 }
@@ -52,7 +54,7 @@ def rate(
 
     Args:
       task: what SeqIO asks about.
-      kind: retrieval, ranking, rating, mim, mlm, bpr or ie.
+      kind: retrieval, ranking, rating, mim, mlm, bpr, ie, or p5_retrieval and so on.
       rates: rate by kind; 1 for those that are not named.
       temperature: None is equal rates but for `rates`, ours. T multiplies each by n^(1/T), n being
         the task's training examples (Raffel et al. 2020, §3.5.2): 1 mixes in proportion to them.
@@ -105,6 +107,31 @@ def register_stored(data_dir: str | os.PathLike | None = None) -> list[str]:
             tasks.register(name, Wording(info.noun, info.verb, info.verb_past))
             register(name)
     return names
+
+
+def register_p5(dataset: str, templates: Mapping[str, Template]) -> None:
+    """Registers tasks `<dataset>_p5_<name>`, which become those of the mixture `<dataset>_p5`.
+
+    Args:
+      dataset: whose other tasks are registered.
+      templates: by name, which begins with the kind of task; `p5_file.read` reads them. Those of an
+        earlier call go, and without any the mixture is that of Figure 1 again.
+    """
+    figure = [f"{dataset}_{kind}" for kind in TASKS_OF["p5"]]
+    for name in list(seqio.TaskRegistry.names()):
+        if name.startswith(f"{dataset}_p5_") and name not in figure:
+            seqio.TaskRegistry.remove(name)
+    for name, template in templates.items():
+        kind = name.partition("_")[0]
+        seqio.TaskRegistry.add(f"{dataset}_p5_{name}", **tasks.p5_task(dataset, kind, template))
+    seqio.MixtureRegistry.remove(f"{dataset}_p5")
+    seqio.MixtureRegistry.add(
+        f"{dataset}_p5",
+        [
+            (name, functools.partial(rate, kind=name.removeprefix(f"{dataset}_")))
+            for name in [f"{dataset}_p5_{n}" for n in templates] or figure
+        ],
+    )
 
 
 @gin.configurable(module="mixtures")

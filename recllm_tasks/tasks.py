@@ -1,6 +1,7 @@
 """The tasks of the paper, registered with SeqIO for every published dataset on import.
 
-`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Registering reads no file: a dataset is
+`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`, and for comparison P5's representation,
+`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
 opened when its examples are asked for. Those of a dataset of one's own are registered by
 `mixtures.register_stored`, which reads what is prepared. The pieces are public, so that a task of
 one's own is a `seqio.TaskRegistry.add` with a `Template` of one's own: see README.
@@ -17,11 +18,11 @@ from flax import struct
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
-from recllm_tasks.prompts import candidates, masking, prefixes, ratings, templates
+from recllm_tasks.prompts import candidates, masking, p5, prefixes, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.own_vocabulary import check_atomic_ids
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
-from recllm_tasks.prompts.templates import Choice, Wording
+from recllm_tasks.prompts.templates import Choice, Template, Wording
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
@@ -63,16 +64,19 @@ def ranked_items(
 
 @struct.dataclass
 class AnswerAuc(seqio.metrics.CollectingMetric):
-    """AUC of the log-odds of the second answer against the first (paper §4.1: like or dislike).
+    """AUC of the log-odds of the answers that say like against the others (paper §4.1).
 
-    It reads the decoder's beams and their log-probabilities, `scores` [n, K]; with the two answers
-    as the only beams the log-odds are exact.
+    It reads the decoder's beams and their log-probabilities, `scores` [n, K]; with the answers as
+    the only beams the log-odds are exact. `answer_auc` makes it for other answers than no and yes.
     """
 
     model_output_type: seqio.metrics.ModelOutputType = (
         seqio.metrics.ModelOutputType.PREDICTION_WITH_AUX
     )
-    answers: tuple[str, str] = ("no", "yes")
+
+    def answers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Those that say dislike, and those that say like."""
+        return ("no",), ("yes",)
 
     def actual_compute(
         self,
@@ -87,44 +91,55 @@ class AnswerAuc(seqio.metrics.CollectingMetric):
             vocabulary.decode([int(t) for t in example[target_field_name]])
             for example in task_dataset_as_numpy
         ]
+        answers = self.answers()
         log_odds = answer_log_odds(
-            self.answers,
+            answers,
             [
                 [vocabulary.decode([int(t) for t in beam]) for beam in beams]
                 for beams in beams_NxKxT
             ],
             np.asarray(aux["scores"]),
         )
-        labels = np.array([target == self.answers[1] for target in targets])
+        labels = np.array([target in answers[1] for target in targets])
         return {"auc": metrics.auc(labels, log_odds)}, {"targets": targets, "score": log_odds}
 
 
+def answer_auc(answers: Callable[[], tuple[tuple[str, ...], tuple[str, ...]]]) -> AnswerAuc:
+    """`AnswerAuc` of other answers, which `answers` tells when they are needed."""
+
+    @struct.dataclass
+    class GroupedAnswerAuc(AnswerAuc):
+        def answers(self):
+            return answers()
+
+    return GroupedAnswerAuc.empty()
+
+
 def answer_log_odds(
-    answers: tuple[str, str], beams: Sequence[Sequence[str]], scores_NxK: np.ndarray
+    answers: tuple[Sequence[str], Sequence[str]],
+    beams: Sequence[Sequence[str]],
+    scores_NxK: np.ndarray,
 ) -> np.ndarray:
     """log p(answers[1]) - log p(answers[0]), float [n]; a missing one counts as the last beam."""
     log_odds = []
     for texts, scores in zip(beams, scores_NxK):
         found = dict(zip(texts, scores))
-        log_odds.append(found.get(answers[1], min(scores)) - found.get(answers[0], min(scores)))
+        against, wanted = (
+            np.logaddexp.reduce([found.get(answer, min(scores)) for answer in group])
+            for group in answers
+        )
+        log_odds.append(wanted - against)
     return np.array(log_odds)
 
 
 def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating."""
-    source = SequenceSource(
-        dataset, needs_ratings=kind == "rating", with_negatives=kind == "ranking"
-    )
     template = {
         "retrieval": templates.RETRIEVAL,
         "ranking": templates.RANKING,
         "rating": templates.RATING,
     }[kind]
-    prepare = {
-        "retrieval": [prefixes.cut_at_random("retrieval")],
-        "ranking": [prefixes.cut_at_random("ranking"), candidates.list_candidates(source)],
-        "rating": [ratings.mark_liked(source)],
-    }[kind]
+    source = _source(dataset, kind)
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
         if kind == "rating"
@@ -132,11 +147,42 @@ def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, 
     )
     return {
         "source": source,
-        "preprocessors": [_CACHE, *prepare, Prompt(template.worded(wording), source)],
+        "preprocessors": [*_steps(source, kind), Prompt(template.worded(wording), source)],
         "output_features": features(source),
         "shuffle_buffer_size": None,
         **evaluation,
     }
+
+
+def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
+    """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating as P5 asks for it."""
+    source, slot = _source(dataset, kind), template.answer
+    if isinstance(slot, Choice):
+        metric = answer_auc(lambda: p5.answers_by_liking(slot, source.info().like_threshold))
+        evaluation = {"metric_objs": [metric]}
+    else:
+        evaluation = {"metric_fns": [ranked_items(source, slot.form)]}
+    steps = [*_steps(source, kind), p5.number_user(source)]
+    return {
+        "source": source,
+        "preprocessors": [*steps, Prompt(template, source)],
+        "output_features": features(source),
+        "shuffle_buffer_size": None,
+        **evaluation,
+    }
+
+
+def _source(dataset: str, kind: str) -> SequenceSource:
+    return SequenceSource(dataset, needs_ratings=kind == "rating", with_negatives=kind == "ranking")
+
+
+def _steps(source: SequenceSource, kind: str) -> list[Callable]:
+    """The preprocessors of a recommendation task before its prompt."""
+    return {
+        "retrieval": [_CACHE, prefixes.cut_at_random("retrieval")],
+        "ranking": [_CACHE, prefixes.cut_at_random("ranking"), candidates.list_candidates(source)],
+        "rating": [_CACHE, ratings.mark_liked(source)],
+    }[kind]
 
 
 def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
@@ -176,6 +222,8 @@ def register(dataset: str, wording: Wording) -> None:
     """Registers all tasks of a dataset with SeqIO."""
     for kind in RECOMMENDATION_TASKS:
         seqio.TaskRegistry.add(f"{dataset}_{kind}", **recommendation_task(dataset, kind, wording))
+        p5_task_of_kind = p5_task(dataset, kind, p5.FIGURE_1[kind])
+        seqio.TaskRegistry.add(f"{dataset}_p5_{kind}", **p5_task_of_kind)
     for kind in ("mim", "mlm", "bpr"):
         seqio.TaskRegistry.add(f"{dataset}_{kind}", **auxiliary_task(dataset, kind, wording))
     source = ItemSource(dataset, templates.ITEM_ATTRIBUTES)

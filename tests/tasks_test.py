@@ -233,7 +233,7 @@ def test_without_ratings_rating_is_refused_with_the_reason(monkeypatch, small_da
 def test_log_odds_compare_the_two_answers():
     beams = [["no", "yes"], ["yes", "no"], ["", "yes"]]
     scores = np.array([[-2.0, -0.1], [-3.0, -0.05], [-1e7, -0.2]])
-    log_odds = tasks.answer_log_odds(("no", "yes"), beams, scores)
+    log_odds = tasks.answer_log_odds((("no",), ("yes",)), beams, scores)
     assert log_odds == pytest.approx([1.9, -2.95, -0.2 + 1e7])
 
 

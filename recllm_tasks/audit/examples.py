@@ -8,6 +8,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from recllm_tasks.audit import item_numbers
 from recllm_tasks.audit.item_ids import IdReader
 from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
@@ -156,7 +157,11 @@ class BatchReader:
 
     def __init__(self, records: Records, task: seqio.Task, split: str, seed: int):
         self._records, self._task, self._split, self._seed = records, task, split, seed
-        self._ids = IdReader(task.output_features["inputs"].vocabulary, records.catalog)
+        vocabulary = task.output_features["inputs"].vocabulary
+        if item_numbers.are_written(task):
+            self._ids = item_numbers.NumberReader(vocabulary, len(records.catalog))
+        else:
+            self._ids = IdReader(vocabulary, records.catalog)
 
     def read(self, arrays: Arrays) -> Batch:
         inputs, targets = (

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import seqio
 
+from recllm_tasks.audit import item_numbers
 from recllm_tasks.audit.examples import Batch, Ids
 from recllm_tasks.audit.records import Records
 from recllm_tasks.audit.titles import ALL_TEXTS, TitleReader
@@ -19,9 +20,13 @@ class Confirmation:
     def __init__(self, records: Records, task: seqio.Task):
         self._catalog = records.catalog
         self._vocabulary = task.output_features["inputs"].vocabulary
+        self._are_numbers = item_numbers.are_written(task)
 
     def holds(self, batch: Batch, example: int, row: int) -> bool:
         """False if the text of an item in the example holds the id of `row`."""
+        if self._are_numbers:  # beside which no text of an item stands
+            sides = (batch.inputs[example], batch.targets[example])
+            return item_numbers.holds(self._vocabulary, sides, row)
         written = re.compile(rf"(?<![A-Za-z0-9]){self._catalog.short_id[row]}(?![0-9])")
         shown = {
             int(shown)

@@ -70,8 +70,13 @@ def damage_told():
 
 
 def register_tasks(args) -> None:
-    """Registers our tasks and mixtures, those of one's own datasets, and those of `--module`."""
-    importlib.import_module("recllm_tasks.mixtures").register_stored()
+    """Registers our tasks and mixtures, those of one's own datasets, and those of `--module`.
+
+    Where a command has `--p5_templates`, those of that file too.
+    """
+    own = importlib.import_module("recllm_tasks.mixtures").register_stored()
+    if getattr(args, "p5_templates", None):
+        _register_p5(args.p5_templates, own)
     sys.path.insert(0, os.getcwd())
     for module in args.module:
         try:
@@ -83,6 +88,20 @@ def register_tasks(args) -> None:
                 f"Unknown module '{module}': got no such module here or on PYTHONPATH, expected a "
                 "Python module that registers tasks; correct --module"
             ) from error
+
+
+def _register_p5(path: str, own: list[str]) -> None:
+    from recllm_tasks import mixtures
+    from recllm_tasks.data.specs import SPECS
+    from recllm_tasks.progress import console
+    from recllm_tasks.prompts import p5_file
+
+    found = p5_file.read(path)
+    console.print(f"P5's templates: {', '.join(found.templates)}", markup=False)
+    for number, reason in found.left_out.items():
+        console.print(f"left out {number}: {reason}", markup=False, highlight=False)
+    for dataset in (*SPECS, *own):
+        mixtures.register_p5(dataset, found.templates)
 
 
 def prepared(dataset: str):

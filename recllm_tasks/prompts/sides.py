@@ -15,7 +15,7 @@ from recllm_tasks.prompts.batch_steps import Batch
 from recllm_tasks.prompts.ragged import Ragged, join
 from recllm_tasks.prompts.slot_tables import slot_table
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Items, Part, Slot, Varied
+from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Items, Part, Slot, User, Varied
 from recllm_tasks.prompts.token_table import item_text, tokenise
 
 # The feature whose items may be dropped. Its slots in one template share the room that is left.
@@ -60,7 +60,11 @@ class Side:
                 # The items come first; the other rows are no candidates.
                 whole = slot_table(slot, self._source, self._vocabulary, None)
                 longest = whole.lengths[: len(self._source.catalog())].max()
-                room -= int(longest) * (self._source.info().candidates if slot.last_form else 1)
+                is_offer = slot.field == "candidates"
+                room -= int(longest) * (self._source.info().candidates if is_offer else 1)
+            elif isinstance(slot, User):
+                users = slot_table(slot, self._source, self._vocabulary, None)
+                room -= int(users.lengths.max(initial=0))
             elif isinstance(slot, (Items, Varied)):
                 shares += 2 if slot.field == "pair" else 1
         if room < shares:
@@ -79,6 +83,8 @@ class Side:
         """What the slot's table has the tokens of in that row."""
         if isinstance(slot, Choice):
             return slot.answers[row]
+        if isinstance(slot, User):
+            return slot.form.format(number=row + 1)
         if isinstance(slot, Items) and row >= self._masked_row(slot):
             return (MASKED_ITEM, slot.empty)[row - self._masked_row(slot)]
         number, row = divmod(row, self._num_items)
@@ -102,7 +108,7 @@ class Side:
         return rows
 
     def rows(self, slot: Slot, example: Example) -> tf.Tensor:
-        if isinstance(slot, Choice):
+        if isinstance(slot, (Choice, User)):
             return tf.reshape(example[slot.field], [1])
         if isinstance(slot, Varied):
             row = example[slot.variant] * self._num_items + example[slot.field]
@@ -210,7 +216,7 @@ class Side:
         rows = batch[slot.field]
         if not isinstance(rows, Ragged):
             rows = Ragged.of_array(rows.reshape(len(rows), -1))
-        if isinstance(slot, Choice):
+        if isinstance(slot, (Choice, User)):
             return rows
         if slot.masked:
             masked = batch[slot.masked].values

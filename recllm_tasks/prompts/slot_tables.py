@@ -18,7 +18,7 @@ from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.prompts import table_file
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Slot, Varied
+from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Slot, User, Varied
 from recllm_tasks.prompts.token_table import (
     TokenTable,
     check_boundaries,
@@ -37,7 +37,8 @@ def slot_table(
 ) -> TokenTable:
     """Rows: the items in the slot's form, in its last form if any, the masked and the empty text.
 
-    For a `Choice`, one row an answer; for a `Varied`, the items in its first form, then its second.
+    For a `Choice`, one row an answer; for a `User`, one a user; for a `Varied`, the items in its
+    first form, then its second.
 
     Args:
       slot: of a template.
@@ -51,6 +52,8 @@ def slot_table(
     """
     if isinstance(slot, Choice):
         return tokenise(slot.answers, vocabulary)
+    if isinstance(slot, User):
+        return _user_table(slot.form, source.num_users(), vocabulary)
     catalog = source.catalog()
     forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form)
     forms = tuple(form for form in forms if form is not None)
@@ -82,6 +85,14 @@ def _stored_table(
             table_file.save(path, table.values, table.splits)
         stored = table_file.load(path) or (table.values, table.splits)
     return TokenTable(*stored)
+
+
+@functools.lru_cache(maxsize=64)
+def _user_table(form: str, num_users: int, vocabulary: seqio.SentencePieceVocabulary) -> TokenTable:
+    texts = [form.format(number=row + 1) for row in range(num_users)]
+    table = tokenise(texts, vocabulary)
+    check_boundaries(texts, table, vocabulary)
+    return table
 
 
 def _build(forms, texts, catalog, vocabulary, max_tokens) -> TokenTable:

@@ -54,6 +54,10 @@ class CatalogSource:
         self.info()
         return _catalog(self.dataset_dir())
 
+    def num_users(self) -> int:
+        """U, of any split: leave-one-out keeps an interaction of every user for training."""
+        return self.info().statistics.users
+
     def vocabulary_file(self) -> str:
         self.info()
         return os.path.join(self.dataset_dir(), FILE_NAME)
@@ -148,6 +152,13 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         self.check()
         return WindowTable(_training_windows(self.dataset_dir()), self)
 
+    def rows_of_users(self) -> tf.lookup.StaticHashTable:
+        """From a user's raw id to its place among the training records, int32.
+
+        Records lie in the order of hashes of the raw ids, so that a user's place says nothing.
+        """
+        return _rows_of_users(self.dataset_dir())
+
     def num_input_examples(self, split: str) -> int | None:
         """Examples of a split; None for a small training split.
 
@@ -175,7 +186,10 @@ class WindowTable:
         return self._stored.count(self._window)
 
     def batch(self, numbers: np.ndarray) -> Batch:
-        """The features of `windows.cut_windows`, but `user_hash` (int32) for `user`."""
+        """The features of `windows.cut_windows`, but for `user` its `user_hash` and `user_row`.
+
+        Both are int32; the latter is the user's place among the training records.
+        """
         return self._stored.cut(numbers, self._window, self._source.with_negatives)
 
     def users(self, numbers: np.ndarray) -> np.ndarray:
@@ -187,6 +201,15 @@ class WindowTable:
 @functools.lru_cache(maxsize=4)
 def _training_windows(directory: str) -> TrainingWindows:
     return TrainingWindows.read(directory)
+
+
+@functools.lru_cache(maxsize=2)
+def _rows_of_users(directory: str) -> tf.lookup.StaticHashTable:
+    # Made outside of any graph, so that it outlives the first that looks up in it.
+    with tf.init_scope():
+        users = tf.constant(_training_users(directory))
+        rows = tf.range(tf.size(users))
+        return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(users, rows), -1)
 
 
 @functools.lru_cache(maxsize=2)

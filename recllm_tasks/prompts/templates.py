@@ -23,7 +23,8 @@ class Items:
 
     Attributes:
       field: feature that holds the rows, oldest first.
-      form: how one item is written; its placeholders are columns of the catalog.
+      form: how one item is written; its placeholders are columns of the catalog, and `number`,
+        from 1, in the catalog's order.
       last_form: how the last item is written, where that differs.
       where: feature, bool [n]; only the rows where it is true are written.
       masked: feature, bool [n]; where it is true, `MASKED_ITEM` is written in the item's place.
@@ -55,7 +56,15 @@ class Varied:
     forms: tuple[str, ...]
 
 
-Slot = Items | Choice | Varied
+@dataclasses.dataclass(frozen=True)
+class User:
+    """Writes the user of the int32 scalar feature `field`, as `form` with its number in it."""
+
+    form: str
+    field: str = "user_row"
+
+
+Slot = Items | Choice | Varied | User
 Part = str | Slot
 
 

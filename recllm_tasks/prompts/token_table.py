@@ -108,7 +108,7 @@ def write_item(catalog: Catalog, form: str, row: int, max_words: int | None = No
     texts = {column: break_lookalikes(getattr(catalog, column)[row]) for column in columns(form)}
     if max_words is not None:
         texts = {column: " ".join(text.split()[:max_words]) for column, text in texts.items()}
-    return form.format(short_id=catalog.short_id[row], **texts)
+    return form.format(short_id=catalog.short_id[row], number=row + 1, **texts)
 
 
 @functools.lru_cache(maxsize=64)

@@ -88,6 +88,7 @@ class TrainingWindows:
         history = Ragged.of_slices(self.items.values, begin, length)
         batch = {
             "user_hash": self.user_hash[user],
+            "user_row": user.astype(np.int32),
             "window": start,
             "history": history,
             "history_ratings": Ragged.of_slices(self.ratings, begin, length),

@@ -16,15 +16,15 @@ from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import beam_search
 from recllm_tasks.models.network import Transformer
-from recllm_tasks.prompts import templates
+from recllm_tasks.prompts import p5, templates
 from recllm_tasks.prompts.templates import Choice
 
 # Model features that tell the tasks of a mixture apart while decoding.
 CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
 CHOICE = "choice"  # int32 [1], its value means nothing: the answer is one of a few words
 
-# The feature that holds the choice's answer; an example that has it is one of a rating task.
-_CHOICE_FIELD = templates.RATING.answer.field
+# Features that hold a choice's answer; an example that has one is one of a rating task.
+_CHOICE_FIELDS = (templates.RATING.answer.field, p5.STARS.field)
 
 Batch = Mapping[str, jax.Array]
 
@@ -41,7 +41,7 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
         if not self.pack:
             # T5X converts one task's examples after the other's with the same converter.
             self._passthrough_features, lengths = {}, {}
-            if _CHOICE_FIELD in ds.element_spec:
+            if any(field in ds.element_spec for field in _CHOICE_FIELDS):
                 ds = ds.map(lambda example: {**example, CHOICE: tf.zeros([1], tf.int32)})
             for name in (CANDIDATES, CHOICE):
                 if name in ds.element_spec:
@@ -134,7 +134,7 @@ def marks_of(task: seqio.Task) -> set[str]:
     if prompt is None:
         return set()
     slot = prompt.template.answer
-    chooses = isinstance(slot, Choice) and slot.field == _CHOICE_FIELD
+    chooses = isinstance(slot, Choice) and slot.field in _CHOICE_FIELDS
     return ({CANDIDATES} if prompt.template.offers_candidates else set()) | (
         {CHOICE} if chooses else set()
     )

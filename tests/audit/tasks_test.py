@@ -13,7 +13,7 @@ from recllm_tasks.audit import examples
 from recllm_tasks.audit.examples import BatchReader
 from recllm_tasks.audit.records import read_records
 from recllm_tasks.data.dataset_info import dataset_dir
-from recllm_tasks.prompts import masking, templates
+from recllm_tasks.prompts import masking, p5, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batch_steps import with_batches
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
@@ -24,6 +24,8 @@ KINDS = (*tasks.RECOMMENDATION_TASKS, "mim", "mlm", "bpr")
 
 
 def arguments_of(kind):
+    if kind == "p5_retrieval":
+        return tasks.p5_task(NAME, "retrieval", p5.FIGURE_1["retrieval"])
     make = tasks.recommendation_task if kind in tasks.RECOMMENDATION_TASKS else tasks.auxiliary_task
     return make(NAME, kind, Wording())
 
@@ -98,7 +100,7 @@ def test_a_held_out_item_in_the_history(
     )
 
 
-@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "bpr"])
+@pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "bpr", "p5_retrieval"])
 def test_a_held_out_item_as_the_target(kind, leaky, sequences, small_data_dir, run_audit):
     held_out = lookup(sequences, -1)
     swap = mapped(lambda example: {"target": held_out(example["user"])})

@@ -12,6 +12,7 @@ from recllm_tasks.prompts.stream import Examples, Shard
 
 LENGTHS = {"inputs": 512, "targets": 64}
 KINDS = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie")
+P5_KINDS = ("p5_retrieval", "p5_ranking", "p5_rating")
 
 ALL = Shard()
 
@@ -36,13 +37,14 @@ def _one_by_one(found, num, lengths=LENGTHS, seed=0):
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *P5_KINDS])
 def test_a_tasks_examples_are_seqios(kind, monkeypatch):
     monkeypatch.setattr(stream, "STRETCH", 61)
     task = seqio.TaskRegistry.get(f"gift_cards_{kind}")
     assert stream.is_fast(task)
     # Three epochs and more, and lengths in which not every history fits.
-    lengths = {"inputs": 230, "targets": 40}
+    # A hundred numbers take more tokens than a hundred ids that are one piece each.
+    lengths = {"inputs": 400 if kind == "p5_ranking" else 230, "targets": 40}
     assert _streamed(task, 400, lengths, seed=3) == _one_by_one(task, 400, lengths, seed=3)
 
 

@@ -1,0 +1,89 @@
+"""P5's representation, to compare with (Geng et al. 2022): users and items are numbers, no titles.
+
+The wording is that of the paper's Figure 1(a1)-(a3). A number is a place in an order that says
+nothing: of an item in the catalog, of a user among the training records (paper, §A.1: random
+instead of sequential). More templates come from a file of P5's own (`p5_file.py`).
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from recllm_tasks.prompts.batch_steps import Batch, with_batches
+from recllm_tasks.prompts.source import SequenceSource
+from recllm_tasks.prompts.templates import Choice, Items, Template, User
+
+NUMBER = "{number}"
+ANSWER = Items("target", NUMBER)
+# Our choice: whole stars. P5's own answers are drawn around the rating, 4.8 for a 5.
+STARS = Choice("target_star", ("1.0", "2.0", "3.0", "4.0", "5.0"))
+
+
+def history(after: str = "") -> Items:
+    """The items of the history, with an arrow between each two, and a word's rest after them."""
+    return Items("history", f"{NUMBER} ->", last_form=f"{NUMBER}{after}")
+
+
+def candidates(after: str = "") -> Items:
+    """The items to choose from, with a comma between each two, and a word's rest after them."""
+    return Items("candidates", f"{NUMBER} ,", last_form=f"{NUMBER}{after}")
+
+
+# Figure 1(a) of the paper, by the kind of task.
+FIGURE_1 = {
+    "retrieval": Template(
+        inputs=(
+            "I find the purchase history list of",
+            User("user_{number}:"),
+            history(),
+            "I wonder what is the next item to recommend to the user. Can you help me decide?",
+        ),
+        targets=(ANSWER,),
+    ),
+    "ranking": Template(
+        inputs=(
+            "Pick the most suitable item from the following list and recommend to",
+            User("user_{number}:"),
+            candidates(),
+        ),
+        targets=(ANSWER,),
+    ),
+    "rating": Template(
+        inputs=(
+            "What star rating do you think",
+            User("user_{number}"),
+            "will give",
+            Items("target", "item_{number}?"),
+        ),
+        targets=(STARS,),
+    ),
+}
+
+
+def answers_by_liking(
+    slot: Choice, like_threshold: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The answers of a rating template that say dislike, and those that say like."""
+    if slot.field != STARS.field:
+        return slot.answers[:1], slot.answers[1:]
+    first_liked = sum(star <= like_threshold for star in range(1, len(slot.answers) + 1))
+    return slot.answers[:first_liked], slot.answers[first_liked:]
+
+
+def number_user(source: SequenceSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """A preprocessor that adds `user_row` (int32), the user's place among the training records."""
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        rows = source.rows_of_users()
+
+        def add(example):
+            return {**example, "user_row": rows.lookup(example["user"])}
+
+        return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def on_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
+        """The table of training windows has it already."""
+        del seeds, sequence_length, output_features
+        return batch
+
+    return with_batches(preprocess, on_batch)

@@ -1,0 +1,39 @@
+"""Bare numbers in a text: which are items, and which are users and ratings."""
+
+import numpy as np
+import pytest
+from recllm_tasks.audit.ragged import Ragged
+
+from recllm_tasks.audit.item_numbers import NumberReader, holds
+
+
+class Letters:
+    """A vocabulary of characters."""
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+def tokens(*texts):
+    values = np.array([ord(character) for text in texts for character in text], np.int32)
+    return Ragged.of_lengths(values, np.array([len(text) for text in texts]))
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("of user_15: 4 -> 46 -> 7 I wonder", [4, 46, 7]),
+        ("to user_25: 49 , 18 , 31", [49, 18, 31]),
+        ("Will user_23 give item_73?", [73]),
+        ("5.0", []),
+        ("0 , 100 , 101 , 9999999999999", [100]),
+        ("a12 12a x_5 3.5 7.", [7]),
+    ],
+)
+def test_numbers_of_items(text, items):
+    example, row = NumberReader(Letters(), num_items=100).read(tokens("nothing", text))
+    assert row.tolist() == [item - 1 for item in items]
+    assert example.tolist() == [1] * len(items)
+    side = tokens(text)[0]
+    assert all(holds(Letters(), (side,), item - 1) for item in items)
+    assert not holds(Letters(), (side,), 14)
