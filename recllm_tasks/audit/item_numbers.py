@@ -10,8 +10,8 @@ import numpy as np
 import seqio
 
 from recllm_tasks import tasks
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.prompts import p5
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.templates import Items
 
 # A digit before or after a point belongs to a decimal.

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from recllm_tasks.audit.ragged import Ragged
 
 from recllm_tasks.audit.item_numbers import NumberReader, holds
+from recllm_tasks.prompts.ragged import Ragged
 
 
 class Letters:
