@@ -70,7 +70,7 @@ def save(
         "examples_per_second": {
             task: num_users[task] / max(seconds[task], 1e-9) for task in seconds
         },
-        "peak_memory_bytes": memory.peak_bytes(),
+        "peak_memory_bytes": measured.peak_memory_bytes or memory.peak_bytes(),
         "seconds": measured.fit_seconds + sum(seconds.values()),
     }
     run_folder.write_json(folder / RESULTS, results)
