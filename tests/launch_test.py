@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,10 @@ def test_recboles_environment_wants_its_python_and_is_made_once(tmp_path, monkey
         assert launch("install_baselines.sh") == []
 
 
-@pytest.mark.skipif(not shutil.which("shellcheck"), reason="needs shellcheck (apt, or PyPI's -py)")
 def test_the_scripts_pass_shellcheck():
-    scripts = [*sorted(LAUNCH.glob("*.sh")), LAUNCH / "gpu_slurm.sbatch"]
+    scripts = [*sorted(LAUNCH.glob("*.sh")), *LAUNCH.glob("*.sbatch"), LAUNCH.parent / ".ci/run"]
+    program = Path(sysconfig.get_path("scripts")) / "shellcheck"
     done = subprocess.run(
-        ["shellcheck", "-x", *scripts], capture_output=True, text=True, cwd=LAUNCH.parent
+        [program, "-x", *scripts], capture_output=True, text=True, cwd=LAUNCH.parent
     )
     assert done.returncode == 0, done.stdout

@@ -9,11 +9,11 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks.audit.item_ids import IdReader
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import stream
 from recllm_tasks.prompts.candidates import OFFERS
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.source import CatalogSource
 
 _BATCH = 512
@@ -159,7 +159,10 @@ class BatchReader:
         self._ids = IdReader(task.output_features["inputs"].vocabulary, records.catalog)
 
     def read(self, arrays: Arrays) -> Batch:
-        inputs, targets = (Ragged.of_rows(arrays[name]) for name in ("inputs", "targets"))
+        inputs, targets = (
+            rows if isinstance(rows, Ragged) else Ragged.of_array(rows)
+            for rows in (arrays["inputs"], arrays["targets"])
+        )
         corrupted = self._ids.is_corrupted(inputs)
         texts = (inputs, targets)
         if corrupted:

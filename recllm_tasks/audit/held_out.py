@@ -47,7 +47,7 @@ class HeldOut:
     def __init__(self, records: Records, task: seqio.Task, split: str):
         self._records, self._task, self._split = records, task, split
         self._confirmation = Confirmation(records, task)
-        self._held_out = records.splits["test"].items.last(max(1, HELD_OUT[split]))
+        self._held_out = records.splits["test"].items.last_columns(max(1, HELD_OUT[split]))
         self._titles = TitleReader(records, task.output_features["inputs"].vocabulary, split)
         self._offender: Offender | None = None
         self._examples = self._tokens = self._ids = self._negatives = 0

@@ -1,8 +1,9 @@
 """The item ids in a stretch of tokens, read off the tokens themselves.
 
 Nothing is decoded: of each piece of the vocabulary it is known whether an id begins in it ("▁I12")
-and whether one goes on in it ("34", "34,"), and digits are put together with NumPy. It finds too
-much rather than too little: a title may hold what looks like an id.
+and whether one goes on in it ("34", "34,"), and digits are put together with NumPy. The letters of
+semantic ids count as digits too: "12a200b7c0" is a number of base 13. It finds too much rather than
+too little: a title may hold what looks like an id.
 """
 
 import re
@@ -10,20 +11,19 @@ import re
 import numpy as np
 import seqio
 
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.id_schemes import LETTERS
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
-_BEGINS = re.compile(r"(?:^|[^A-Za-z0-9])I([0-9]*)$")
-_INSIDE = re.compile(r"(?:^|[^A-Za-z0-9])I([0-9]+)[^0-9]")
-_LEADING = re.compile(r"[0-9]+")
+_BEFORE = "(?:^|[^A-Za-z0-9])I"
 
 # No id is longer; what is, stays out of int64's way.
-_MAX_DIGITS = 12
+_MAX_DIGITS = {10: 12, 10 + len(LETTERS): 16}
 
 
 class IdReader:
-    """Reads the short ids (`I` and a number) of one catalog written in one vocabulary."""
+    """Reads the short ids, all of one scheme, of one catalog written in one vocabulary."""
 
     def __init__(self, vocabulary: seqio.Vocabulary, catalog: Catalog):
         self._eos, self._pad = vocabulary.eos_id, vocabulary.pad_id
@@ -31,18 +31,22 @@ class IdReader:
         tokenizer = vocabulary.tokenizer
         pieces = tokenizer.IdToPiece(list(range(tokenizer.GetPieceSize())))
         pieces += [""] * (vocabulary.vocab_size - len(pieces))
-        begins = [_BEGINS.search(piece) for piece in pieces]
-        inside = [_INSIDE.search(piece) for piece in pieces]
-        leading = [_LEADING.match(piece) for piece in pieces]
+        has_letters = any(letter in short_id for letter in LETTERS for short_id in catalog.short_id)
+        digit = f"[0-9{LETTERS}]" if has_letters else "[0-9]"
+        self._base = 10 + len(LETTERS) * has_letters
+        self._most = _MAX_DIGITS[self._base]
+        begins = [re.search(f"{_BEFORE}((?:[0-9]{digit}*)?)$", piece) for piece in pieces]
+        inside = [re.search(f"{_BEFORE}([0-9]{digit}*)(?!{digit}).", piece) for piece in pieces]
+        leading = [re.match(f"{digit}+", piece) for piece in pieces]
         self._begins = np.array([match is not None for match in begins])
-        self._first_digits, self._first_value = _numbers(m and m[1] for m in begins)
+        self._first_digits, self._first_value = self._numbers(m and m[1] for m in begins)
         self._is_inside = np.array([match is not None for match in inside])
-        self._inside_digits, self._inside_value = _numbers(m and m[1] for m in inside)
-        self._more_digits, self._more_value = _numbers(m and m[0] for m in leading)
+        self._inside_digits, self._inside_value = self._numbers(m and m[1] for m in inside)
+        self._more_digits, self._more_value = self._numbers(m and m[0] for m in leading)
         self._goes_on = np.array([m is not None and m.end() == len(m.string) for m in leading])
-        numbers = np.array([int(short_id[1:]) for short_id in catalog.short_id], np.int64)
-        self._row_of = np.full(numbers.max(initial=0) + 2, -1, np.int64)
-        self._row_of[numbers] = np.arange(len(numbers))
+        _, own_value = self._numbers(short_id[1:] for short_id in catalog.short_id)
+        self._order = np.argsort(own_value)
+        self._own_value = own_value[self._order]
 
     def read(self, tokens: Ragged) -> tuple[np.ndarray, np.ndarray]:
         """(row of `tokens`, row of the catalog) of every id, int64 [n] each."""
@@ -53,11 +57,11 @@ class IdReader:
         number, digits = self._first_value[values[at]], self._first_digits[values[at]]
         going, place = np.arange(len(at)), at + 1
         while len(going):
-            going = going[(place[going] < end[going]) & (digits[going] <= _MAX_DIGITS)]
+            going = going[(place[going] < end[going]) & (digits[going] <= self._most)]
             piece = values[place[going]]
             more = self._more_digits[piece]
             going, piece, more = going[more > 0], piece[more > 0], more[more > 0]
-            number[going] = number[going] * 10**more + self._more_value[piece]
+            number[going] = number[going] * self._base**more + self._more_value[piece]
             digits[going] += more
             place[going] += 1
             going = going[self._goes_on[piece]]
@@ -65,9 +69,16 @@ class IdReader:
         example = np.append(example, np.searchsorted(tokens.splits, within, side="right") - 1)
         number = np.append(number, self._inside_value[values[within]])
         digits = np.append(digits, self._inside_digits[values[within]])
-        known = (digits > 0) & (digits <= _MAX_DIGITS) & (number < len(self._row_of))
-        row = self._row_of[np.where(known, number, -1)]
-        return example[row >= 0], row[row >= 0]
+        known = self._own(number, digits)
+        return example[known >= 0], known[known >= 0]
+
+    def _own(self, value: np.ndarray, digits: np.ndarray) -> np.ndarray:
+        """The row of the catalog whose id has that value, -1 for none, int64 [n]."""
+        if not len(self._order):
+            return np.full(len(value), -1, np.int64)
+        place = np.minimum(np.searchsorted(self._own_value, value), len(self._order) - 1)
+        is_own = (self._own_value[place] == value) & (digits > 0) & (digits <= self._most)
+        return np.where(is_own, self._order[place], -1)
 
     def is_corrupted(self, inputs: Ragged) -> bool:
         """Whether sentinels stand for spans that the targets hold."""
@@ -86,11 +97,10 @@ class IdReader:
         order = np.lexsort((span, row))
         return Ragged.of_lengths(values[order], np.bincount(row, minlength=len(inputs)))
 
-
-def _numbers(texts) -> tuple[np.ndarray, np.ndarray]:
-    """(how many digits, their value) of each text, int64; 0 digits for None and for ""."""
-    texts = [text or "" for text in texts]
-    values = [int(text) if 0 < len(text) <= _MAX_DIGITS else 0 for text in texts]
-    # A piece of more digits than any id counts as too many, not as an overflow.
-    digits = [min(len(text), _MAX_DIGITS + 1) for text in texts]
-    return np.array(digits, np.int64), np.array(values, np.int64)
+    def _numbers(self, texts) -> tuple[np.ndarray, np.ndarray]:
+        """(how many digits, their value) of each text, int64; 0 digits for None and for ""."""
+        texts = [text or "" for text in texts]
+        values = [int(t, self._base) if 0 < len(t) <= self._most else 0 for t in texts]
+        # A piece of more digits than any id counts as too many, not as an overflow.
+        digits = [min(len(text), self._most + 1) for text in texts]
+        return np.array(digits, np.int64), np.array(values, np.int64)

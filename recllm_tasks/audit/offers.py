@@ -56,7 +56,7 @@ class HeldOutNegatives:
 
     def __init__(self, records: Records):
         self._records = records
-        held_out = records.splits["test"].items.last(HELD_OUT["train"])
+        held_out = records.splits["test"].items.last_columns(HELD_OUT["train"])
         train = records.splits["train"].items
         counts = records.catalog.train_count
         mass = np.bincount(train.rows, counts[train.values], minlength=len(train))

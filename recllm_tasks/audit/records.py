@@ -8,10 +8,10 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
 
 _BATCH = 4096
@@ -105,4 +105,4 @@ def _read_split(builder: tfds.core.DatasetBuilder, split: str) -> Split:
 def _rows(tensor: tf.Tensor | tf.RaggedTensor) -> Ragged:
     if isinstance(tensor, tf.RaggedTensor):
         return Ragged(tensor.values.numpy(), tensor.row_splits.numpy())
-    return Ragged.of_rows(tensor.numpy())
+    return Ragged.of_array(tensor.numpy())

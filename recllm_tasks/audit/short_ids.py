@@ -1,7 +1,8 @@
 """Whether short ids give anything away: they must be in no order (paper §A.1).
 
 P5 numbered items as it first saw them; the rule "previous id + 1" then finds a share of the test
-items without any learning. Letters: N items.
+items without any learning. Semantic ids tell what an item is, and so which items are alike; they
+must not tell which came first. Their order is that of their numbers. Letters: N items.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from scipy import stats
 
 from recllm_tasks.audit.records import Records
 from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.data.id_schemes import read_numbers
 
 # Our choice: five standard deviations of the null distribution, and the same tail of the binomial
 # one, so that an honest dataset fails once in some two million; what leaks is far beyond.
@@ -23,11 +25,12 @@ NEXT_IDS = 10
 def check_order(records: Records) -> Check:
     """Spearman's rank correlation of short ids with raw-id order and first-seen order.
 
-    Of two independent orders of N items it has mean 0 and standard deviation 1 / sqrt(N - 1). First
+    Of two independent orders of N items it has mean 0 and the deviation of `null_deviation`. First
     seen is counted user by user, in the order of raw ids, each sequence from its oldest item on.
     """
     size = len(records.catalog)
-    limit = DEVIATIONS / np.sqrt(max(1, size - 1))
+    numbers = read_numbers(records.catalog.short_id)
+    place_of = ranks_of(numbers)
     test = records.splits["test"]
     seen = test.items.take(np.argsort(natural_ranks([user.decode() for user in test.users])))
     rows, first_place = np.unique(seen.values, return_index=True)
@@ -35,7 +38,12 @@ def check_order(records: Records) -> Check:
         "raw-id order": (np.arange(size), natural_ranks(records.catalog.item)),
         "first-seen order": (rows, first_place),
     }
-    correlations = {name: rank_correlation(*pair) for name, pair in orders.items()}
+    correlations = {
+        name: rank_correlation(place_of[found], order) for name, (found, order) in orders.items()
+    }
+    limit = DEVIATIONS * max(
+        null_deviation(numbers[found, 0], order) for found, order in orders.values()
+    )
     offender = None
     for name, correlation in correlations.items():
         if offender is None and abs(correlation) > limit:
@@ -55,6 +63,39 @@ def check_order(records: Records) -> Check:
         {**figures, "at most": round(float(limit), 4)},
         offender,
     )
+
+
+def ranks_of(numbers: np.ndarray) -> np.ndarray:
+    """Each id's place in the order of the ids' numbers [N, C], int64 [N]."""
+    ranks = np.empty(len(numbers), np.int64)
+    ranks[np.lexsort(numbers.T[::-1])] = np.arange(len(numbers))
+    return ranks
+
+
+def null_deviation(groups: np.ndarray, order: np.ndarray) -> float:
+    """The rank correlation's standard deviation if groups and their members stand in no order.
+
+    A group is the items whose ids begin with the same number. Like items may well be near each
+    other in another order, and then it is the groups that are independent, and not the items: with
+    a share s of the order's variance between G groups (by the inverse of the sum of their squared
+    shares of items), the variance is s / (G - 1) + (1 - s) / (N - 1). Where each group is one item,
+    as in ids of one number, that is 1 / (N - 1).
+
+    Args:
+      groups: int [n], the first number of each id.
+      order: [n], the place of each item in the other order.
+    """
+    size = len(order)
+    if size < 2:
+        return 1.0
+    group = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(group)
+    centred = order - order.mean()
+    between = (np.bincount(group, centred) ** 2 / sizes).sum() / (centred**2).sum()
+    num_groups = size**2 / (sizes**2).sum()
+    if num_groups < 2:
+        return 1.0
+    return float(np.sqrt(between / (num_groups - 1) + (1 - between) / (size - 1)))
 
 
 def natural_ranks(ids: Sequence[str]) -> np.ndarray:
@@ -79,17 +120,28 @@ def check_next_id(records: Records) -> Check:
     Of a random mapping, one pair of different items is a hit with probability p, a little less than
     10 / N. The bound is the binomial one over the distinct pairs of last item and test item, for
     users with the same pair are hit together.
+
+    Like items stand side by side in semantic ids, so that the next ones are found more often than
+    by chance, and so are the previous ones; of the pairs that either rule finds, one is a hit of
+    this rule with probability 1 / 2.
     """
+    numbers = read_numbers(records.catalog.short_id)
+    is_semantic = numbers.shape[1] > 1
+    last_two = records.splits["test"].items.last_columns(2)
+    place = ranks_of(numbers)[last_two]
+    has_two = last_two[:, 0] >= 0
+    step = np.where(has_two, place[:, 1] - place[:, 0], 0)
+    pairs = np.unique(place[has_two], axis=0)
+    steps = pairs[:, 1] - pairs[:, 0]
+    hits, before = (int(((s >= 1) & (s <= NEXT_IDS)).sum()) for s in (steps, -steps))
     size = len(records.catalog)
-    last_two = records.splits["test"].items.last(2)
-    step = last_two[:, 1] - last_two[:, 0]
-    hit = (step >= 1) & (step <= NEXT_IDS) & (last_two[:, 0] >= 0)
     distances = np.arange(1, min(NEXT_IDS, size - 1) + 1)
     chance = float((size - distances).sum() / max(1, size * (size - 1)))
-    pairs = np.unique(last_two[last_two[:, 0] >= 0], axis=0)
-    steps = pairs[:, 1] - pairs[:, 0]
-    hits = int(((steps >= 1) & (steps <= NEXT_IDS)).sum())
-    most = int(stats.binom.isf(TAIL, len(pairs), chance))
+    if is_semantic:
+        most = int(stats.binom.isf(TAIL, hits + before, 0.5)) if hits + before else 0
+    else:
+        most = int(stats.binom.isf(TAIL, len(pairs), chance))
+    hit = (step >= 1) & (step <= NEXT_IDS)
     offender = None
     if hits > most:
         number = int(np.flatnonzero(hit)[0])
@@ -105,6 +157,8 @@ def check_next_id(records: Records) -> Check:
         "HR@10": round(float(hit.mean()), 5),
         "chance": round(chance, 5),
         "pairs found": hits,
+        **({"by previous id - 1": before} if is_semantic else {}),
         "at most": most,
     }
-    return Check("next_id", 'the rule "previous id + 1" at chance', figures, offender)
+    claim = 'the rule "previous id + 1" ' + ('as good as "- 1"' if is_semantic else "at chance")
+    return Check("next_id", claim, figures, offender)

@@ -10,9 +10,9 @@ import numpy as np
 import seqio
 
 from recllm_tasks.audit.examples import Batch
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.data.sequences import HELD_OUT
+from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.token_table import encode, write_item
 
 # Our choice: this many pieces at a title's beginning tell it; the rest may be cut off in a prompt.
@@ -28,7 +28,7 @@ class TitleReader:
     def __init__(self, records: Records, vocabulary: seqio.Vocabulary, split: str):
         self._records, self._vocabulary = records, vocabulary
         self._known = records.splits[split].items
-        self._held_out = records.splits["test"].items.last(max(1, HELD_OUT[split]))
+        self._held_out = records.splits["test"].items.last_columns(max(1, HELD_OUT[split]))
         values, splits = encode(
             (write_item(records.catalog, "{title}", row) for row in range(len(records.catalog))),
             vocabulary,

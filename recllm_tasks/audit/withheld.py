@@ -10,11 +10,11 @@ import numpy as np
 import seqio
 
 from recllm_tasks.audit import examples
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import source
+from recllm_tasks.prompts.ragged import Ragged
 
 _HELD_OUT_SPLITS = ("validation", "test")
 

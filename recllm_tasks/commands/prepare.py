@@ -19,8 +19,9 @@ from recllm_tasks.progress import console
 def run(args) -> int:
     data_dir = setup.use_data_dir(args)
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
-    from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+    from recllm_tasks.prompts.own_vocabulary import OWN_PIECES, ensure_vocabulary
     from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
 
     dataset, raw_dir = _dataset(args), args.raw_dir and os.path.expanduser(args.raw_dir)
     if args.download:
@@ -32,12 +33,17 @@ def run(args) -> int:
         data_dir,
         raw_dir,
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)},
+        embeddings=args.embeddings,
         bad_records=args.bad_records,
         overwrite=args.overwrite,
         progress=console.print,
     )
-    if ensure_vocabulary(CatalogSource(args.dataset)):
-        console.print("trained the vocabulary")
+    source = CatalogSource(args.dataset)
+    if ensure_vocabulary(source):
+        size = DatasetVocabulary(source.vocabulary_file).vocab_size
+        console.print(f"trained the vocabulary: {size:,} ids")
+        if size > OWN_PIECES + SENTINELS:
+            console.print(f"a model must have as many: --gin.network.T5Config.vocab_size={size}")
     info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
     if args.json:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
@@ -80,6 +86,8 @@ def _facts(info) -> dict:
         "duplicates_dropped": info.duplicates_dropped,
         "short_users_dropped": info.short_users_dropped,
         "bad_records": info.bad_records,
+        "ids": info.ids,
+        "collisions": info.collisions and dataclasses.asdict(info.collisions),
         "fingerprint": info.fingerprint,
     }
 

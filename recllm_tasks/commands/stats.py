@@ -22,6 +22,8 @@ def run(args) -> int:
         results = {
             "dataset": info.dataset,
             "fingerprint": info.fingerprint,
+            "ids": info.ids,
+            "collisions": info.collisions and dataclasses.asdict(info.collisions),
             "table_7": {
                 "paper": table_7 and dataclasses.asdict(table_7),
                 "here": info.statistics.to_json(),
@@ -33,8 +35,20 @@ def run(args) -> int:
         console = Console(highlight=False)
         console.print(_table_7(info, table_7))
         console.print(_table_10(samples, table_10))
+        console.print(_ids(info))
         console.print(f"fingerprint {info.fingerprint}")
     return 0
+
+
+def _ids(info) -> str:
+    """How items are written, and how many a last number tells apart."""
+    if info.collisions is None:
+        return f"ids {info.ids}"
+    found = info.collisions
+    return (
+        f"ids {info.ids}: {found.items:,} of {info.statistics.items:,} items share their codes "
+        f"with another one, in {found.groups:,} groups of at most {found.largest:,}"
+    )
 
 
 def _samples(info) -> dict:

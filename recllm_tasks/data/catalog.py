@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recllm_tasks.data import id_schemes
 from recllm_tasks.data.metadata import ItemText
 from recllm_tasks.errors import UserError
 
@@ -18,8 +19,9 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS] + [("train_c
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Catalog:
-    """The items in the order of their short ids; every field has N entries, one a row.
+    """The items in random order, that of their numbers; every field has N entries, one a row.
 
+    Short ids count the rows, "I1" being the first, unless they are semantic: see id_schemes.py.
     Texts are the empty string where nothing is known. `train_count` (int64 [N]) counts the
     interactions of the train split.
     """
@@ -52,7 +54,7 @@ class Catalog:
         rows = [texts.get(item, ItemText()) for item in items]
         return cls(
             item=list(items),
-            short_id=[f"I{row + 1}" for row in range(len(items))],
+            short_id=id_schemes.numbered(len(items)),
             train_count=np.asarray(train_count, np.int64),
             **{
                 field.name: [getattr(row, field.name) for row in rows]

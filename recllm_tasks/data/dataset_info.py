@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
+from recllm_tasks.data.id_schemes import RANDOM
 from recllm_tasks.data.options import Options
+from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
 from recllm_tasks.data.statistics import Statistics
@@ -31,17 +33,29 @@ def dataset_dir(data_dir: str | Path, name: str) -> Path:
 
 
 def compute_fingerprint(
-    spec: DatasetSpec, sources: Sequence[SourceFile], options: Options, bad_records: str
+    spec: DatasetSpec,
+    sources: Sequence[SourceFile],
+    options: Options,
+    bad_records: str,
+    ids_digest: str = "",
 ) -> str:
-    """SHA-256 (hex) of what fixes a prepared dataset; independent of paths and file names."""
+    """SHA-256 (hex) of what fixes a prepared dataset; independent of paths and file names.
+
+    `ids_digest` is that of semantic ids, which k-means may make otherwise with another release of
+    a library; "" for other ids.
+    """
+    chosen = dataclasses.asdict(options)
+    ids = chosen.pop("ids")
     facts = [
         FORMAT_VERSION,
         spec.name,
         [source.sha256 for source in sources],
-        dataclasses.asdict(options),
+        chosen,
         dataclasses.asdict(spec.format),
         [spec.noun, spec.verb, spec.verb_past],
         bad_records,
+        # Datasets with the paper's ids keep the fingerprint that they had before there were others.
+        *([] if ids == RANDOM else [ids, ids_digest]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -53,9 +67,10 @@ class DatasetInfo:
     `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
     `short_users_dropped` users of fewer than three interactions, whom leave-one-out cannot split;
     `bad_records` lines put aside. `source_files` maps the name of each raw file to its SHA-256, in
-    the order of reading. `like_threshold`, `window`, `candidates` and `ties` are as in `Options`;
-    their defaults are those of datasets that were prepared before there were options. `tie_counts`
-    is None where they were not counted yet.
+    the order of reading. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as in
+    `Options`; their defaults are those of datasets that were prepared before there were options.
+    `tie_counts` is None where they were not counted yet. `ids_digest` and `collisions` are those of
+    semantic ids.
     """
 
     dataset: str
@@ -77,6 +92,9 @@ class DatasetInfo:
     short_users_dropped: int = 0
     bad_records: int = 0
     tie_counts: TieCounts | None = None
+    ids: str = Options.ids
+    ids_digest: str = ""
+    collisions: Collisions | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -114,8 +132,9 @@ class DatasetInfo:
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
             facts["statistics"] = Statistics(**facts["statistics"])
-            if facts.get("tie_counts"):
-                facts["tie_counts"] = TieCounts(**facts["tie_counts"])
+            for field, kind in (("tie_counts", TieCounts), ("collisions", Collisions)):
+                if facts.get(field):
+                    facts[field] = kind(**facts[field])
             return cls(**facts)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(

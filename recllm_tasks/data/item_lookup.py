@@ -104,10 +104,15 @@ class ItemLookup:
             )
         raise UserError(
             f"Name {name!r} for '{what}': got no such item, expected a short id "
-            f"({self._catalog.short_id[0]} to {self._catalog.short_id[-1]}), a raw id such as "
+            f"({self._short_ids()}), a raw id such as "
             f"{self._catalog.item[0]}, a title, or a part of a title in quotes"
             f"{self._closest(text)}; correct it"
         )
+
+    def _short_ids(self) -> str:
+        """Which ones there are; semantic ones are in no order."""
+        first, last = self._catalog.short_id[0], self._catalog.short_id[-1]
+        return f"{first} to {last}" if first == "I1" else f"such as {first}"
 
     def _called(self, name: str) -> list[int]:
         """Rows of a bare name."""

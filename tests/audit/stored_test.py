@@ -1,6 +1,7 @@
 """Leaks planted in a stored dataset: each is caught, and the record is named."""
 
 import dataclasses
+import hashlib
 import json
 
 import duckdb
@@ -9,10 +10,11 @@ import pytest
 
 from recllm_tasks import cli
 from recllm_tasks.audit import short_ids
-from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.id_schemes import write_codes
 from recllm_tasks.data.sequences import order_items
+from recllm_tasks.prompts.ragged import Ragged
 
 USER = "U012"
 
@@ -153,6 +155,45 @@ def test_the_order_that_prepare_makes_gives_nothing_away():
     check = short_ids.check_next_id(sequences_of_neighbours(new_row))
     assert check.passed
     assert check.figures["chance"] == pytest.approx(10 / 200, abs=0.002)
+
+
+def semantic_records(last_numbers):
+    """Ten items of the same codes each; a user goes on to the next of them, as they came out."""
+    codes = np.tile(np.arange(200)[:, np.newaxis] // 10 * 7 % 20, (1, 3))
+    records = sequences_of_neighbours(np.arange(200))
+    texts = write_codes(np.concatenate([codes, last_numbers[:, np.newaxis]], axis=1))
+    return dataclasses.replace(
+        records, catalog=dataclasses.replace(records.catalog, short_id=texts)
+    )
+
+
+def test_semantic_ids_whose_last_number_is_in_order_of_time():
+    check = short_ids.check_next_id(semantic_records(np.arange(200) % 10))
+    assert check.figures["pairs found"] > 150
+    assert not check.passed
+    assert check.offender.value.startswith("I")
+
+
+def test_semantic_ids_of_like_items_that_follow_one_another_either_way():
+    """The rule finds far more than chance would, but no more than the one that goes back."""
+    drawn = [hashlib.sha256(str(row).encode()).digest() for row in range(200)]
+    last = np.concatenate([np.argsort(np.argsort(drawn[n : n + 10])) for n in range(0, 200, 10)])
+    check = short_ids.check_next_id(semantic_records(last))
+    assert check.passed
+    assert check.figures["HR@10"] > 3 * check.figures["chance"]
+
+
+def test_the_deviation_of_groups_is_that_of_random_groups():
+    """Against a simulation: 20 groups of 10, whose order has nothing to do with the items'."""
+    order = np.arange(200)
+    group = order // 10
+    found = []
+    for seed in range(400):
+        place = np.argsort([hashlib.sha256(f"{seed}:{g}".encode()).digest() for g in range(20)])
+        rank = np.argsort(np.argsort(place[group] * 1000 + order * 7919 % 1000))
+        found.append(short_ids.rank_correlation(rank, order))
+    assert short_ids.null_deviation(group, order) == pytest.approx(np.std(found), rel=0.15)
+    assert short_ids.null_deviation(order, order) == pytest.approx(1 / np.sqrt(199))
 
 
 def test_a_user_who_is_not_in_all_splits(stored, audit_records):

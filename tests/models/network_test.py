@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers.models.t5 import modeling_t5
 
+from recllm_tasks.engine import train_step
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import layers, network
+from recllm_tasks.models.hugging_face import from_hugging_face
 
 GIN = Path(__file__).parents[2] / "gin" / "models"
 
@@ -70,6 +72,34 @@ def test_logits_equal_hugging_face(make_pair, sizes, loop):
     expected = theirs.encoder_last_hidden_state.numpy()
     np.testing.assert_allclose(encoded[real], expected[real], atol=1e-4)
     np.testing.assert_allclose(logits[outputs > 0], theirs.logits.numpy()[outputs > 0], atol=1e-4)
+
+
+def test_loss_and_gradients_equal_hugging_face(make_pair):
+    hf, model, params = make_pair(seed=2)
+    inputs, shifted, outputs = _batch(np.random.default_rng(1), 3, 17, 6, 60)
+    theirs = hf(
+        input_ids=torch.tensor(inputs),
+        attention_mask=torch.tensor(inputs > 0),
+        decoder_input_ids=torch.tensor(shifted),
+        labels=torch.tensor(np.where(outputs > 0, outputs, -100)),
+    ).loss
+    theirs.backward()
+    batch = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": outputs,
+    }
+
+    @jax.value_and_grad
+    def loss(params):
+        return train_step.measure(model, params, batch, None).loss
+
+    value, gradient = jax.jit(loss)(params)
+    assert float(value) == pytest.approx(theirs.item(), abs=1e-5)
+    gradients = {name: weight.grad.numpy() for name, weight in hf.named_parameters()}
+    expected = from_hugging_face(model.config, gradients.__getitem__)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, expected)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(gradient)) > 0.01
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -102,6 +102,8 @@ def check_steps(size: str) -> None:
     if size in ("base", "xl"):
         steps_and_batch = (value("%TRAIN_STEPS"), value("%BATCH_SIZE"))
         assert steps_and_batch == {"base": (10_000, 64), "xl": (70_000, 16)}[size]
+    config = value("@network.T5Config()")
+    assert (config.dtype, config.remat) == ("bfloat16", size == "xl")
     schedule = value("@finetuning.learning_rate()")
     steps = PUBLISHED[size] + np.array([0, 499, 999, 5000])
     expected = [1e-6, 5e-4, 1e-3, 1e-3]

@@ -1,0 +1,173 @@
+"""Embeddings of the items that semantic ids are made of: of their texts, or from a file.
+
+What a user did is no part of them, held out or not. Letters: N items, D numbers of an embedding.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.errors import UserError
+
+# Our choices. The words and the axes are learnt from the first so many items, whose order is
+# random; so many are embedded at a time.
+_SAMPLE = 1 << 16
+_WORDS = 50_000
+_AXES = 128
+
+_ITEM, _EMBEDDING = COLUMNS = ("item", "embedding")
+_LIKE = "expected one row an item, with its raw id in 'item' and its numbers in 'embedding'"
+
+
+def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
+    """TF-IDF of each item's title, brand, categories and description, reduced by an SVD.
+
+    Args:
+      catalog: in random order.
+      name: of the dataset, for errors.
+      seed: of the SVD.
+
+    Returns:
+      float32 [N, D], rows of length 1; an item without a known word has zeros.
+
+    Raises:
+      UserError: no item has a text.
+    """
+    import threadpoolctl
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    size = len(catalog)
+    tf_idf = TfidfVectorizer(
+        sublinear_tf=True, max_features=_WORDS, min_df=min(2, size), dtype=np.float32
+    )
+    try:
+        sample = tf_idf.fit_transform(_texts(catalog, 0, _SAMPLE))
+    except ValueError as error:
+        raise UserError(
+            f"ids for '{name}': got no words in the texts of its {size:,} items, expected titles, "
+            "brands, categories or descriptions to make semantic ids of; give --items, "
+            "--embeddings, or --ids random"
+        ) from error
+    axes = max(1, min(_AXES, sample.shape[1] - 1, size - 1))
+    embeddings = np.empty([size, axes], np.float32)
+    with threadpoolctl.threadpool_limits(1):
+        svd = TruncatedSVD(axes, random_state=seed).fit(sample)
+        for start in range(0, size, _SAMPLE):
+            part = svd.transform(tf_idf.transform(_texts(catalog, start, start + _SAMPLE)))
+            length = np.linalg.norm(part, axis=1, keepdims=True)
+            embeddings[start : start + len(part)] = part / np.where(length > 0, length, 1)
+    return embeddings
+
+
+def _texts(catalog: Catalog, start: int, stop: int) -> Iterator[str]:
+    for row in range(start, min(stop, len(catalog))):
+        columns = (catalog.title, catalog.brand, catalog.categories, catalog.description)
+        yield " ".join(column[row] for column in columns)
+
+
+def check_embeddings(path: str | Path) -> SourceFile:
+    """The file with its SHA-256; `UserError` if it cannot be read."""
+    path = Path(path).expanduser()
+    if path.suffix not in (".npy", ".parquet"):
+        raise _wrong(path, f"a file that ends in '{path.suffix}'", "a .npy or .parquet file")
+    try:
+        with path.open("rb") as file:
+            return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), -1)
+    except OSError as error:
+        raise _wrong(path, error.strerror or str(error), "a file that can be read") from error
+
+
+def read_embeddings(path: Path, items: Sequence[str]) -> np.ndarray:
+    """Embeddings that the user made, with any model, in the order of `items`.
+
+    Args:
+      path: `.parquet` with the columns `item` (raw id) and `embedding` (a list of numbers), or
+        `.npy` with a structured array of the two. Other items than these may be there.
+      items: raw ids.
+
+    Returns:
+      float32 [N, D].
+
+    Raises:
+      UserError: the file is damaged, or not laid out so; an item is not there, or there twice; a
+        number is not finite.
+    """
+    read: Callable = _read_numpy if path.suffix == ".npy" else _read_parquet
+    found, embeddings = read(path)
+    row_of = {item: row for row, item in enumerate(found)}
+    if len(row_of) < len(found):
+        twice = next(item for row, item in enumerate(found) if row_of[item] != row)
+        raise _wrong(path, f"the item '{twice}' more than once", "each item once")
+    missing = [item for item in items if item not in row_of]
+    if missing:
+        raise _wrong(
+            path,
+            f"no row for {len(missing):,} of {len(items):,} items, such as '{missing[0]}'",
+            "one for each item of the catalog",
+        )
+    chosen = embeddings[[row_of[item] for item in items]].astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(chosen).all(axis=1))
+    if len(bad):
+        raise _wrong(
+            path,
+            f"numbers that are not finite for {len(bad):,} items, such as '{items[bad[0]]}'",
+            "finite float32 numbers",
+        )
+    return chosen
+
+
+def _read_numpy(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise _wrong(path, str(error).splitlines()[0], "a whole .npy file") from error
+    fields = getattr(rows, "dtype", None) and rows.dtype.names
+    if rows.ndim != 1 or fields is None or not set(COLUMNS) <= set(fields):
+        got = f"an array of shape {list(rows.shape)} and type {rows.dtype}"
+        raise _wrong(path, got, f"a structured array [items]: {_LIKE}")
+    ids, embeddings = rows[_ITEM], rows[_EMBEDDING]
+    if ids.dtype.kind not in "USiu" or embeddings.dtype.kind not in "fiu" or embeddings.ndim != 2:
+        got = f"fields of type {rows.dtype}"
+        raise _wrong(path, got, "text or whole numbers, and a row of numbers")
+    texts = [i.decode(errors="replace") if isinstance(i, bytes) else str(i) for i in ids.tolist()]
+    return texts, embeddings
+
+
+def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        if not set(COLUMNS) <= set(names):
+            raise _wrong(path, f"columns {', '.join(names)}", _LIKE.removeprefix("expected "))
+        table = file.read(columns=list(COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise _wrong(path, str(error).splitlines()[0], "a whole Parquet file") from error
+    lists = table[_EMBEDDING].combine_chunks()
+    kind = lists.type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not is_list and not pa.types.is_fixed_size_list(kind):
+        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers a row")
+    number = kind.value_type
+    if not (pa.types.is_floating(number) or pa.types.is_integer(number)):
+        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers a row")
+    lengths = np.unique(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
+    if len(lengths) != 1 or lengths[0] < 1:
+        got = f"lists of {', '.join(map(str, lengths[:5].tolist()))} numbers"
+        raise _wrong(path, got, "as many numbers, at least one, in each row")
+    # A missing number becomes NaN, which is told with its item.
+    numbers = lists.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return table[_ITEM].cast(pa.string()).to_pylist(), numbers.reshape(len(lists), -1)
+
+
+def _wrong(path: Path, got: str, expected: str) -> UserError:
+    return UserError(
+        f"embeddings for '{path}': got {got}, expected {expected.removeprefix('expected ')}; "
+        "correct the file, or leave --embeddings out"
+    )

@@ -1,0 +1,103 @@
+"""Semantic ids: items of like content have ids with like beginnings.
+
+As in TIGER (Rajput et al. 2023), with residual k-means in the place of its RQ-VAE: the nearest of
+256 centres, then the nearest of 256 centres to what is left, and so on, three times; a last number
+tells items of the same codes apart. Letters: N items, D numbers of an embedding.
+"""
+
+import dataclasses
+import hashlib
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from recllm_tasks.data.id_schemes import LETTERS, MAX_CODES
+
+LEVELS = len(LETTERS)
+
+# Our choice: so many items a code at least, on average, because a code that one item has says
+# nothing about another. TIGER's 256 codes are reached with 2,048 items.
+_ITEMS_A_CODE = 8
+
+# Centres are fitted on the first so many items, whose order is random; all are then assigned.
+_SAMPLE = 1 << 16
+_ITERATIONS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Collisions:
+    """What the last number had to resolve.
+
+    Attributes:
+      items: how many share all codes with another one.
+      groups: how many sets of such items there are.
+      largest: items of the largest one.
+    """
+
+    items: int
+    groups: int
+    largest: int
+
+    @classmethod
+    def of(cls, codes_NxC: np.ndarray) -> "Collisions":
+        sizes = np.unique(codes_NxC[:, :LEVELS], axis=0, return_counts=True)[1]
+        shared = sizes[sizes > 1]
+        return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
+
+
+def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
+    """The codes of every item and its number among those of the same codes, int64 [N, LEVELS + 1].
+
+    All rows are different. The same embeddings and seed give the same codes, on any number of
+    cores: one thread computes, so that sums have one order.
+
+    Args:
+      embeddings_NxD: float32, in an order that has nothing to do with time or with raw ids, for
+        that is the order of the last number.
+      seed: of the first centres.
+    """
+    import threadpoolctl
+
+    residual_NxD = np.array(embeddings_NxD, np.float32)
+    num_codes = min(MAX_CODES, max(2, len(residual_NxD) // _ITEMS_A_CODE))
+    columns = []
+    with threadpoolctl.threadpool_limits(1):
+        for level in range(LEVELS):
+            codes_N, centres = _nearest_centres(residual_NxD, num_codes, seed + level)
+            columns.append(codes_N)
+            residual_NxD -= centres[codes_N]
+    codes_NxL = np.stack(columns, axis=1).astype(np.int64)
+    return np.concatenate([codes_NxL, _number_within_groups(codes_NxL)[:, np.newaxis]], axis=1)
+
+
+def _nearest_centres(
+    points_NxD: np.ndarray, num_codes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(the code of each point, the centre of each code) by k-means."""
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    num_codes = min(num_codes, len(points_NxD))
+    fit = KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
+    with warnings.catch_warnings():
+        # Of fewer different points than codes: some codes then stay without items.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fit.fit(points_NxD[:_SAMPLE])
+    return fit.predict(points_NxD), fit.cluster_centers_
+
+
+def _number_within_groups(codes_NxL: np.ndarray) -> np.ndarray:
+    """0, 1, … for the items of the same codes, in their order, int64 [N]."""
+    group = np.unique(codes_NxL, axis=0, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.diff(starts, append=len(order))
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    return numbers
+
+
+def digest(short_ids: Sequence[str]) -> str:
+    """SHA-256 (hex) of all ids in their order."""
+    return hashlib.sha256("\n".join(short_ids).encode()).hexdigest()

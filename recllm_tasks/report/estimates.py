@@ -1,0 +1,185 @@
+"""What is measured of every run of one condition: values, intervals, differences, p values.
+
+Letters: U users, B replicates, R runs.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.report import methods, paper_results, significance, user_results
+from recllm_tasks.report.bootstrap import Resampling, interval
+from recllm_tasks.report.conditions import Condition
+from recllm_tasks.report.runs import Run
+from recllm_tasks.report.user_results import UserResults
+
+# What differences and breakdowns are told of, by kind.
+MAIN_METRIC = {"retrieval": "ndcg@10", "ranking": "ndcg@10", "rating": "auc"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """A row less the best baseline: the difference, its interval, and p after Holm."""
+
+    baseline: str
+    value: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `no difference shown`."""
+        if not self.p < significance.ALPHA:
+            return "no difference shown"
+        return "better" if self.value > 0 else "worse"
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A metric of a run; without users' results there is no interval, so `low`, `high` are NaN.
+
+    `difference` is None for the best baseline itself, and where it cannot be computed.
+    """
+
+    value: float
+    low: float = float("nan")
+    high: float = float("nan")
+    difference: Difference | None = None
+    best_baseline: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class Measured:
+    """One condition of one kind of task: its runs, their users' results and estimates.
+
+    Attributes:
+      users: results of the users of each run that has them, by the run's place.
+      estimates: by the run's place and metric.
+    """
+
+    kind: str
+    condition: Condition
+    runs: Sequence[Run]
+    labels: Sequence[str]
+    users: Mapping[int, UserResults]
+    estimates: Mapping[int, Mapping[str, Estimate]]
+    resampling: Resampling | None
+
+    def metric(self, place: int, key: str) -> float | None:
+        run = self.runs[place]
+        return run.metrics[run.task_of(self.kind)].get(key)
+
+
+def metrics_of(kind: str, runs: Sequence[Run]) -> tuple[str, ...]:
+    """The columns of a table: the paper's, or all that a task of one's own has."""
+    if kind in paper_results.RESULTS:
+        return paper_results.RESULTS[kind].metrics
+    return tuple(dict.fromkeys(key for run in runs for key in run.metrics[run.task_of(kind)]))
+
+
+def measure(kind: str, condition: Condition, runs: Sequence[Run]) -> Measured:
+    """Reads the users' results and computes everything that tables show of them."""
+    users = _users(kind, runs)
+    _check_same_users(runs, kind, users)
+    resampling = Resampling(len(next(iter(users.values())))) if users else None
+    measured = Measured(kind, condition, runs, _labels(kind, runs), users, {}, resampling)
+    keys = metrics_of(kind, runs)
+    replicates = {place: _replicates(found, keys, resampling) for place, found in users.items()}
+    estimates: dict[int, dict[str, Estimate]] = {place: {} for place in range(len(runs))}
+    for key in keys:
+        for place, estimate in _of_metric(measured, key, replicates).items():
+            estimates[place][key] = estimate
+    measured.estimates = estimates
+    return measured
+
+
+def _labels(kind: str, runs: Sequence[Run]) -> list[str]:
+    """What each run is called; two of one name are told apart by their folders."""
+    labels = [methods.label(run, kind) for run in runs]
+    return [
+        f"{label} [{run.name}]" if labels.count(label) > 1 else label
+        for label, run in zip(labels, runs)
+    ]
+
+
+def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
+    found = {}
+    for place, run in enumerate(runs):
+        task = run.task_of(kind)
+        path = run.per_user_file(task)
+        if kind in MAIN_METRIC and path is not None and path.is_file():
+            found[place] = user_results.load(path, kind, run.metrics[task])
+            if run.num_examples.get(task, len(found[place])) != len(found[place]):
+                raise UserError(
+                    f"'num_examples.{task}' in '{run.path}': got {run.num_examples[task]}, "
+                    f"expected {len(found[place])}, the users in '{path}'; measure the run again"
+                )
+    return found
+
+
+def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserResults]) -> None:
+    """Raises UserError unless all have the same users with the same targets."""
+    places = list(users)
+    for place in places[1:]:
+        first, other = users[places[0]], users[place]
+        for column, same in (
+            ("user", first.users.equals(other.users)),
+            ("target", len(first) == len(other) and (first.targets == other.targets).all()),
+        ):
+            if not same:
+                paths = [runs[p].per_user_file(runs[p].task_of(kind)) for p in (place, places[0])]
+                raise UserError(
+                    f"'{column}' in '{paths[0]}': got others than in '{paths[1]}', expected the "
+                    "same, for both say that they are of one dataset, fingerprint and split; "
+                    "measure both again"
+                )
+
+
+def _replicates(
+    found: UserResults, keys: Sequence[str], resampling: Resampling
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Resampled values [B] by metric."""
+    if found.ranks is None:
+        return {"auc": resampling.aucs(found.liked, found.scores)}
+    values = {key: found.values(key) for key in keys}
+    values = {key: value for key, value in values.items() if value is not None}
+    means = resampling.means(np.stack(list(values.values()), axis=1))
+    return dict(zip(values, means.T))
+
+
+def _of_metric(
+    measured: Measured, key: str, replicates: Mapping[int, Mapping]
+) -> dict[int, Estimate]:
+    values = {place: measured.metric(place, key) for place in range(len(measured.runs))}
+    values = {place: value for place, value in values.items() if value is not None}
+    baselines = [p for p in values if methods.is_baseline(measured.runs[p], measured.kind)]
+    best = max(baselines, key=lambda place: values[place], default=None)
+    compared = [p for p in values if p != best and key in replicates.get(p, ())]
+    if key not in replicates.get(best, ()):
+        compared = []
+    raw = [_p(measured, key, replicates, place, best) for place in compared]
+    adjusted = dict(zip(compared, significance.holm(raw)))
+    found = {}
+    for place, value in values.items():
+        resampled = replicates.get(place, {}).get(key)
+        bounds = (float("nan"),) * 2 if resampled is None else interval(resampled)
+        difference = None
+        if place in adjusted:
+            of_difference = interval(resampled - replicates[best][key])
+            difference = Difference(
+                measured.labels[best], value - values[best], *of_difference, adjusted[place]
+            )
+        found[place] = Estimate(value, *bounds, difference, place == best)
+    return found
+
+
+def _p(measured: Measured, key: str, replicates, place: int, best: int) -> float:
+    """Sign-flip permutation of the users' differences; of AUC, paired bootstrap."""
+    mine, theirs = (measured.users[p].values(key) for p in (place, best))
+    if mine is None:
+        return significance.bootstrap_p(replicates[place][key] - replicates[best][key])
+    return significance.sign_flip(mine - theirs)

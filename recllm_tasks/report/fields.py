@@ -1,0 +1,139 @@
+"""Reading JSON that may hold anything: every value by its key, its type and its range.
+
+Whatever does not fit is a UserError that names the file and the key.
+"""
+
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from recllm_tasks.errors import UserError
+
+# Far above any results.json or run.json.
+MAX_BYTES = 16 << 20
+MAX_TEXT = 200
+
+ADVICE = "make it again with `recllm eval` or `recllm baselines`, or leave this run out"
+
+
+# Line breaks, other controls, marks that turn the direction of text, and halves of characters.
+_UNSEEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def clean(text: str) -> str:
+    """One line of at most `MAX_TEXT` characters, all of which are seen."""
+    text = _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…"
+
+
+class Fields:
+    """An object of a JSON file, with the path of keys that leads to it."""
+
+    def __init__(self, path: pathlib.Path, content: Mapping[str, Any], within: str = ""):
+        self.path, self._content, self._within = path, content, within
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> "Fields":
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
+            text = path.read_text(encoding="utf-8")
+            content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once_each)
+            if not isinstance(content, dict):
+                raise ValueError(_kind(content))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise UserError(
+                f"file '{path}': got {reason}, expected a JSON object with finite numbers; {ADVICE}"
+            ) from error
+        return cls(path, content)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._content)
+
+    def is_number(self, key: str) -> bool:
+        value = self._content.get(key)
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    def error(self, key: str, got: str, expected: str) -> UserError:
+        key = clean(f"{self._within}.{key}" if self._within else key)
+        return UserError(f"'{key}' in '{self.path}': got {got}, expected {expected}; {ADVICE}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """A `clean` string that is not empty; without a default the key must be there."""
+        value = self._content.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+            raise self.error(key, _kind(value), f"a string of 1 to {MAX_TEXT} characters")
+        return clean(value)
+
+    def number(self, key: str, least: float = -math.inf, most: float = math.inf) -> float | None:
+        """A finite number in [least, most]; None where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            return None
+        if not self.is_number(key) or not least <= value <= most or abs(value) > 1e18:
+            raise self.error(key, _kind(value), f"a number from {least:g} to {most:g}")
+        return value
+
+    def whole(self, key: str, least: int = 0) -> int | None:
+        """A whole number of at least `least`; None where the key is not there or null."""
+        value = self.number(key, least)
+        if value is not None and value != int(value):
+            raise self.error(key, _kind(value), "a whole number")
+        return None if value is None else int(value)
+
+    def switch(self, key: str) -> bool | None:
+        value = self._content.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(key, _kind(value), "true or false")
+        return value
+
+    def within(self, key: str) -> "Fields":
+        """The object under a key; an empty one where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise self.error(key, _kind(value), "an object")
+        return Fields(self.path, value, f"{self._within}.{key}" if self._within else key)
+
+    def each(self, key: str) -> list["Fields"]:
+        """The objects of a list; none where the key is not there or null."""
+        value = self._content.get(key)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+            raise self.error(key, _kind(value), "a list of objects")
+        path = f"{self._within}.{key}" if self._within else key
+        return [Fields(self.path, item, f"{path}[{n}]") for n, item in enumerate(value)]
+
+    def flat(self) -> dict[str, str]:
+        """Every value as text by its key, sorted, for showing; what is below is JSON."""
+        return {
+            clean(str(key)): clean(value if isinstance(value, str) else json.dumps(value))
+            for key, value in sorted(self._content.items())
+        }
+
+
+def _refuse(constant: str):
+    raise ValueError(f"{constant}, which is no number")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("the same key twice")
+    return found
+
+
+def _kind(value: Any) -> str:
+    text = "nothing" if value is None else clean(repr(value))
+    return text if len(text) <= 60 else f"{text[:59]}…"

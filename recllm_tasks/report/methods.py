@@ -1,0 +1,143 @@
+"""What a run is called, which row of the paper it is, and where it stands in a table."""
+
+import re
+
+from recllm_tasks.report import paper_results
+from recllm_tasks.report.runs import Run, normalized
+
+# The order of the parts of a table; rows that the paper has not come first.
+SIMPLE, CONVENTIONAL, LANGUAGE_MODELS, OURS = "simple", "conventional", "language models", "ours"
+PARTS = (SIMPLE, CONVENTIONAL, LANGUAGE_MODELS, OURS)
+
+_OF_MIXTURE = {
+    "reat": "ReAT",
+    "raat": "RaAT",
+    "rpat": "RpAT",
+    "ut": "UT",
+    "ut_at": "UT+AT",
+    "ut_ie": "UT+IE",
+}
+_CONVENTIONAL = {normalized(name): name for name in paper_results.CONVENTIONAL} | {
+    "bpr": "BPR-MF",
+    "widendeep": "Wide&Deep",
+    "wideanddeep": "Wide&Deep",
+}
+_SIMPLE = {
+    "popularity": "popularity",
+    "popularityunseen": "popularity, unseen",
+    "itemtoitem": "item-to-item",
+    "itemtoitemdecay": "item-to-item, time decay",
+    "ease": "EASE",
+    "markov": "Markov",
+    "itemmean": "item mean",
+}
+# Ablations, by what was trained on: steps of Tables 4-6.
+_STEPS = {
+    "": "zero-shot",
+    "{kind}": "+{kind}",
+    "{kind}_mlm": "+MLM",
+    "{kind}_mlm_mim": "+MIM",
+    "reat": "+MIM",
+    "rpat": "+MIM",
+    "raat": "+BPR",
+}
+STEPS = ("zero-shot", "+{kind}", "+MLM", "+MIM", "+BPR")
+
+
+def is_zero_shot(run: Run) -> bool:
+    """Whether a language model was measured as it came."""
+    return bool(run.mixture) and run.step is not None and run.step == (run.initial_step or 0)
+
+
+def trained_on(run: Run) -> str:
+    """The mixture without the dataset's name, such as `ut_at`; "" if none, or not trained."""
+    return "" if is_zero_shot(run) else run.mixture.removeprefix(f"{run.dataset}_")
+
+
+def paper_row(run: Run, kind: str) -> str:
+    """The row of the paper's Tables 1-3 that a run repeats, or ""."""
+    if run.mixture:
+        size = normalized(run.model)
+        if is_zero_shot(run):
+            return {"flant5xl": "FLAN-T5-XL", "flant5base": "FLAN-T5-Base"}.get(size, "")
+        if trained_on(run) == "p5":
+            return "P5-XL" if size == "flant5xl" else "P5"
+        if trained_on(run) == f"{kind}_mlm_mim":
+            return {"retrieval": "ReAT", "rating": "RpAT"}.get(kind, "")
+        return _OF_MIXTURE.get(trained_on(run), "")
+    found = _CONVENTIONAL.get(normalized(run.model)) or next(
+        (
+            name
+            for spelled, name in _CONVENTIONAL.items()
+            if len(spelled) > 3 and normalized(run.model).startswith(spelled)
+        ),
+        "",
+    )
+    rows = paper_results.RESULTS.get(kind)
+    return found if rows and any(found in of for of in rows.numbers.values()) else ""
+
+
+def part(run: Run, kind: str) -> str:
+    row = paper_row(run, kind)
+    if run.mixture:
+        theirs = is_zero_shot(run) or row in paper_results.LANGUAGE_MODELS
+        return LANGUAGE_MODELS if theirs else OURS
+    return CONVENTIONAL if row else SIMPLE
+
+
+def is_baseline(run: Run, kind: str) -> bool:
+    return part(run, kind) != OURS
+
+
+def label(run: Run, kind: str) -> str:
+    """What a table calls the run: the method, then in brackets what sets it apart."""
+    if not run.mixture:
+        return _baseline_label(run, kind)
+    trained = trained_on(run)
+    name = "zero-shot" if not trained else paper_row(run, kind) or trained
+    told = [run.model]
+    told += [f"{ids} ids"] if (ids := run.settings.get("ids")) and ids != "random" else []
+    if is_zero_shot(run) and paper_row(run, kind):
+        name, told = paper_row(run, kind), ["zero-shot"]
+    if run.step is not None and trained:
+        told.append(f"{run.step - (run.initial_step or 0):,} steps")
+    if run.seed:
+        told.append(f"seed {run.seed}")
+    if run.constrained is False:
+        told.append("free text")
+    if run.exclude_history:
+        told.append("unseen")
+    if run.method not in ("", "beam"):
+        told.append(run.method)
+    return f"{name} ({', '.join(told)})"
+
+
+def _baseline_label(run: Run, kind: str) -> str:
+    spelled = normalized(run.model)
+    if spelled in _SIMPLE:
+        return _SIMPLE[spelled]
+    if run.title:
+        return run.title
+    row = paper_row(run, kind)
+    if not row:
+        return _CONVENTIONAL.get(spelled, run.model)
+    rest = re.sub(r"[_\s-]+", " ", run.model)[len(row) :].strip(" ,")
+    return f"{row}, {rest}" if spelled != normalized(row) and rest else row
+
+
+def ablation_step(run: Run, kind: str) -> str:
+    """`zero-shot`, `+retrieval`, `+MLM` …: the step of Tables 4-6 that a run is, or ""."""
+    if not run.mixture:
+        return ""
+    steps = {of.format(kind=kind): step.format(kind=kind) for of, step in _STEPS.items()}
+    aimed = {"reat": "retrieval", "raat": "ranking", "rpat": "rating"}.get(trained_on(run), kind)
+    return steps.get(trained_on(run), "") if aimed == kind else ""
+
+
+def sort_key(run: Run, kind: str) -> tuple:
+    """Parts in their order, within them the paper's rows in its order, then others by name."""
+    table = paper_results.RESULTS.get(kind)
+    order = list(next(iter(table.numbers.values()))) if table else []
+    row = paper_row(run, kind)
+    place = order.index(row) if row in order else len(order)
+    return (PARTS.index(part(run, kind)), place, label(run, kind), str(run.path))

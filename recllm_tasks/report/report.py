@@ -1,0 +1,238 @@
+"""A report before it is written: sections of tables and figures, made of runs."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+from recllm_tasks.report import (
+    bootstrap,
+    breakdowns,
+    conditions,
+    curves,
+    estimates,
+    methods,
+    plots,
+    recommended,
+    result_tables,
+    run_tables,
+    significance,
+)
+from recllm_tasks.report.breakdowns import Point
+from recllm_tasks.report.conditions import Prepared
+from recllm_tasks.report.estimates import MAIN_METRIC, Measured
+from recllm_tasks.report.result_tables import column_title
+from recllm_tasks.report.runs import KINDS, Run
+from recllm_tasks.report.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A plot; what it shows stands in a table too, for the forms that have no plots."""
+
+    svg: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    title: str
+    items: Sequence[Table | Figure]
+    text: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    title: str
+    lead: Sequence[str]
+    sections: Sequence[Section]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [i for section in self.sections for i in section.items if isinstance(i, Table)]
+
+
+READING = (
+    "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
+    f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
+    "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
+    "without one came without users' results.",
+    f"{result_tables.BASELINE} marks the best baseline of a column: of all rows that are not "
+    "fine-tuned language models, the one of the highest value. "
+    f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
+    f"{significance.ALPHA} in a two-sided test paired by user: sign-flip permutation of the users' "
+    f"differences ({significance.PERMUTATIONS:,} permutations) for HR and NDCG, paired bootstrap "
+    "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
+    "chosen on the same users. Bold is the best of a column.",
+    "Rows stand in one column only if they were measured on one dataset of one fingerprint, one "
+    "split and equally many users. What was not measured is left empty.",
+)
+
+
+def build(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> Report:
+    """All sections for which there is something to show.
+
+    Args:
+      runs: see runs.load.
+      prepared: datasets by fingerprint, see conditions.prepared_datasets.
+    """
+    kinds = list(dict.fromkeys([*KINDS, *(run.kind(t) for run in runs for t in run.metrics)]))
+    measured: dict[str, list[Measured]] = {}
+    for kind in kinds:
+        found = conditions.by_condition(runs, kind, prepared)
+        if found:
+            measured[kind] = [estimates.measure(kind, at, of) for at, of in found.items()]
+    for of in (of for found in measured.values() for of in found):
+        if of.condition.fingerprint in prepared:
+            recommended.check_rows(of, prepared[of.condition.fingerprint].train_count)
+    sections = [_results(kind, found) for kind, found in measured.items()]
+    sections += [_ablations(measured), _ties(measured), _lists(measured, prepared)]
+    sections += [_groups(measured, prepared), _training(runs), _cost(measured)]
+    sections.append(Section("Fingerprints", [run_tables.fingerprint_table(runs, prepared)]))
+    datasets = ", ".join(dict.fromkeys(of.condition.title for m in measured.values() for of in m))
+    lead = [f"{len(runs)} rows of {datasets}.", *READING]
+    return Report("Recommendation results", lead, [s for s in sections if s.items])
+
+
+def _results(kind: str, measured: Sequence[Measured]) -> Section:
+    items: list[Table | Figure] = [*result_tables.main_tables(kind, measured)]
+    if kind in MAIN_METRIC:
+        items += [figure for of in measured if (figure := _forest(kind, of))]
+        items += result_tables.difference_tables(kind, measured)
+    title = {"rating": "Rating prediction"}.get(kind, kind.capitalize() if kind in KINDS else kind)
+    return Section(title, items)
+
+
+def _forest(kind: str, of: Measured) -> Figure | None:
+    key, rows = MAIN_METRIC[kind], []
+    for place, run in enumerate(of.runs):
+        estimate = of.estimates[place].get(key)
+        if estimate is None:
+            continue
+        unit = 100 if key == "auc" else 1
+        printed = result_tables.printed(of, methods.paper_row(run, kind), key)
+        point = Point(*(unit * value for value in (estimate.value, estimate.low, estimate.high)))
+        colour = methods.PARTS.index(methods.part(run, kind))
+        rows.append((of.labels[place], colour, point, float(printed) if printed else None))
+    title = f"{column_title(key)}, {of.condition.text}"
+    theirs = "; diamonds are the paper's" if any(paper for *_, paper in rows) else ""
+    axis = column_title(key) + theirs
+    chance = 50 if key == "auc" else 0
+    svg = plots.forest_plot(title, rows, axis, chance) if len(rows) > 1 else ""
+    return Figure(svg) if svg else None
+
+
+def _ablations(measured: Mapping[str, Sequence[Measured]]) -> Section:
+    items = [
+        table
+        for kind, found in measured.items()
+        if kind in KINDS
+        for table in result_tables.ablation_tables(kind, found)
+    ]
+    return Section("Ablations", items)
+
+
+def _ties(measured: Mapping[str, Sequence[Measured]]) -> Section:
+    items = [t for kind, found in measured.items() for t in run_tables.ties_tables(kind, found)]
+    text = (
+        "Many interactions of a user carry the same time. `published` keeps the order of the raw "
+        "file, `shuffled` draws one.",
+    )
+    return Section("Both orders of ties", items, text)
+
+
+def _lists(measured: Mapping[str, Sequence[Measured]], prepared: Mapping) -> Section:
+    items: list[Table | Figure] = []
+    for of in (of for kind in ("retrieval", "ranking") for of in measured.get(kind, ())):
+        known = prepared.get(of.condition.fingerprint)
+        tables = recommended.tables(of, known.train_count if known else None)
+        items += tables
+        if len(tables) > 1:
+            figure = _decile_figure(of, tables[1])
+            items += [figure] if figure else []
+    return Section("What is recommended", items)
+
+
+def _decile_figure(of: Measured, table: Table) -> Figure | None:
+    chosen = {"the targets", *(label for label in _leading(of))}
+    lines = [
+        (row.name, [Point(float(cell.text) if cell.text else math.nan) for cell in row.cells])
+        for row in table.rows
+        if row.name in chosen
+    ]
+    axis = "tenths of the catalog, the least popular first"
+    svg = plots.line_plot(table.title, table.columns, lines, axis, "share (%)")
+    return Figure(svg) if svg else None
+
+
+def _leading(of: Measured, most: int = plots.MOST_LINES - 1) -> list[str]:
+    """The labels of the best runs, half of them our language models where there are so many."""
+    key = MAIN_METRIC[of.kind]
+    places = [place for place in of.users if key in of.estimates[place]]
+    places.sort(key=lambda place: -of.estimates[place][key].value)
+    ours = [p for p in places if not methods.is_baseline(of.runs[p], of.kind)]
+    baselines = [p for p in places if methods.is_baseline(of.runs[p], of.kind)]
+    num_ours = max(most // 2, most - len(baselines))
+    chosen = ours[:num_ours] + baselines[: most - len(ours[:num_ours])]
+    return [of.labels[place] for place in sorted(chosen)]
+
+
+def _groups(measured: Mapping[str, Sequence[Measured]], prepared: Mapping) -> Section:
+    items: list[Table | Figure] = []
+    for of in (of for kind in KINDS for of in measured.get(kind, ())):
+        known = prepared.get(of.condition.fingerprint)
+        for breakdown in (
+            breakdowns.by_history(of),
+            breakdowns.by_popularity(of, known.train_count if known else None),
+        ):
+            if breakdown:
+                items.append(breakdown.table())
+                items.append(Figure(_group_plot(of, breakdown)))
+    text = (f"Plots show the leading rows, {plots.MOST_LINES - 1} at most; tables hold all.",)
+    return Section("By history and by popularity", items, text)
+
+
+def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:
+    chosen, unit = _leading(of), 100 if breakdown.metric == "auc" else 1
+    lines = [
+        (label, [Point(*(unit * v for v in dataclasses.astuple(point))) for point in points])
+        for label, _, points in breakdown.lines
+        if label in chosen
+    ]
+    title = f"{breakdown.title}, {breakdown.note}"
+    y_title = column_title(breakdown.metric)
+    return plots.line_plot(title, breakdown.groups, lines, breakdown.by, y_title)
+
+
+def _training(runs: Sequence[Run]) -> Section:
+    """Curves by step of the runs' own logs, by epoch of what baselines tell."""
+    steps, epochs = {}, {}
+    for run in runs:
+        if run.inside or run.path.name != "results.json":
+            continue
+        for of, found in ((curves.load(run.folder), steps), (run.epochs, epochs)):
+            if of:
+                found[run.name if run.name not in found else str(run.folder)] = of
+    items = [*_curves(steps, "step"), *_curves(epochs, "epoch")]
+    text = (f"Plots show {plots.MOST_LINES} runs at most; tables hold all.",) if items else ()
+    return Section("Training", items, text)
+
+
+def _curves(found: Mapping[str, curves.Curves], unit: str) -> list[Table | Figure]:
+    table = run_tables.curve_table(found, unit)
+    if table is None:
+        return []
+    losses = [(name, of.get("loss", [])) for name, of in found.items()]
+    validations = []
+    for name, of in found.items():
+        main = run_tables.main_validation(of)
+        if main and len(main[1]) > 1:
+            validations.append((f"{name}: {main[0]}", main[1]))
+    figures = [
+        plots.curve_plot(f"Loss by {unit}", losses, unit, "loss"),
+        plots.curve_plot(f"Validation by {unit}", validations, unit, "metric"),
+    ]
+    return [table, *(Figure(svg) for svg in figures if svg)]
+
+
+def _cost(measured: Mapping[str, Sequence[Measured]]) -> Section:
+    tables = [run_tables.cost_table(kind, found) for kind, found in measured.items()]
+    return Section("Cost", [table for table in tables if table])

@@ -1,0 +1,165 @@
+"""One row a user of a task: read, checked against results.json, and as values that are averaged.
+
+Letters: U users, in the order of their names; L items listed for all users together.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recllm_tasks import metrics
+from recllm_tasks.errors import UserError
+
+# How far the mean over users may lie from what results.json says.
+TOLERANCE = 1e-6
+MOST_USERS, MOST_LISTED = 50_000_000, 100
+
+_REMEDY = "measure the run again, or take the file away"
+_COLUMNS = {
+    "user": pa.string(),
+    "target": pa.int32(),
+    "history": pa.int32(),
+    "rank": pa.float64(),
+    "items": pa.list_(pa.int32()),
+    "liked": pa.bool_(),
+    "score": pa.float64(),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class UserResults:
+    """What one task gave each user.
+
+    Attributes:
+      users: [U] sorted; strings in Arrow.
+      targets: int32 [U], rows of the catalog.
+      history: int32 [U], interactions before the target.
+      ranks: float64 [U], 1 is best, inf a miss; None for rating.
+      items: int32 [L], rows of the catalog, best first, -1 for no item; None for rating.
+      starts: int64 [U + 1], where each user's `items` begin.
+      liked: bool [U]; None but for rating.
+      scores: float64 [U]; None but for rating.
+    """
+
+    users: pa.Array
+    targets: npt.NDArray[np.int32]
+    history: npt.NDArray[np.int32]
+    ranks: npt.NDArray[np.float64] | None = None
+    items: npt.NDArray[np.int32] | None = None
+    starts: npt.NDArray[np.int64] | None = None
+    liked: npt.NDArray[np.bool_] | None = None
+    scores: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def values(self, metric: str) -> npt.NDArray[np.float64] | None:
+        """[U] whose mean is the metric; None if the metric is no mean over users, as AUC."""
+        if self.ranks is None:
+            return None
+        if metric == "mrr":
+            return 1 / self.ranks
+        name, _, cut = metric.partition("@")
+        if name not in ("hr", "ndcg") or not cut.isdecimal():
+            return None
+        hit = self.ranks <= int(cut)
+        return hit.astype(float) if name == "hr" else np.where(hit, 1 / np.log2(self.ranks + 1), 0)
+
+    def metrics(self) -> dict[str, float]:
+        """What results.json holds of these users."""
+        if self.ranks is None:
+            return {"auc": metrics.auc(self.liked, self.scores)}
+        return metrics.rank_metrics(self.ranks)
+
+
+def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserResults:
+    """Reads the file of a task.
+
+    Args:
+      path: a Parquet file.
+      kind: retrieval, ranking or rating.
+      measured: metrics of the task in results.json, which the file must give again.
+
+    Raises:
+      UserError: the file is not of that form, or gives other metrics.
+    """
+    names = ["user", "target", "history"]
+    names += ["liked", "score"] if kind == "rating" else ["rank", "items"]
+    table = _sorted(path, _read(path, names))
+    columns = {name: table.column(name).combine_chunks() for name in names}
+    users, targets = columns["user"], columns["target"].to_numpy()
+    history = columns["history"].to_numpy()
+    _check(path, "target", targets >= 0, "a catalog row")
+    _check(path, "history", history >= 0, "a number of interactions")
+    if kind == "rating":
+        scores = columns["score"].to_numpy()
+        _check(path, "score", ~np.isnan(scores), "a number")
+        liked = columns["liked"].to_numpy(zero_copy_only=False)
+        found = UserResults(users, targets, history, liked=liked, scores=scores)
+    else:
+        ranks, lists = columns["rank"].to_numpy(), columns["items"]
+        _check(path, "rank", (ranks >= 1) & (ranks == np.floor(ranks)), "1, 2, … or inf")
+        starts = lists.offsets.to_numpy().astype(np.int64)
+        _check(path, "items", np.diff(starts) <= MOST_LISTED, f"at most {MOST_LISTED} items")
+        items = lists.values.to_numpy(zero_copy_only=False)[starts[0] : starts[-1]]
+        _check(path, "items", items >= -1, "catalog rows, or -1")
+        found = UserResults(users, targets, history, ranks, items, starts - starts[0])
+    _check_metrics(path, found, measured)
+    return found
+
+
+def _read(path: pathlib.Path, names: list[str]) -> pa.Table:
+    """The columns, of the types in `_COLUMNS`, without a null."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if not 0 < file.metadata.num_rows <= MOST_USERS:
+                raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")
+            missing = [name for name in names if name not in file.schema_arrow.names]
+            if missing:
+                raise pa.ArrowInvalid(f"no column {', '.join(missing)}")
+            table = file.read(columns=names)
+        table = table.select(names).cast(pa.schema([(name, _COLUMNS[name]) for name in names]))
+        nulls = [name for name in names if table.column(name).null_count]
+        lists = table.column("items") if "items" in names else None
+        if nulls or (lists is not None and pc.list_flatten(lists).null_count):
+            raise pa.ArrowInvalid(f"empty values in {', '.join(nulls or ['items'])}")
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        expected = ", ".join(f"{name} {_COLUMNS[name]}" for name in names)
+        raise UserError(
+            f"users' results in '{path}': got {reason}, expected a Parquet file with columns "
+            f"{expected}; {_REMEDY}"
+        ) from error
+
+
+def _sorted(path: pathlib.Path, table: pa.Table) -> pa.Table:
+    order = pc.sort_indices(table.column("user"))
+    table = table.take(order)
+    users = table.column("user").combine_chunks()
+    if len(users) > 1 and pc.any(pc.equal(users[1:], users[:-1])).as_py():
+        raise UserError(f"'user' in '{path}': got a user twice, expected one row a user; {_REMEDY}")
+    return table
+
+
+def _check(path: pathlib.Path, column: str, holds: npt.NDArray[np.bool_], expected: str) -> None:
+    if not holds.all():
+        raise UserError(
+            f"'{column}' in '{path}': got something else in {np.count_nonzero(~holds)} places, "
+            f"expected {expected}; {_REMEDY}"
+        )
+
+
+def _check_metrics(path: pathlib.Path, found: UserResults, measured: Mapping[str, float]) -> None:
+    for key, value in found.metrics().items():
+        if key in measured and not abs(measured[key] - value) <= TOLERANCE:
+            raise UserError(
+                f"'{key}' of '{path}': got {value:.6f} over its {len(found):,} users, expected "
+                f"{measured[key]:.6f} as in results.json beside it; {_REMEDY}"
+            )

@@ -1,0 +1,212 @@
+"""Semantic ids: like items alike, all different, the same again; embeddings that are refused."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recllm_tasks import cli
+from recllm_tasks.data import id_schemes
+from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
+from recllm_tasks.data.item_embeddings import check_embeddings, read_embeddings
+from recllm_tasks.data.semantic_ids import LEVELS, Collisions, assign_codes
+from recllm_tasks.errors import UserError
+
+KINDS = ("board game", "soft doll", "racing car", "water gun")
+SIZE = 64
+
+
+def title(item: int) -> str:
+    return f"{KINDS[item % 4]} for children, number {item // 8}"
+
+
+@pytest.fixture
+def shop(tmp_path, capsys):
+    """shop(*arguments): (exit code, error, facts, catalog) of a prepared shop of four kinds."""
+    log = [
+        f"u{user},i{(user * 7 + place) % SIZE},{place}" for user in range(40) for place in range(12)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *log]))
+    items = [f"i{item},{title(item).replace(',', '')}" for item in range(SIZE)]
+    (tmp_path / "items.csv").write_text("\n".join(["item,title", *items]))
+
+    def run(*arguments, folder="data"):
+        files = [
+            "--interactions",
+            str(tmp_path / "log.csv"),
+            "--items",
+            str(tmp_path / "items.csv"),
+        ]
+        data_dir = tmp_path / folder
+        code = cli.main(["prepare", "shop", *files, "--data_dir", str(data_dir), *arguments])
+        error = capsys.readouterr().err
+        if code:
+            return code, error, None, None
+        catalog = Catalog.load(dataset_dir(data_dir, "shop"))
+        return code, error, open_dataset(data_dir, "shop"), catalog
+
+    return run
+
+
+def test_ids_are_different_and_like_items_begin_alike(shop):
+    code, told, info, catalog = shop("--ids", "semantic")
+    assert code == 0
+    assert len(set(catalog.short_id)) == SIZE
+    assert all(re.fullmatch(r"I\d+a\d+b\d+c\d+", short_id) for short_id in catalog.short_id)
+    numbers = id_schemes.read_numbers(catalog.short_id)
+    kind = np.array([" ".join(text.split()[:2]) for text in catalog.title])
+    for first in np.unique(numbers[:, 0]):
+        assert len(set(kind[numbers[:, 0] == first])) == 1, "a first code is of one kind"
+    for texts in {tuple(row[:LEVELS]) for row in numbers.tolist()}:
+        same = [
+            i for i, row in zip(catalog.short_id, numbers.tolist()) if tuple(row[:LEVELS]) == texts
+        ]
+        assert len({short_id.rsplit("c", 1)[0] for short_id in same}) == 1
+    assert info.collisions == Collisions.of(numbers)
+    # Two items have each title.
+    assert info.collisions.items == SIZE
+    assert f"{SIZE} of {SIZE} items share their codes" in " ".join(told.split())
+
+
+def test_the_last_number_is_in_the_random_order_of_the_rows(shop):
+    _, _, _, catalog = shop("--ids", "semantic")
+    numbers = id_schemes.read_numbers(catalog.short_id)
+    seen = {}
+    for *codes, last in numbers.tolist():
+        assert last == seen.get(tuple(codes), 0)
+        seen[tuple(codes)] = last + 1
+    assert catalog.item == shop(folder="random")[3].item, "the rows are those of random ids"
+
+
+def test_ids_and_fingerprints(shop):
+    """The same again; and another fingerprint for another scheme or seed."""
+    _, _, first, catalog = shop("--ids", "semantic")
+    _, _, again, same = shop("--ids", "semantic", folder="again")
+    assert (catalog.short_id, first.fingerprint) == (same.short_id, again.fingerprint)
+    infos = [shop(folder="random")[2], shop("--ids", "atomic", folder="atomic")[2], first]
+    assert tuple(info.ids for info in infos) == ("random", "atomic", "semantic")
+    assert len({info.fingerprint for info in infos}) == 3
+    code, told, _, _ = shop("--ids", "semantic")
+    assert code == 0
+    assert "already prepared" in told
+    code, error, _, _ = shop()
+    assert code == 2
+    assert "ids semantic" in error
+
+
+def test_the_same_points_have_the_same_codes():
+    points = np.sin(np.arange(300 * 16, dtype=np.float32) ** 2).reshape(300, 16)
+    codes = assign_codes(points, seed=0)
+    assert np.array_equal(codes, assign_codes(points.copy(), seed=0))
+    assert len(np.unique(codes, axis=0)) == 300
+    equal = assign_codes(np.ones([20, 3], np.float32), seed=0)
+    assert sorted(equal[:, -1].tolist()) == list(range(20))
+    assert Collisions.of(equal) == Collisions(20, 1, 20)
+
+
+def test_pieces_of_codes():
+    assert id_schemes.code_pieces(["I1a2b3c0", "I1a255b3c700"]) == [
+        " I1",
+        "a2",
+        "a255",
+        "b3",
+        "c0",
+    ]
+
+
+def vectors(size=SIZE, width=4):
+    return np.eye(width, dtype=np.float32)[np.arange(size) % width]
+
+
+def write(path, items, embeddings):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"item": items, "embedding": list(embeddings)}), path)
+    else:
+        kind = [("item", "U8"), ("embedding", "f4", (embeddings.shape[1],))]
+        rows = np.empty(len(items), kind)
+        rows["item"], rows["embedding"] = items, embeddings
+        np.save(path, rows)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_embeddings_of_ones_own(shop, tmp_path, ending):
+    items = [f"i{item}" for item in range(SIZE + 3)]
+    path = write(tmp_path / f"e.{ending}", items, vectors(SIZE + 3))
+    found = read_embeddings(tmp_path / f"e.{ending}", ["i5", "i2"])
+    np.testing.assert_array_equal(found, vectors()[[5, 2]])
+    code, _, info, catalog = shop("--ids", "semantic", "--embeddings", path)
+    assert code == 0
+    first = id_schemes.read_numbers(catalog.short_id)[:, 0]
+    kind = np.array([int(item[1:]) % 4 for item in catalog.item])
+    assert all(len(set(first[kind == k])) == 1 for k in range(4))
+    assert f"e.{ending}" in info.source_files
+    assert info.fingerprint != shop("--ids", "semantic", folder="texts")[2].fingerprint
+
+
+def broken(tmp_path, case):
+    items, numbers = [f"i{item}" for item in range(SIZE)], vectors()
+    if case == "nan":
+        numbers[7, 1] = np.nan
+    elif case == "missing":
+        items, numbers = items[:-2], numbers[:-2]
+    elif case == "twice":
+        items[3] = "i4"
+    elif case == "keyless":
+        np.save(tmp_path / "e.npy", numbers)
+        return str(tmp_path / "e.npy")
+    elif case == "objects":
+        np.save(tmp_path / "e.npy", np.array([{}], object), allow_pickle=True)
+        return str(tmp_path / "e.npy")
+    elif case == "cut":
+        write(tmp_path / "e.npy", items, numbers)
+        (tmp_path / "e.npy").write_bytes((tmp_path / "e.npy").read_bytes()[:-9])
+        return str(tmp_path / "e.npy")
+    elif case == "ragged":
+        lists = [row.tolist()[: 3 + n % 2] for n, row in enumerate(numbers)]
+        return write(tmp_path / "e.parquet", items, lists)
+    elif case == "text":
+        (tmp_path / "e.csv").write_text("i1,0.5")
+        return str(tmp_path / "e.csv")
+    elif case == "absent":
+        return str(tmp_path / "nowhere.npy")
+    return write(tmp_path / "e.npy", items, numbers)
+
+
+@pytest.mark.parametrize(
+    ("case", "got"),
+    [
+        ("nan", "numbers that are not finite for 1 items, such as 'i7'"),
+        ("missing", f"no row for 2 of {SIZE} items, such as 'i6"),
+        ("twice", "the item 'i4' more than once"),
+        ("keyless", r"an array of shape \[64, 4\] and type float32"),
+        ("objects", "Object arrays cannot be loaded"),
+        ("cut", ".*, expected a whole .npy file"),
+        ("ragged", "lists of 3, 4 numbers"),
+        ("text", "a file that ends in '.csv'"),
+        ("absent", "No such file"),
+    ],
+)
+def test_embeddings_that_are_refused(tmp_path, case, got):
+    path = broken(tmp_path, case)
+    with pytest.raises(UserError) as error:
+        read_embeddings(check_embeddings(path).path, [f"i{item}" for item in range(SIZE)])
+    assert re.search(rf"embeddings for '{path}': got .*{got}", str(error.value))
+    assert "leave --embeddings out" in str(error.value)
+
+
+def test_embeddings_without_semantic_ids_and_ids_without_texts(shop, tmp_path):
+    path = write(tmp_path / "e.npy", ["i0"], vectors(1))
+    code, error, _, _ = shop("--ids", "semantic", "--embeddings", path)
+    assert (code, f"no row for 63 of {SIZE} items" in error) == (2, True)
+    code, error, _, _ = shop("--embeddings", path)
+    assert (code, "for random ids, expected it for semantic ids" in error) == (2, True)
+    code, error, _, _ = shop("--ids", "roman")
+    assert (code, "expected one of random, semantic, atomic" in error) == (2, True)
+    (tmp_path / "items.csv").write_text("item,title\ni0,\n")
+    code, error, _, _ = shop("--ids", "semantic")
+    assert code == 2
+    assert "got no words in the texts of its 64 items" in error

@@ -1,0 +1,122 @@
+"""Random, semantic and atomic ids: the same tasks, trie and audit serve all three."""
+
+import itertools
+import json
+
+import gin
+import numpy as np
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import cli, tasks
+from recllm_tasks.audit.item_ids import IdReader
+from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
+from recllm_tasks.data.prepare import prepare
+from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+from recllm_tasks.prompts.ragged import Ragged
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.token_table import encode
+
+NAME = "movielens_100k"
+
+
+@pytest.fixture(scope="module")
+def data_dirs(tmp_path_factory, make_movies):
+    """Data folders of the same movies by scheme; embeddings have six kinds, three items alike."""
+    folder = tmp_path_factory.mktemp("schemes")
+    make_movies(folder / "raw")
+    rows = np.zeros(40, [("item", "U4"), ("embedding", "f4", (8,))])
+    rows["item"], rows["embedding"] = np.arange(40), np.eye(8)[np.arange(40) % 6]
+    rows["embedding"][3:, 6] = np.arange(3, 40) / 100
+    np.save(folder / "e.npy", rows)
+    for scheme in SCHEMES:
+        embeddings = folder / "e.npy" if scheme == "semantic" else None
+        prepare(NAME, folder / scheme, folder / "raw", ids=scheme, embeddings=embeddings)
+        seqio.set_tfds_data_dir_override(str(folder / scheme))
+        ensure_vocabulary(CatalogSource(NAME))
+    yield {scheme: folder / scheme for scheme in SCHEMES}
+    seqio.set_tfds_data_dir_override(None)
+
+
+@pytest.fixture(params=SCHEMES)
+def scheme(request, data_dirs):
+    seqio.set_tfds_data_dir_override(str(data_dirs[request.param]))
+    return request.param
+
+
+def test_the_trie_holds_every_item_once(scheme):
+    task = tasks.get(f"{NAME}_retrieval")
+    vocabulary, catalog = task.output_features["targets"].vocabulary, task.source.catalog()
+    answers = answers_of(task)
+    assert answers.texts == catalog.short_id
+    assert answers.trie.num_items == len(catalog) == len(set(catalog.short_id))
+    values, splits = encode(catalog.short_id, vocabulary)
+    rows = [tuple(values[a:b].tolist()) for a, b in itertools.pairwise(splits)]
+    assert len(set(rows)) == len(rows)
+    assert [vocabulary.decode(list(row)) for row in rows] == catalog.short_id
+    if scheme == "atomic":
+        assert {len(row) for row in rows} == {1}
+    if scheme == "semantic":
+        assert {len(row) for row in rows} == {4}
+        numbers = read_numbers(catalog.short_id)
+        for level in range(1, 4):
+            begin = {}
+            for row, codes in zip(rows, numbers.tolist()):
+                assert begin.setdefault(tuple(codes[:level]), row[:level]) == row[:level]
+            assert len(set(begin.values())) == len(begin)
+
+
+@pytest.mark.slow
+def test_the_audit_reads_the_ids_and_passes(scheme, data_dirs, capsys):
+    arguments = ["--json", "--seeds", "1", "--data_dir", str(data_dirs[scheme])]
+    assert cli.main(["audit", NAME, *arguments]) == 0
+    checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
+    figures = checks[f"held_out:{NAME}_retrieval:train"]["figures"]
+    examples = [
+        len(e["history"]) + 1
+        for e in tasks.get(f"{NAME}_retrieval")
+        .get_dataset(None, split="train", shuffle=False)
+        .as_numpy_iterator()
+    ]
+    assert (figures["examples"], figures["ids"]) == (len(examples), sum(examples))
+
+
+def test_ids_in_tokens(scheme):
+    source = CatalogSource(NAME)
+    vocabulary, catalog = tasks.features(source)["inputs"].vocabulary, source.catalog()
+    texts = [
+        f"Item ID: {i}, Title: x; {j}. {i}" for i, j in zip(catalog.short_id, catalog.short_id[1:])
+    ]
+    tokens = Ragged(*encode(texts, vocabulary))
+    example, row = IdReader(vocabulary, catalog).read(tokens)
+    found = sorted(zip(example.tolist(), row.tolist()))
+    assert found == sorted((n, r) for n in range(len(texts)) for r in (n, n, n + 1))
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_atomic_ids_want_a_vocabulary_with_them(data_dirs):
+    other = next(data_dirs["semantic"].rglob("vocabulary.model"))
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(other))
+    for scheme in ("random", "semantic"):
+        seqio.set_tfds_data_dir_override(str(data_dirs[scheme]))
+        tasks.get(f"{NAME}_retrieval")
+    seqio.set_tfds_data_dir_override(str(data_dirs["atomic"]))
+    with pytest.raises(
+        UserError, match=r"got \d pieces for the atomic id I\d+, expected one; bind"
+    ):
+        tasks.get(f"{NAME}_ut")
+
+
+def test_stats_tell_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
+    assert cli.main(["stats", NAME, "--json", "--data_dir", str(data_dirs[scheme])]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ids"] == scheme
+    assert (told["collisions"] is None) == (scheme != "semantic")
+    assert cli.main(["stats", NAME, "--data_dir", str(data_dirs[scheme])]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("ids "))
+    if scheme == "semantic":
+        items = told["collisions"]["items"]
+        assert f"ids semantic: {items} of 40 items share their codes" in line

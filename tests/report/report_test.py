@@ -1,0 +1,264 @@
+"""The whole report: who is better, what stands beside what, and the three forms of it."""
+
+import csv
+import html.parser
+import io
+import re
+
+import numpy as np
+import pytest
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.report import markdown, page, report, runs, spreadsheet
+from recllm_tasks.report.breakdowns import groups_of
+from recllm_tasks.report.conditions import Prepared
+from recllm_tasks.report.recommended import deciles, describe
+from recllm_tasks.report.user_results import UserResults
+
+FINGERPRINT = "ab" * 32
+COUNTS = {FINGERPRINT: Prepared(np.arange(1, 31), "published")}
+
+
+def table(made: report.Report, title: str):
+    (found,) = (table for table in made.tables if table.title.startswith(title))
+    return found
+
+
+def cells(made: report.Report, title: str, row: str):
+    (found,) = (r for r in table(made, title).rows if r.name == row)
+    return found.cells
+
+
+@pytest.fixture
+def three_rows(make_run, draw_ranks):
+    """A baseline, a language model that is better, and one that does as the baseline."""
+    base = draw_ranks(400, 0.2)
+    better = np.where(np.isinf(base) & (np.arange(400) % 4 == 0), 1, base)
+    return [
+        make_run("sasrec", ranks=base),
+        make_run("better", ranks=better, model="tiny", mixture="toys_reat", step=100),
+        make_run("equal", ranks=base, model="tiny", mixture="toys_ut", step=100),
+    ]
+
+
+def test_a_planted_difference_is_found_and_equal_rows_differ_not(three_rows):
+    made = report.build(runs.load(three_rows), {})
+    baseline = cells(made, "Table 1", "SASRec")
+    better = cells(made, "Table 1", "ReAT (tiny, 100 steps)")
+    equal = cells(made, "Table 1", "UT (tiny, 100 steps)")
+    assert [cell.mark for cell in baseline] == ["◆"] * 4
+    assert [cell.mark for cell in better] == ["▲"] * 4
+    assert [cell.mark for cell in equal] == [""] * 4
+    assert equal[0].p == "1.000"
+    assert all(cell.strong for cell in better)
+    assert [cell.paper for cell in better] == ["0.0390", "0.0461", "0.0558", "0.0776"]
+    assert [cell.paper for cell in baseline] == ["0.0306", "0.0374", "0.0463", "0.0675"]
+    difference = cells(made, "Retrieval: difference", "ReAT (tiny, 100 steps)")
+    assert difference[2].text == "better"
+    assert float(difference[0].interval[0]) > 0
+    assert cells(made, "Retrieval: difference", "UT (tiny, 100 steps)")[0].text == "0.0000"
+    assert {row.name for row in table(made, "Table 4").rows} == {
+        "best baseline",
+        "+MIM – ReAT (tiny, 100 steps)",
+    }
+
+
+def test_rows_are_compared_with_the_best_baseline(make_run, draw_ranks):
+    ranks = draw_ranks(400, 0.5)
+    worse = np.where(np.arange(400) % 4 == 0, np.inf, ranks)
+    folders = [make_run("caser", ranks=worse), make_run("hgn", ranks=ranks)]
+    made = report.build(runs.load(folders), {})
+    best, other = (cells(made, "Table 1", name) for name in ("HGN", "Caser"))
+    assert [cell.mark for cell in best] == ["◆"] * 4
+    assert [cell.mark for cell in other] == ["▼"] * 4
+    for cell in (*best, *other):
+        low, high = map(float, cell.interval)
+        assert low < float(cell.text) < high
+        assert 0.02 < high - low < 0.12, "about four standard errors of 400 users"
+    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 less HGN"
+
+
+def test_the_report_is_the_same_each_time(three_rows):
+    first, again = (report.build(runs.load(three_rows), COUNTS) for _ in range(2))
+    assert page.render(first) == page.render(again)
+
+
+def test_auc_is_per_cent_and_tested_by_paired_bootstrap(make_run):
+    rng = np.random.default_rng(0)
+    liked = rng.random(300) < 0.7
+    noise = rng.normal(size=300)
+    folders = [
+        make_run("history", liked=liked, scores=noise),
+        make_run("m", liked=liked, scores=noise + 2 * liked, model="tiny", mixture="toys_rpat"),
+    ]
+    made = report.build(runs.load(folders), {})
+    (cell,) = cells(made, "Table 3", "RpAT (tiny)")
+    assert float(cell.text) == pytest.approx(
+        100 * runs.load(folders)[1].metrics["toys_rating"]["auc"], abs=0.005
+    )
+    assert (cell.mark, cell.paper) == ("▲", "71.16")
+    assert cells(made, "Table 3", "History")[0].paper == "66.59"
+
+
+def test_rows_of_other_data_or_users_stand_in_other_tables(make_run, draw_ranks):
+    told = {"model": "tiny", "mixture": "toys_reat"}
+    folders = [
+        make_run("one", ranks=draw_ranks(60, 0.5), **told),
+        make_run("other_data", ranks=draw_ranks(60, 0.5), **told, fingerprint="cd" * 32),
+        make_run("fewer", ranks=draw_ranks(50, 0.5), **told),
+        make_run("validation", ranks=draw_ranks(60, 0.5), **told, split="validation"),
+        make_run("shuffled", ranks=draw_ranks(60, 0.5), **told, fingerprint="ef" * 32),
+    ]
+    text = (folders[4] / "results.json").read_text().replace("published", "shuffled")
+    (folders[4] / "results.json").write_text(text)
+    made = report.build(runs.load(folders), {})
+    tables = [table for table in made.tables if table.title == "Table 1. Retrieval"]
+    assert [len(table.rows) for table in tables] == [1] * 5
+    notes = [table.notes[0] for table in tables]
+    assert len(set(notes)) == 5
+    ties = [table for table in made.tables if "both orders" in table.title]
+    assert len(ties) == 3, "each published condition of the split beside the shuffled one"
+    assert list(ties[0].columns) == ["published", "shuffled"] * 2
+
+
+def test_users_of_one_condition_must_be_the_same(make_run, draw_ranks):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    one, two = (make_run(name, ranks=draw_ranks(20, 0.5)) for name in ("hgn", "caser"))
+    path = two / "per_user" / "toys_retrieval-test.parquet"
+    found = pq.read_table(path)
+    targets = pa.array(np.full(20, 3), pa.int32())
+    pq.write_table(found.set_column(found.column_names.index("target"), "target", targets), path)
+    with pytest.raises(UserError, match="'target' in"):
+        report.build(runs.load([one, two]), {})
+
+
+def test_a_row_of_the_catalog_that_is_not_there_is_told(make_run, draw_ranks):
+    folder = make_run("hgn", ranks=draw_ranks(40, 0.5), items=[[30]] * 40)
+    with pytest.raises(UserError, match=r"'items' in .* catalog row 30"):
+        report.build(runs.load([folder]), COUNTS)
+
+
+def test_without_users_or_catalog_there_is_no_more_than_the_metrics(three_rows, tmp_path):
+    alone = tmp_path / "tpu.json"
+    alone.write_text((three_rows[1] / "results.json").read_text())
+    made = report.build(runs.load([alone]), {})
+    (cell, *_) = cells(made, "Table 1", "ReAT (tiny, 100 steps)")
+    assert (cell.interval, cell.mark, cell.paper) == (None, "", "0.0390")
+    assert {section.title for section in made.sections} == {
+        "Retrieval",
+        "Ablations",
+        "Fingerprints",
+    }
+    with_users = report.build(runs.load(three_rows), {})
+    titles = {table.title for table in with_users.tables}
+    assert not any("popularity" in title for title in titles)
+    assert any("length of history" in title for title in titles)
+    catalog_too = report.build(runs.load(three_rows), COUNTS)
+    assert any("popularity of the target" in table.title for table in catalog_too.tables)
+
+
+class _Texts(html.parser.HTMLParser):
+    """Tags and text of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self.rows, self.in_row = [], "", [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append("")
+            self.in_row = True
+
+    def handle_endtag(self, tag):
+        self.in_row = self.in_row and tag != "tr"
+
+    def handle_data(self, data):
+        self.text += data
+        if self.in_row:
+            self.rows[-1] += data + " "
+
+
+HOSTILE = "<script>alert(1)</script>\"'&|`*x*[a](b)"
+
+
+def test_nothing_in_a_run_becomes_markup(make_run, draw_ranks, change):
+    folder = make_run("x", ranks=draw_ranks(30, 0.5), task="toys_retrieval")
+    change(
+        folder, model=HOSTILE, settings={"a" + HOSTILE: HOSTILE}, seed=3, mixture="toys_" + HOSTILE
+    )
+    formula = change(make_run("y", ranks=draw_ranks(30, 0.4)), model="=cmd()")
+    made = report.build(runs.load([folder, formula]), COUNTS)
+    seen = _Texts()
+    seen.feed(page.render(made))
+    assert HOSTILE in seen.text
+    assert {tag for tag, _ in seen.tags} & {"script", "img", "link", "iframe", "object"} == set()
+    assert not any(
+        key.startswith("on") or key in ("src", "srcset") for _, a in seen.tags for key in a
+    )
+    assert all(a["href"].startswith("#") for _, a in seen.tags if "href" in a)
+    assert "<script" not in markdown.render(made).replace("\\<script", "")
+    lines = list(csv.reader(io.StringIO(spreadsheet.render(made))))
+    assert not any(cell.startswith("=") for line in lines for cell in line)
+
+
+def numbers(text: str) -> list[str]:
+    return re.findall(r"[-+]?\d[\d,]*(?:\.\d+)?(?:e-\d+)?", text)
+
+
+def test_the_three_forms_hold_the_same_numbers(three_rows):
+    made = report.build(runs.load(three_rows), COUNTS)
+    seen = _Texts()
+    seen.feed(page.render(made))
+    rows = [row for row in seen.rows if any(c.isdigit() for c in row)]
+    lines = [line for line in markdown.render(made).splitlines() if line.startswith("| ")]
+    of_page = sorted(n for row in rows for n in numbers(row))
+    of_markdown = sorted(n for line in lines for n in numbers(line))
+    # The page repeats a dataset's and a group's name above its columns; Markdown does not.
+    assert len(of_page) > 300
+    assert set(of_markdown) == set(of_page)
+    written = {
+        (line["table"], line["row"], line["column"], line["group"]): line
+        for line in csv.DictReader(io.StringIO(spreadsheet.render(made)))
+    }
+    for found in made.tables:
+        for row in found.rows:
+            for place, cell in enumerate(row.cells):
+                if cell.text:
+                    name = spreadsheet.harmless(row.name)
+                    key = (found.title, name, found.columns[place], found.group_of(place))
+                    assert written[key]["value"].removeprefix("'") == cell.text
+                    assert (written[key]["low"], written[key]["high"]) == (
+                        cell.interval or ("", "")
+                    )
+                    assert written[key]["paper"] == cell.paper
+
+
+def test_lists_are_described_by_hand():
+    items = np.array([0, 1, 1, -1, 2, 2, 2, 29], np.int32)
+    found = UserResults(
+        users=["a", "b"],
+        targets=np.array([0, 1]),
+        history=np.array([3, 4]),
+        ranks=np.array([1.0, np.inf]),
+        items=items,
+        starts=np.array([0, 4, 8]),
+    )
+    lists = describe(found, np.arange(1, 31))
+    assert lists.invalid == pytest.approx(1 / 8)
+    assert lists.duplicates == pytest.approx(3 / 7)
+    assert lists.distinct == 4
+    assert lists.mean_popularity == pytest.approx((1 + 2 + 2 + 3 + 3 + 3 + 30) / 7)
+    np.testing.assert_allclose(lists.by_decile, [6 / 7, *[0] * 8, 1 / 7])
+    np.testing.assert_array_equal(deciles(np.array([5, 5, 1, 9])), [2, 5, 0, 7])
+
+
+def test_groups_are_of_equal_size_and_none_is_empty():
+    group, names = groups_of(np.arange(100))
+    assert np.bincount(group).tolist() == [20] * 5
+    assert names == ["0–19", "20–39", "40–59", "60–79", "80–99"]
+    group, names = groups_of(np.array([4] * 90 + [5] * 9 + [7]))
+    assert names == ["4", "5–7"]
+    assert np.bincount(group).tolist() == [90, 10]

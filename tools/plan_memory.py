@@ -1,0 +1,366 @@
+"""What a model's training step and beam search need of each accelerator, by the compiler.
+
+    python tools/plan_memory.py --model flan_t5_base
+    python tools/plan_memory.py --model flan_t5_xl --layers 2,4 --libtpu FOLDER
+    python tools/plan_memory.py --model flan_t5_xl --layers 2,4 --devices 8 --mesh 4x2
+
+Lowers and compiles our engine's train step (Adafactor, dropout) and its beam search over a catalog
+ahead of time, for devices that are not there, and prints Markdown: memory of each device, work of
+one step, and which accelerators hold it. Nothing is allocated and nothing is run. Steps, batch,
+remat policy and how many devices share one copy of the parameters are those of the model's gin
+file, unless an option says otherwise.
+
+Without `--libtpu` everything is compiled for CPUs. They compute bfloat16 in float32 and do not
+order the work so as to save memory: that is an upper bound. With it (`pip install --target FOLDER
+--no-deps libtpu`), TPUs are compiled for by their own compiler.
+
+A large model takes long to compile: `--layers 2,4` compiles models of 2 and of 4 layers a stack,
+and goes on along the straight line through both.
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import sys
+import time
+
+GIN = pathlib.Path(__file__).resolve().parents[1] / "gin" / "models"
+
+# Of the peak of the matrix units.
+UTILIZATION = 0.4
+# Of a device's memory; the rest is for the runtime and what it fragments.
+USABLE = 0.9
+
+# gin/runs/t5x_finetune.gin and t5x_eval.gin.
+LENGTHS = {"encoder": 1024, "decoder": 128}
+TRAIN_DTYPE, BEAM_DTYPE = "bfloat16", "float32"
+BEAMS, DECODE_BATCH = 20, 32
+# Items of a catalog as large as Toys, and the tokens of an id in the published vocabulary.
+CATALOG, ID_TOKENS = 12_000, 4
+
+V3 = {"topology_name": "v3:2x2"}
+V4 = {"topology_name": "v4:2x2x1", "chip_config_name": "megacore"}
+V5E = {"topology_name": "v5e:4x4"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Accelerator:
+    """Devices as JAX counts them.
+
+    Attributes:
+      memory: of one device, GB.
+      peak: of one device, bfloat16, TFLOP/s; both by the makers' data sheets.
+      topology: how libtpu knows it.
+    """
+
+    name: str
+    devices: int
+    memory: float
+    peak: float
+    topology: dict | None = None
+
+
+ACCELERATORS = (
+    Accelerator("TPU v3-8", 8, 16, 61.5, V3),
+    Accelerator("TPU v4-8", 4, 32, 275, V4),
+    Accelerator("TPU v5e-16", 16, 16, 197, V5E),
+    Accelerator("A100 80 GB x8", 8, 80, 312),
+    Accelerator("H100 x8", 8, 80, 989),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Of one device: bytes of memory; work and bytes moved of one call."""
+
+    parameters: float
+    optimizer: float
+    temporary: float
+    peak: float
+    flops: float
+    moved: float
+
+    def toward(self, other: "Need", share: float) -> "Need":
+        """On the line from this one through `other`, which lies at 1."""
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
+        return Need(*(a + (b - a) * share for a, b in pairs))
+
+
+def read_model(args, dtype: str, layers: int | None = None):
+    """The network of the gin file with `layers` a stack (None: all), and the file's macros."""
+    import gin
+
+    from recllm_tasks.models.network import Transformer
+
+    gin.clear_config()
+    settings = [f"DROPOUT_RATE = {args.dropout}", f"network.T5Config.dtype = '{dtype}'"]
+    if args.remat is not None:
+        settings.append(f"network.T5Config.remat = {args.remat}")
+    gin.parse_config_files_and_bindings(
+        [str(GIN / f"{args.model}.gin")], settings, finalize_config=False
+    )
+    config = gin.get_configurable("network.T5Config")()
+    if layers:
+        sizes = dict.fromkeys(("num_encoder_layers", "num_decoder_layers"), layers)
+        config = dataclasses.replace(config, **sizes)
+    names = ("STEPS", "BATCH_SIZE", "MODEL_PARALLEL")
+    macros = {name: gin.query_parameter(f"%FINETUNE_{name}") for name in names}
+    # What `None` would decide by the device that compiles, which is not the one that runs.
+    return Transformer(dataclasses.replace(config, loop_attention=False)), macros
+
+
+def abstract(shape, dtype, sharding):
+    import jax
+
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+
+def bytes_on_a_device(tree) -> int:
+    import jax
+
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+
+
+def lower_train(args, mesh, layers):
+    """(lowered step, bytes of the parameters, of the optimizer's state)."""
+    import jax
+    import jax.numpy as jnp
+
+    from recllm_tasks.engine import devices, optimizer, saved_run
+    from recllm_tasks.engine.train_step import State, train_step
+
+    network, _ = read_model(args, TRAIN_DTYPE, layers)
+    rule = optimizer.adafactor(optimizer.constant_with_warmup())
+    params, whole = saved_run.abstract_params(network, mesh), devices.whole(mesh)
+    moments = jax.tree.map(
+        lambda x: abstract(x.shape, x.dtype, whole), jax.eval_shape(rule.init, params)
+    )
+    features = {"encoder": ("input_tokens",), "decoder": ("target_tokens", "input_tokens")}
+    batch = {
+        f"{side}_{name}": abstract(
+            (args.batch, LENGTHS[side]), jnp.int32, devices.split_batch(mesh)
+        )
+        for side, names in features.items()
+        for name in (*names, "segment_ids", "positions")
+    }
+    state = State(abstract((), jnp.int32, whole), params, moments)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    lowered = train_step.lower(network, rule, state, batch, abstract(key.shape, key.dtype, whole))
+    return lowered, bytes_on_a_device(params), bytes_on_a_device(moments)
+
+
+def lower_beam(args, mesh, layers):
+    """The same of a beam search over a catalog; nothing is optimised."""
+    import jax
+    import jax.numpy as jnp
+
+    from recllm_tasks.engine import devices, saved_run
+    from recllm_tasks.models.beam_search import beam_search
+
+    network, _ = read_model(args, BEAM_DTYPE, layers)
+    params, whole = saved_run.abstract_params(network, mesh), devices.whole(mesh)
+    trie = jax.tree.map(lambda x: abstract(x.shape, x.dtype, whole), catalog())
+    inputs = abstract((DECODE_BATCH, LENGTHS["encoder"]), jnp.int32, devices.split_batch(mesh))
+
+    def search(params, inputs, trie):
+        return beam_search(network, params, inputs, trie, num_beams=BEAMS, eos_id=1)
+
+    return jax.jit(search).lower(params, inputs, trie), bytes_on_a_device(params), 0
+
+
+@functools.cache
+def catalog():
+    from recllm_tasks.models.trie import Trie
+
+    wide = math.ceil(CATALOG ** (1 / (ID_TOKENS - 1)))
+    places = range(ID_TOKENS - 1)
+    return Trie.build(
+        [[2, *(3 + n // wide**place % wide for place in places)] for n in range(CATALOG)]
+    )
+
+
+def compile_need(args, lower, devices, mesh_shape, layers: int | None) -> Need:
+    """Compiles one program and asks the compiler what it needs."""
+    import numpy as np
+    from jax.sharding import Mesh
+
+    size = math.prod(mesh_shape)
+    mesh = Mesh(np.array(devices[:size]).reshape(mesh_shape), ("data", "model"))
+    start = time.monotonic()
+    lowered, parameters, optimizer = lower(args, mesh, layers)
+    compiled = lowered.compile()
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    temporary = memory.temp_size_in_bytes
+    need = Need(
+        parameters, optimizer, temporary, kept + temporary, cost["flops"], cost["bytes accessed"]
+    )
+    which = f"{devices[0].device_kind} {mesh_shape}, {lower.__name__}, {layers or 'all'} layers"
+    seconds = time.monotonic() - start
+    print(f"{which}: compiled in {seconds:.0f} s: {need}", file=sys.stderr, flush=True)
+    return need
+
+
+def need_of(args, lower, devices, mesh_shape) -> Need:
+    """Of the whole model: compiled, or on the line through two models of fewer layers."""
+    if not args.layers:
+        return compile_need(args, lower, devices, mesh_shape, None)
+    few, more = args.layers
+    one, other = (compile_need(args, lower, devices, mesh_shape, n) for n in (few, more))
+    all_layers = read_model(args, TRAIN_DTYPE)[0].config.num_encoder_layers
+    return one.toward(other, (all_layers - few) / (more - few))
+
+
+MEMORY_HEAD = (
+    "| accelerator | mesh | compiled for | program | parameters GB | optimizer MB | "
+    "activations, gradients GB | peak GB | of its memory | TFLOP | GB moved |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Need) -> str:
+    """Of one device, in one step, or in one search for all prompts."""
+    share = need.peak / 1e9 / accelerator.memory
+    fits = "fits" if share <= USABLE else "does not fit"
+    cells = (
+        accelerator.name,
+        f"{mesh_shape[0]}x{mesh_shape[1]}",
+        compiler,
+        program,
+        f"{need.parameters / 1e9:.2f}",
+        f"{need.optimizer / 1e6:.1f}",
+        f"{need.temporary / 1e9:.2f}",
+        f"{need.peak / 1e9:.2f}",
+        f"{share:.0%}, {fits}",
+        f"{need.flops / 1e12:.2f}",
+        f"{need.moved / 1e9:.0f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+TIME_HEAD = ("| accelerator | mesh | steps/s | hours | device hours |", "|---|---|---|---|---|")
+
+
+def time_row(args, accelerator: Accelerator, mesh_shape, train: Need) -> str:
+    """What all training steps take at `UTILIZATION` of the peak."""
+    per_second = UTILIZATION * accelerator.peak * 1e12 / train.flops
+    hours = args.steps / per_second / 3600
+    mesh = f"{mesh_shape[0]}x{mesh_shape[1]}"
+    return (
+        f"| {accelerator.name} | {mesh} | {per_second:.2f} | {hours:.1f} | "
+        f"{hours * accelerator.devices:.0f} |"
+    )
+
+
+def report(args, find_devices) -> list[str]:
+    """The lines of both tables; `find_devices` gives those to compile for, and their compiler."""
+    measured, memory, times = {}, [], []
+    for accelerator in args.accelerators:
+        devices, compiler = find_devices(accelerator)
+        for shape in meshes(args, accelerator):
+            key = (devices[0].device_kind, shape)
+            if key not in measured:
+                programs = (lower_train, lower_beam)
+                measured[key] = [need_of(args, lower, devices, shape) for lower in programs]
+            for program, need in zip(("train step", "beam search"), measured[key]):
+                memory.append(memory_row(accelerator, shape, compiler, program, need))
+            times.append(time_row(args, accelerator, shape, measured[key][0]))
+    remat = read_model(args, TRAIN_DTYPE)[0].config.remat
+    lines = [
+        f"`{args.model}`, remat {remat}: a step trains on {args.batch} rows of "
+        f"{LENGTHS['encoder']} + {LENGTHS['decoder']} tokens, a search finds {BEAMS} beams for "
+        f"{DECODE_BATCH} prompts. Of each device, estimated by the compiler, not run"
+        + (f", along the line through {args.layers} layers:" if args.layers else ":"),
+        "",
+    ]
+    lines += [*MEMORY_HEAD, *memory, "", f"At {UTILIZATION:.0%} of peak, {args.steps:,} steps:", ""]
+    return [*lines, *TIME_HEAD, *times]
+
+
+def meshes(args, accelerator: Accelerator) -> list[tuple[int, int]]:
+    """(data, model) of --mesh, or that of the model's gin file."""
+    model = read_model(args, TRAIN_DTYPE)[1]["MODEL_PARALLEL"]
+    return args.mesh or [(accelerator.devices // model, model)]
+
+
+def pair(separator: str):
+    def parse(text):
+        one, other = map(int, text.split(separator))
+        return one, other
+
+    return parse
+
+
+def parse_arguments(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="flan_t5_xl", help="a file of gin/models")
+    parser.add_argument("--devices", type=int, help="only accelerators of so many")
+    parser.add_argument("--accelerator", action="append", help="only this; repeatable")
+    parser.add_argument("--mesh", type=pair("x"), action="append", help="DATAxMODEL; repeatable")
+    parser.add_argument("--batch", type=int, help="rows of a training batch")
+    parser.add_argument("--steps", type=int, help="of the whole training")
+    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--remat", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--layers", type=pair(","), help="compile so many, such as 2,4")
+    parser.add_argument("--libtpu", metavar="FOLDER", help="that pip put libtpu in")
+    args = parser.parse_args(argv)
+    args.accelerators = [
+        accelerator
+        for accelerator in ACCELERATORS
+        if args.devices in (None, accelerator.devices)
+        and (not args.accelerator or accelerator.name in args.accelerator)
+    ]
+    if not args.accelerators:
+        known = ", ".join(f"'{x.name}' ({x.devices} devices)" for x in ACCELERATORS)
+        parser.error(f"got options that no accelerator fits, expected one of {known}")
+    _, macros = read_model(args, TRAIN_DTYPE)
+    args.batch = args.batch or macros["BATCH_SIZE"]
+    args.steps = args.steps or macros["STEPS"]
+    for accelerator in args.accelerators:
+        for data, model in meshes(args, accelerator):
+            if data * model != accelerator.devices or args.batch % data or DECODE_BATCH % data:
+                parser.error(
+                    f"got the mesh {data}x{model} for '{accelerator.name}', expected all its "
+                    f"devices, and a data axis that divides {args.batch} rows and {DECODE_BATCH}"
+                )
+    return args
+
+
+def prepare() -> None:
+    """Before JAX starts: as many CPU devices as any accelerator has."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    flag = f"--xla_force_host_platform_device_count={max(x.devices for x in ACCELERATORS)}"
+    # Without the second one, the scheduler of CPUs trades memory for concurrency.
+    flag += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
+
+
+def find_devices(accelerator: Accelerator, libtpu: str | None):
+    """Devices to compile for, and what they are called: the TPU's, or the CPU's in its place."""
+    import jax
+    from jax.experimental import topologies
+
+    if not (libtpu and accelerator.topology):
+        return jax.devices(), "CPU"
+    os.environ["TPU_LIBRARY_PATH"] = os.path.join(libtpu, "libtpu", "libtpu.so")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    found = topologies.get_topology_desc(platform="tpu", **accelerator.topology).devices
+    return found, found[0].device_kind
+
+
+def main(argv=None) -> int:
+    prepare()
+    args = parse_arguments(argv)
+    print("\n".join(report(args, functools.partial(find_devices, libtpu=args.libtpu))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
