@@ -59,6 +59,7 @@ def save(
         "step": 0,
         "seed": seed,
         "ties": info.ties,
+        "exclude_history": bool(measured.settings.get("exclude_seen")),
         "settings": dict(measured.settings),
         "parameters": int(measured.parameters),
         "num_examples": num_users,

@@ -49,6 +49,7 @@ def test_a_row_is_a_run_folder(out):
         assert keys <= set(results)
         assert results["model"] == name
         assert results["ties"] == "published"
+        assert results["exclude_history"] == (name not in ("popularity", "history", "item_mean"))
         kinds = {task.removeprefix(f"{NAME}_") for task in results["metrics"]}
         assert kinds == set(ROWS[name].kinds)
         for task, metrics in results["metrics"].items():
