@@ -1,7 +1,9 @@
-"""Launch scripts of T5X: what they would run, as a dry run prints it."""
+"""Launch scripts: what those of T5X would run, as a dry run prints it, and what errors say."""
 
 import shlex
+import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -84,10 +86,22 @@ def test_gpus_of_one_machine_and_of_a_cluster():
             "expected create, install, run, resume, delete or all",
         ),
         ("gpu_slurm.sbatch", ("--dry_run",), "missing option: got no --mixture"),
+        ("install_baselines.sh", ("--with-tests",), "unknown argument: got --with-tests"),
     ],
 )
 def test_errors_name_the_option(script, arguments, message):
     assert message in launch(script, *arguments, code=2)
+
+
+def test_recboles_environment_wants_its_python_and_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHON", "/no/python")
+    assert "no Python 3.11 at '/no/python'" in launch("install_baselines.sh", code=2)
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("VENV", str(tmp_path))
+    lock = LAUNCH / "locks" / "py311-baselines.txt"
+    shutil.copy(lock, tmp_path / f"installed-{lock.name}")
+    if sys.version_info[:2] == (3, 11):
+        assert launch("install_baselines.sh") == []
 
 
 def test_the_scripts_pass_shellcheck():

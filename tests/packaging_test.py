@@ -199,6 +199,14 @@ def test_the_locks_pin_every_requirement_within_its_range(python, description):
         assert requirement.specifier.contains(tests[canonicalize_name(requirement.name)])
 
 
+def test_recboles_lock_is_what_recbole_works_with():
+    pins = locked("py311-baselines.txt")
+    assert pins["recbole"] == Version("1.2.1")
+    for name, bound in {"setuptools": "81", "numpy": "2", "pandas": "2.2", "scipy": "1.12"}.items():
+        assert pins[name] < Version(bound)
+    assert {"torch", "pyarrow"} <= set(pins)
+
+
 def test_lower_bounds_are_what_the_locks_test(description):
     pins = [
         {**locked(f"{name}.txt"), **locked(f"{name}-test.txt")}

@@ -29,6 +29,7 @@ class Measured:
       fit_seconds: that the model took.
       settings: JSON; all that the model was made with, and what was chosen.
       parameters: numbers that were fitted.
+      peak_memory_bytes: of the process that fitted it; None is this one.
     """
 
     ranked: Mapping[str, evaluation.Ranked]
@@ -37,6 +38,7 @@ class Measured:
     fit_seconds: float
     settings: Mapping[str, Any]
     parameters: int
+    peak_memory_bytes: int | None = None
 
     @property
     def kinds(self) -> list[str]:

@@ -59,6 +59,7 @@ def save(
         "step": 0,
         "seed": seed,
         "ties": info.ties,
+        "exclude_history": bool(measured.settings.get("exclude_seen")),
         "settings": dict(measured.settings),
         "parameters": int(measured.parameters),
         "num_examples": num_users,
@@ -70,7 +71,7 @@ def save(
         "examples_per_second": {
             task: num_users[task] / max(seconds[task], 1e-9) for task in seconds
         },
-        "peak_memory_bytes": memory.peak_bytes(),
+        "peak_memory_bytes": measured.peak_memory_bytes or memory.peak_bytes(),
         "seconds": measured.fit_seconds + sum(seconds.values()),
     }
     run_folder.write_json(folder / RESULTS, results)

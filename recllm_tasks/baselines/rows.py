@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from recllm_tasks.baselines.recbole.models import MODELS
 from recllm_tasks.errors import UserError
 
 HOUSE, RECBOLE = "house", "recbole"
@@ -43,12 +44,19 @@ ROWS = {
         Row("markov", "Markov chain", "what others had right after the user's last item"),
         Row("history", "History", "how much the user likes, in train", ("rating",)),
         Row("item_mean", "Item mean", "how much the item is liked, in train", ("rating",)),
+        *(
+            Row(name, model.title, model.what, model.kinds, RECBOLE)
+            for name, model in MODELS.items()
+        ),
     )
 }
 
 GROUPS = {
     "all": tuple(ROWS),
-    **{origin: tuple(r.name for r in ROWS.values() if r.origin == origin) for origin in (HOUSE,)},
+    **{
+        origin: tuple(r.name for r in ROWS.values() if r.origin == origin)
+        for origin in (HOUSE, RECBOLE)
+    },
 }
 
 

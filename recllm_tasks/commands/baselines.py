@@ -27,13 +27,16 @@ def run(args) -> int:
     from recllm_tasks.baselines.house_rows import Splits
 
     splits = Splits(args.dataset, args.split)
+    maker_of = {rows.HOUSE: _House(), rows.RECBOLE: None}
+    if any(row.origin == rows.RECBOLE for row in chosen):
+        maker_of[rows.RECBOLE] = _RecBole(args)
     found = {}
     for number, row in enumerate(chosen, 1):
         if "rating" in row.kinds and not info.has_ratings:
             console.print(f"{row.name}: left out, '{args.dataset}' has no ratings")
             continue
         console.print(f"{row.name} ({number} of {len(chosen)}): {row.what}")
-        found[row.name] = _row(row, splits, info, out / row.name)
+        found[row.name] = _row(row, splits, info, out / row.name, maker_of[row.origin])
     if not found:
         raise UserError(
             f"--rows for '{args.dataset}': got {args.rows}, which need ratings, expected rows that "
@@ -48,21 +51,61 @@ def run(args) -> int:
     return 0
 
 
-def _row(row, splits, info, folder: pathlib.Path) -> dict:
+class _House:
+    """Makes the rows that are fitted here."""
+
+    seed = 0
+
+    def settings(self, row) -> dict:
+        from recllm_tasks.baselines import house_rows
+
+        return house_rows.SETTINGS[row.name]
+
+    def measure(self, row, splits, folder: pathlib.Path):
+        del folder
+        from recllm_tasks.baselines import house_rows
+
+        return house_rows.measure(row, splits, _say)
+
+
+class _RecBole:
+    """Makes the rows that are trained in RecBole's environment."""
+
+    def __init__(self, args):
+        """Raises UserError, before any work, for a wrong budget or if RecBole is not there."""
+        from recllm_tasks.baselines.recbole import training
+        from recllm_tasks.baselines.recbole.budget import Budget
+
+        self._training = training
+        self._budget = Budget(args.epochs, args.minutes, args.patience, args.seed, args.threads)
+        self._python = training.find_python(args.recbole_python)
+        self.seed = args.seed
+
+    def settings(self, row) -> dict:
+        return self._training.settings_of(row.name, self._budget)
+
+    def measure(self, row, splits, folder: pathlib.Path):
+        return self._training.measure(row.name, splits, folder, self._python, self._budget, _say)
+
+
+def _say(text: str) -> None:
+    console.print(f"  {text}")
+
+
+def _row(row, splits, info, folder: pathlib.Path, maker: _House | _RecBole) -> dict:
     """The results of a row, made now unless they are there."""
-    from recllm_tasks.baselines import house_rows, row_folder
+    from recllm_tasks.baselines import row_folder
     from recllm_tasks.engine import memory
 
-    settings = house_rows.SETTINGS[row.name]
-    row_fingerprint = row_folder.fingerprint(row, info, splits.split, settings)
+    row_fingerprint = row_folder.fingerprint(row, info, splits.split, maker.settings(row))
     done = row_folder.finished(folder, row_fingerprint)
     if done:
-        console.print(f"  finished before with the same settings: {folder}")
+        _say(f"finished before with the same settings: {folder}")
         return done
     memory.forget_peak()
-    measured = house_rows.measure(row, splits, lambda text: console.print(f"  {text}"))
-    results = row_folder.save(folder, row, row_fingerprint, info, splits, measured)
-    console.print(f"  {results['seconds']:.1f} s, written to {folder}")
+    measured = maker.measure(row, splits, folder)
+    results = row_folder.save(folder, row, row_fingerprint, info, splits, measured, maker.seed)
+    _say(f"{results['seconds']:.1f} s, written to {folder}")
     return results
 
 

@@ -49,6 +49,7 @@ def test_a_row_is_a_run_folder(out):
         assert keys <= set(results)
         assert results["model"] == name
         assert results["ties"] == "published"
+        assert results["exclude_history"] == (name not in ("popularity", "history", "item_mean"))
         kinds = {task.removeprefix(f"{NAME}_") for task in results["metrics"]}
         assert kinds == set(ROWS[name].kinds)
         for task, metrics in results["metrics"].items():
@@ -139,6 +140,10 @@ def test_programs_get_json_and_people_a_table(out, small_data_dir, capsys):
         ("popularity", ("--out", "/dev/null/x"), "--out for '/dev/null/x'"),
         ("popularity", ("--data_dir", "/dev/null"), "not prepared"),
         ("popularity", ("--no_such",), "Unknown argument"),
+        ("all", ("--recbole_python", "/no/python"), "launch/install_baselines.sh"),
+        ("ease,hgn", ("--minutes", "nan"), "--minutes: got nan, expected a number"),
+        ("hgn", ("--epochs", "0"), "--epochs: got 0, expected a whole number of at least 1"),
+        ("hgn", ("--epochs", "x"), "invalid int value: 'x'"),
     ],
 )
 def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir, tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""What runs in RecBole's environment: `python -I process FOLDER`, see __main__.py."""

@@ -1,0 +1,240 @@
+"""Runs `process` in RecBole's environment, and makes a row's results of what it writes.
+
+A row's folder holds `recbole/` with the files of the job: a training that was stopped goes on from
+its last epoch when it is asked for again, and a larger budget goes on from where it ended.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recllm_tasks import metrics
+from recllm_tasks.baselines import evaluation
+from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.measured import Measured
+from recllm_tasks.baselines.recbole import exported
+from recllm_tasks.baselines.recbole.budget import Budget
+from recllm_tasks.baselines.recbole.models import MODELS
+from recllm_tasks.engine import run_folder
+from recllm_tasks.errors import UserError
+
+PROGRAM = pathlib.Path(__file__).with_name("process")
+FOLDER = "recbole"
+ENVIRONMENT = ".venv-baselines"
+
+
+def settings_of(name: str, budget: Budget) -> dict[str, Any]:
+    """What fixes a row's results, but for the data: JSON."""
+    model = MODELS[name]
+    return {
+        "network": model.network,
+        "config": dict(model.config),
+        "exclude_seen": model.exclude_seen,
+        "pretrain": model.pretrain and dict(model.pretrain),
+        "seed": budget.seed,
+        **budget.limits,
+    }
+
+
+def find_python(given: str | None) -> str:
+    """The Python of RecBole's environment.
+
+    Args:
+      given: by the user, or None: `.venv-baselines` here or in the checkout.
+
+    Raises:
+      UserError: it is not there.
+    """
+    if given:
+        places = [pathlib.Path(given).expanduser()]
+    else:
+        roots = (pathlib.Path.cwd(), pathlib.Path(__file__).parents[3])
+        places = [root / ENVIRONMENT / "bin" / "python" for root in roots]
+    for place in places:
+        if os.access(place, os.X_OK) and place.is_file():
+            return str(place.absolute())
+    raise UserError(
+        f"Python with RecBole: got none at {' or '.join(map(str, places))}, expected the "
+        "environment that launch/install_baselines.sh makes; run it, or name its Python with "
+        "--recbole_python"
+    )
+
+
+def measure(
+    name: str,
+    splits: Splits,
+    folder: pathlib.Path,
+    python: str,
+    budget: Budget,
+    say: Callable[[str], None],
+) -> Measured:
+    """Trains a row, or goes on with it, and measures it on its tasks.
+
+    Args:
+      name: in MODELS.
+      splits: of the dataset.
+      folder: of the row; the job's files are made in it.
+      python: of RecBole's environment.
+      budget: see there.
+      say: is told of progress, a line an epoch.
+
+    Raises:
+      UserError: the training failed; the message has its last words, and where the others are.
+    """
+    model, within = MODELS[name], folder / FOLDER
+    settings = settings_of(name, budget)
+    _prepare(within, name, splits, budget)
+    _run(python, within, say)
+    report = run_folder.read_json(within / "report.json")
+    settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
+    settings["epoch"] = 1 + int(np.argmax([found["validation"] for found in report["curve"]]))
+    rated = model.kinds == ("rating",)
+    table = _read(within / "predictions.parquet", len(splits.of(model.kinds[0]).targets))
+    scores = {"rating": table["score"].to_numpy()} if rated else {}
+    return Measured(
+        {} if rated else ranked(table, splits.evaluated),
+        scores,
+        report["seconds"],
+        report["fit_seconds"],
+        settings,
+        report["parameters"],
+        report["peak_memory_bytes"],
+    )
+
+
+def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
+    """Retrieval and ranking, of the ranks, the lists and the scores of the candidates."""
+    lists = [np.array(items, np.int32) for items in table["items"].to_pylist()]
+    candidates_Ux1C, place_U = evaluation.candidates_of(interactions)
+    scores_Ux1C = np.array(table["candidate_scores"].to_pylist())
+    best = evaluation.best_columns(scores_Ux1C, evaluation.LIST_LENGTH)
+    return {
+        "retrieval": evaluation.Ranked(table["rank"].to_numpy(), lists),
+        "ranking": evaluation.Ranked(
+            metrics.ranks_from_scores(scores_Ux1C, place_U),
+            [row[columns] for row, columns in zip(candidates_Ux1C, best)],
+        ),
+    }
+
+
+def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) -> None:
+    """Writes the job; what an older one of other data or settings left is removed."""
+    model, rated = MODELS[name], MODELS[name].kinds == ("rating",)
+    info, split = splits.source.info(), splits.split
+    settings = settings_of(name, budget)
+    for limit in budget.limits:
+        del settings[limit]
+    program = hashlib.sha256()
+    for path in sorted(PROGRAM.glob("*.py")):
+        program.update(path.read_bytes())
+    facts = {
+        "fingerprint": info.fingerprint,
+        "split": split,
+        "program": program.hexdigest(),
+        **settings,
+    }
+    facts = json.loads(json.dumps(facts))
+    if run_folder.read_json(within / "facts.json") != facts:
+        shutil.rmtree(within, ignore_errors=True)
+    within.mkdir(parents=True, exist_ok=True)
+    (within / "predictions.parquet").unlink(missing_ok=True)
+    (within / "report.json").unlink(missing_ok=True)
+    if not (within / "facts.json").exists():
+        validation = splits.validation
+        if rated:
+            validation = validation.select(~np.isnan(validation.target_ratings))
+        exported.write_log(within, splits.evaluated, splits.source.catalog(), rated)
+        exported.write_users(within / "users.parquet", splits.of(model.kinds[0]), rated)
+        exported.write_users(within / "validation.parquet", validation, rated)
+        run_folder.write_json(within / "facts.json", facts)
+    run_folder.write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
+
+
+def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:
+    model = MODELS[name]
+    return {
+        "network": model.network,
+        "config": dict(model.config),
+        "kinds": list(model.kinds),
+        "exclude_seen": model.exclude_seen,
+        "pretrain": model.pretrain and dict(model.pretrain),
+        "num_items": num_items,
+        "seed": budget.seed,
+        "threads": budget.num_threads,
+        # That its death ends the training.
+        "parent": os.getpid(),
+        **budget.limits,
+    }
+
+
+def _run(python: str, within: pathlib.Path, say: Callable[[str], None]) -> None:
+    log, command = within / "errors.log", [python, "-I", str(PROGRAM), str(within)]
+    with (
+        open(log, "w", encoding="utf-8") as errors,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=within,
+        ) as process,
+    ):
+        try:
+            for line in process.stdout:
+                _tell(line, say)
+            code = process.wait()
+        finally:
+            process.kill()
+    if code or not (within / "report.json").is_file():
+        words = log.read_text(encoding="utf-8").strip().splitlines() or [f"exit code {code}"]
+        raise UserError(
+            f"RecBole for '{within.parent.name}': got {words[-1].strip()}, expected a training "
+            f"that ends; see {log}, or run launch/install_baselines.sh anew"
+        )
+
+
+def _tell(line: str, say: Callable[[str], None]) -> None:
+    """RecBole prints other lines too."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return
+    if not isinstance(told, dict):
+        return
+    if "resumed" in told:
+        say(f"goes on after epoch {told['resumed']}")
+    elif "epoch" in told:
+        stage = "" if told["stage"] else "pre-training, "
+        found = f", validation {told['validation']:.4f}" if "validation" in told else ""
+        say(
+            f"{stage}epoch {told['epoch']} of {told['epochs']} at most: loss {told['loss']:.4f}"
+            f"{found}, {told['seconds']:.0f} s"
+        )
+    elif "predicting" in told:
+        say(f"scores {told['predicting']:,} users")
+
+
+def _read(path: pathlib.Path, num_users: int) -> pa.Table:
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"Predictions '{path}': got {str(error).splitlines()[0]}, expected what `process` "
+            "wrote; run the row again"
+        ) from error
+    if len(table) != num_users:
+        raise UserError(
+            f"Predictions '{path}': got {len(table):,} users, expected {num_users:,}; run the row "
+            "again"
+        )
+    return table
