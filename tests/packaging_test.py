@@ -170,7 +170,11 @@ def test_every_import_is_a_declared_requirement(description):
     distributions = metadata.packages_distributions()
     declared = requirements(description)
     undeclared = set()
+    # What runs in RecBole's environment: test_recboles_lock_is_what_recbole_works_with.
+    elsewhere = ROOT / "recllm_tasks" / "baselines" / "recbole" / "process"
     for path in (ROOT / "recllm_tasks").rglob("*.py"):
+        if path.is_relative_to(elsewhere):
+            continue
         for module in imported_modules(path) - NOT_REQUIRED - {"recllm_tasks"}:
             providers = {canonicalize_name(name) for name in distributions.get(module, ())}
             if module not in sys.stdlib_module_names and not providers & declared.keys():

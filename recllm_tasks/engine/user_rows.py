@@ -51,7 +51,8 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     )
     if isinstance(slot, Choice):
         scores = np.asarray(beams.log_probs_BxK[:, ::-1])
-        log_odds = tasks.answer_log_odds(slot.answers, texts, scores)
+        dislike, like = slot.answers
+        log_odds = tasks.answer_log_odds(((dislike,), (like,)), texts, scores)
         liked = [target == slot.answers[1] for target in targets]
         return per_user.rated(*users, liked, log_odds.astype(np.float64))
     row_of = _rows_of_texts(prompt.source, slot.form, vocabulary)
