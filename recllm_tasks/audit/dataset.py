@@ -29,12 +29,13 @@ _STORED = (
 )
 
 
-def audit(dataset: str, num_seeds: int = 2) -> Iterator[Check]:
+def audit(dataset: str, num_seeds: int = 2, with_numbers: bool = False) -> Iterator[Check]:
     """Checks a prepared dataset and every registered task over it, whole.
 
     Args:
       dataset: its name; it lies in the data folder in force.
       num_seeds: how many of SeqIO's seeds a task that samples is run with.
+      with_numbers: look at P5's tasks too, which write items as bare numbers.
 
     Yields:
       Each check when it is done. When the records are not whole, what follows is left out.
@@ -50,14 +51,15 @@ def audit(dataset: str, num_seeds: int = 2) -> Iterator[Check]:
             return
     for check in _STORED:
         yield check(records)
-    yield from _Tasks(records, dataset, num_seeds).checks()
+    yield from _Tasks(records, dataset, num_seeds, with_numbers).checks()
 
 
 class _Tasks:
     """What is checked on the tokens that models see, with one pass over each task's examples."""
 
-    def __init__(self, records: Records, dataset: str, num_seeds: int):
+    def __init__(self, records: Records, dataset: str, num_seeds: int, with_numbers: bool):
         self._records, self._dataset, self._num_seeds = records, dataset, num_seeds
+        self._with_numbers = with_numbers
         self._own_target = OwnTarget(records)
         self._own_negatives = OwnNegatives(records)
         self._held_out_negatives = HeldOutNegatives(records)
@@ -65,7 +67,7 @@ class _Tasks:
 
     def checks(self) -> Iterator[Check]:
         for split in SPLITS:
-            for task in examples.tasks_of(self._dataset, split):
+            for task in examples.tasks_of(self._dataset, split, self._with_numbers):
                 # A source remembers the folder that it first read from.
                 use_data_dir(task.source, source.data_dir())
                 yield from self._check_task(task, split)

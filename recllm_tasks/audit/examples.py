@@ -68,16 +68,19 @@ class Batch:
         return (self.offered[ids.example] == ids.row[:, np.newaxis]).sum(axis=1)
 
 
-def tasks_of(dataset: str, split: str) -> list[seqio.Task]:
+def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
     """Registered tasks over a dataset that offer a split, in the order of their names.
 
-    A task that needs ratings is left out where the dataset has none.
+    A task that needs ratings is left out where the dataset has none; one that writes items as bare
+    numbers, unless `with_numbers`: their text is read, which takes longer than all the others.
     """
     found = []
     for name in sorted(seqio.TaskRegistry.names()):
         task = seqio.TaskRegistry.get(name)
         source = task.source
         if not isinstance(source, CatalogSource) or source.dataset_name != dataset:
+            continue
+        if item_numbers.are_written(task) and not with_numbers:
             continue
         needs_ratings = getattr(source, "needs_ratings", False)
         if split in task.splits and (source.info().has_ratings or not needs_ratings):

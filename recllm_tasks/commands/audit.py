@@ -21,7 +21,7 @@ def run(args) -> int:
     fingerprint = setup.prepared(args.dataset).fingerprint
     start, checks = time.monotonic(), []
     terminal = Console(highlight=False, soft_wrap=True)
-    for check in audit(args.dataset, args.seeds):
+    for check in audit(args.dataset, args.seeds, args.p5):
         checks.append(check)
         if not args.json:
             _print(check, terminal)

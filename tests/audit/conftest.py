@@ -66,7 +66,7 @@ def only_tasks(monkeypatch):
     """only_tasks(task, …): the audit looks at these tasks alone."""
 
     def choose(*tasks):
-        def tasks_of(dataset, split):
+        def tasks_of(dataset, split, with_numbers):
             return [task for task in tasks if split in task.splits]
 
         monkeypatch.setattr(examples, "tasks_of", tasks_of)
