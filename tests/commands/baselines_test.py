@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import ir_measures
 import pytest
@@ -10,7 +11,7 @@ import seqio
 from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
 from recllm_tasks import cli
-from recllm_tasks.baselines import rows
+from recllm_tasks.baselines import house_rows, rows
 from recllm_tasks.baselines.house import measure_baselines
 from recllm_tasks.baselines.rows import ROWS
 from recllm_tasks.engine import per_user
@@ -72,6 +73,21 @@ def test_a_row_measures_what_eval_prints_beside_a_model(out, small_data):
         for task, metrics in by_task.items():
             # No list holds what is no item.
             assert {k: v for k, v in found[name][task].items() if k != "invalid"} == metrics
+
+
+def test_reading_the_data_is_not_counted_as_a_rows_work(small_data, monkeypatch):
+    read, now = house_rows.read_split, [0.0]
+
+    def slow(*args, **kwargs):
+        now[0] += 100
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(house_rows, "read_split", slow)
+    monkeypatch.setattr(house_rows, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    for name in ("popularity", "ease", "history"):
+        measured = house_rows.measure(ROWS[name], house_rows.Splits(NAME, "test"), print)
+        assert measured.fit_seconds + measured.seconds.get("rating", 0) == 0
+    assert now == [400], "the test split each time, validation for EASE"
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "ranking"])
