@@ -118,7 +118,7 @@ def validate(model, dataset, users, job):
 @contextlib.contextmanager
 def histories_of(model, users):
     """SimpleX reads the items that a user has had: inside, those before the users' targets."""
-    if not hasattr(model, "history_item_id"):
+    if not hasattr(model, "history_item_len"):  # DMF has history_item_id, its rows of train.
         yield
         return
     of_train = model.history_item_id, model.history_item_len
