@@ -4,6 +4,7 @@ They are read off the text, since a number's pieces are those of any other numbe
 ("user_23"), and a rating ("5.0"), are no items.
 """
 
+import itertools
 import re
 
 import numpy as np
@@ -31,14 +32,16 @@ class NumberReader:
     """Reads the numbers of one catalog's items, in place of `item_ids.IdReader`."""
 
     def __init__(self, vocabulary: seqio.Vocabulary, num_items: int):
-        self._vocabulary, self._num_items = vocabulary, num_items
+        self._tokenizer, self._num_items = vocabulary.tokenizer, num_items
 
     def read(self, tokens: Ragged) -> tuple[np.ndarray, np.ndarray]:
         """(row of `tokens`, row of the catalog) of every item, int64 [n] each."""
+        values, splits = tokens.values.tolist(), tokens.splits.tolist()
+        rows = [values[start:stop] for start, stop in itertools.pairwise(splits)]
         found = [
             (example, int(number) - 1)
-            for example in range(len(tokens))
-            for number in _NUMBER.findall(self._vocabulary.decode(tokens[example].tolist()))
+            for example, text in enumerate(self._tokenizer.DecodeIds(rows))
+            for number in _NUMBER.findall(text)
             if 1 <= int(number) <= self._num_items
         ]
         return tuple(np.array(found, np.int64).reshape(-1, 2).T)
@@ -51,5 +54,5 @@ class NumberReader:
 
 def holds(vocabulary: seqio.Vocabulary, sides, row: int) -> bool:
     """Whether the text of one of `sides`, arrays of tokens, has the number of a catalog row."""
-    texts = (vocabulary.decode(side.tolist()) for side in sides)
+    texts = vocabulary.tokenizer.DecodeIds([side.tolist() for side in sides])
     return any(int(number) == row + 1 for text in texts for number in _NUMBER.findall(text))

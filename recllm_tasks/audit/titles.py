@@ -4,7 +4,7 @@ Short titles of one piece are not looked for: "Brush" is a word like any other.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import seqio
@@ -26,7 +26,7 @@ class TitleReader:
     """Finds titles that nothing but a held-out item can have brought into an example."""
 
     def __init__(self, records: Records, vocabulary: seqio.Vocabulary, split: str):
-        self._records, self._vocabulary = records, vocabulary
+        self._records, self._tokenizer = records, vocabulary.tokenizer
         self._known = records.splits[split].items
         self._held_out = records.splits["test"].items.last_columns(max(1, HELD_OUT[split]))
         values, splits = encode(
@@ -71,8 +71,8 @@ class TitleReader:
 
         Those are the user's earlier items, what is offered, and what is written with its id.
         """
-        words = self._decode(self._pattern_NxP[row, : self._length_N[row]])
-        if not any(words in self._decode(side[number]) for side in batch.texts):
+        words = self._decode(self._pattern_NxP[row, : self._length_N[row]].tolist())
+        if not any(words in self._decode(side[number].tolist()) for side in batch.texts):
             return False
         shown = [ids.row[ids.example == number] for ids in (batch.in_inputs, batch.in_targets)]
         rows = np.unique(
@@ -82,10 +82,11 @@ class TitleReader:
 
     def _text(self, row: int) -> str:
         text = write_item(self._records.catalog, ALL_TEXTS, row)
-        return self._decode(self._vocabulary.encode(text))
+        return self._decode(self._tokenizer.EncodeAsIds(text))
 
-    def _decode(self, tokens) -> str:
-        return self._vocabulary.decode([int(token) for token in tokens])
+    def _decode(self, tokens: Sequence[int]) -> str:
+        """The vocabulary's own `decode` looks up its file again for every text."""
+        return self._tokenizer.DecodeIds(tokens)
 
 
 def _patterns(titles: Ragged) -> tuple[np.ndarray, np.ndarray]:

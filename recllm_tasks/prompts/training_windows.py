@@ -54,7 +54,8 @@ class TrainingWindows:
                 found["ratings"].values,
             )
 
-        dataset = _stored(directory).map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
+        records = stored_records(directory, "train")
+        dataset = records.map(parse, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
         parts = list(zip(*dataset.as_numpy_iterator()))
         user_hash, items, lengths, ratings = (np.concatenate(part) for part in parts)
         return cls(user_hash, Ragged.of_lengths(items, lengths), ratings)
@@ -103,11 +104,17 @@ class TrainingWindows:
 def read_users(directory: str) -> np.ndarray:
     """The raw id of each training record, objects [U] of bytes, in the order of `read`."""
     features = {"user": tf.io.FixedLenFeature([], tf.string)}
-    users = _stored(directory).map(lambda records: tf.io.parse_example(records, features)["user"])
+    records = stored_records(directory, "train")
+    users = records.map(lambda batch: tf.io.parse_example(batch, features)["user"])
     return np.concatenate(list(users.as_numpy_iterator()))
 
 
-def _stored(directory: str) -> tf.data.Dataset:
-    """The training records as they lie in the files, unparsed, many at a time."""
-    files = tfds.builder_from_directory(directory).info.splits["train"].filepaths
-    return tf.data.TFRecordDataset([str(file) for file in files]).batch(_RECORDS)
+def stored_records(directory: str, split: str) -> tf.data.Dataset:
+    """The records of a split as they lie in the files, unparsed, many at a time.
+
+    Reading them raises tf.errors.OpError where a file is damaged or a record is missing.
+    """
+    split_info = tfds.builder_from_directory(directory).info.splits[split]
+    records = tf.data.TFRecordDataset([str(file) for file in split_info.filepaths])
+    whole = tf.data.experimental.assert_cardinality(split_info.num_examples)
+    return records.apply(whole).batch(_RECORDS)

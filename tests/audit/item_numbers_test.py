@@ -10,8 +10,12 @@ from recllm_tasks.prompts.ragged import Ragged
 class Letters:
     """A vocabulary of characters."""
 
-    def decode(self, ids):
-        return "".join(map(chr, ids))
+    @property
+    def tokenizer(self):
+        return self
+
+    def DecodeIds(self, rows):
+        return ["".join(map(chr, ids)) for ids in rows]
 
 
 def tokens(*texts):
