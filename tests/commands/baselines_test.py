@@ -46,6 +46,7 @@ def _results(out):
 def test_a_row_is_a_run_folder(out):
     keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
     keys |= {"seconds", "ties", "settings", "parameters", "num_examples", "peak_memory_bytes"}
+    keys |= {"split_fingerprint", "ids"}
     for name, results in _results(out).items():
         assert keys <= set(results)
         assert results["model"] == name
