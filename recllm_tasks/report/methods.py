@@ -27,7 +27,7 @@ _SIMPLE = {
     "popularity": "popularity",
     "popularityunseen": "popularity, unseen",
     "itemtoitem": "item-to-item",
-    "itemtoitemdecay": "item-to-item, time decay",
+    "itemtoitemslow": "item-to-item, slow decay",
     "ease": "EASE",
     "markov": "Markov",
     "itemmean": "item mean",
