@@ -258,9 +258,13 @@ def _parser() -> argparse.ArgumentParser:
     with_data = list(commands.choices.values())
     _add_convert_arguments(_command(commands, "convert", "writes a checkpoint in another format"))
     for command in with_data:
+        several = command is report
         command.add_argument(
             "--data_dir",
-            help="folder of prepared datasets; default $TFDS_DATA_DIR, or ~/tensorflow_datasets",
+            action="append" if several else "store",
+            default=[] if several else None,
+            help="folder of prepared datasets; default $TFDS_DATA_DIR, or ~/tensorflow_datasets"
+            + ("; repeatable" if several else ""),
         )
         command.add_argument(
             "--module",

@@ -11,13 +11,14 @@ import seqio
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import cli, tasks
 from recllm_tasks.audit.item_ids import IdReader
+from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.ragged import Ragged
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.token_table import encode
 
 NAME = "movielens_100k"
@@ -45,6 +46,22 @@ def data_dirs(tmp_path_factory, make_movies):
 def scheme(request, data_dirs):
     seqio.set_tfds_data_dir_override(str(data_dirs[request.param]))
     return request.param
+
+
+def test_schemes_differ_in_nothing_but_ids(data_dirs):
+    """So that results of one may stand beside those of another."""
+    infos = [open_dataset(folder, NAME) for folder in data_dirs.values()]
+    assert len({info.split_fingerprint for info in infos}) == 1
+    assert len({info.fingerprint for info in infos}) == len(SCHEMES)
+    items, tests = [], []
+    for folder in data_dirs.values():
+        seqio.set_tfds_data_dir_override(str(folder))
+        source = SequenceSource(NAME)
+        items.append(source.catalog().item)
+        records = source.records("test").as_numpy_iterator()
+        tests.append([(r["user"], r["items"].tolist(), r["negatives"].tolist()) for r in records])
+    assert items[0] == items[1] == items[2]
+    assert tests[0] == tests[1] == tests[2]
 
 
 def test_the_trie_holds_every_item_once(scheme):

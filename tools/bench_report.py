@@ -76,7 +76,7 @@ def _stages(folder: pathlib.Path) -> dict[str, float]:
         parts[name], start = time.perf_counter() - start, time.perf_counter()
 
     found = runs.load([folder / "runs"])
-    prepared = conditions.prepared_datasets(str(folder / "data"), found)
+    prepared = conditions.prepared_datasets([str(folder / "data")], found)
     done("results.json and catalog")
     made = report.build(found, prepared)
     done("users' results to tables and plots")

@@ -7,9 +7,11 @@
 
 B is fitted on the train split alone; a history is an input, which for test holds the validation
 item, as every model's prompt does. Seen items are left out of the list: those of a history score
-each other high. Lambda is the one of LAMBDAS whose NDCG@10 is best on the validation targets; of
-equal ones, the smaller. Everything is float32: the largest eigenvalue over the smallest is some
-thousands.
+each other high. Lambda is the one of LAMBDAS whose NDCG@10 is best on the validation targets, found
+by climbing: from FIRST to a neighbour as long as that is better, so that both neighbours of the
+chosen one were measured and did no better (unless it is the first or the last of all). Each lambda
+costs an inverse, N^3 multiplications and additions, which is why not all are tried. Everything is
+float32: the largest eigenvalue over the smallest is some thousands.
 
 Letters: T users of train, U evaluated users, N items.
 """
@@ -26,7 +28,8 @@ from recllm_tasks.baselines import evaluation
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.errors import UserError
 
-LAMBDAS = (25.0, 100.0, 400.0)
+LAMBDAS = (0.4, 1.6, 6.25, 25.0, 100.0, 400.0, 1_600.0, 6_400.0)
+FIRST = 25.0
 
 # Two matrices of N x N float32, 6.4 GB each at that many.
 MAX_ITEMS = 40_000
@@ -54,14 +57,16 @@ class Ease:
 def fit(
     validation: SplitInteractions,
     lambdas: Sequence[float] = LAMBDAS,
+    first: float = FIRST,
     done: Callable[[str], None] | None = None,
 ) -> Ease:
-    """Fits with each lambda, and keeps the one that does best on validation.
+    """Fits with lambdas, each beside the best so far, until neither neighbour of it is better.
 
     Args:
       validation: that split's interactions; what it has of train is fitted on.
-      lambdas: one at least, ascending.
-      done: is told after each of them how it did.
+      lambdas: one at least, ascending; of equally good neighbours the smaller is kept.
+      first: the one of them to begin with.
+      done: is told after each that was fitted how it did.
 
     Raises:
       UserError: more items than MAX_ITEMS.
@@ -73,17 +78,30 @@ def fit(
         )
     gram_NxN = gram(validation.train_items, validation.num_items)
     measured: dict[float, float] = {}
-    best = None
-    for regularization in lambdas:
+    best, place = None, list(lambdas).index(first)
+    while place is not None:
+        regularization = lambdas[place]
         weights_NxN = weights(gram_NxN, regularization)
         found = Ease(weights_NxN, regularization, measured)
         ranks = evaluation.retrieval(found.score_block(validation), validation, exclude_seen=True)
         measured[regularization] = ranks["ndcg@10"]
         if done:
             done(f"lambda {regularization:g}: validation ndcg@10 {ranks['ndcg@10']:.4f}")
-        if best is None or measured[regularization] > measured[best.regularization]:
+        if best is None or _rank(found) > _rank(best):
             best = found
+        place = _next_place(lambdas, best)
     return best
+
+
+def _rank(model: Ease) -> tuple[float, float]:
+    return model.validation[model.regularization], -model.regularization
+
+
+def _next_place(lambdas: Sequence[float], best: Ease) -> int | None:
+    """A neighbour of the best that was not measured yet, the larger before the smaller."""
+    place = list(lambdas).index(best.regularization)
+    beside = [p for p in (place + 1, place - 1) if 0 <= p < len(lambdas)]
+    return next((p for p in beside if lambdas[p] not in best.validation), None)
 
 
 def gram(train_items: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
@@ -106,10 +124,11 @@ def weights(gram_NxN: scipy.sparse.csr_array, regularization: float) -> npt.NDAr
             f"{regularization}, expected a larger lambda"
         )
     _mirror_lower(inverse)
+    # P is symmetric: seen the other way round it is contiguous by rows, as the product reads it.
+    inverse = inverse.T
     inverse /= -np.diag(inverse).copy()
     np.fill_diagonal(inverse, 0)
-    # Fortran's columns are those of the formula; rows are read when it is multiplied.
-    return np.ascontiguousarray(inverse)
+    return inverse
 
 
 def _mirror_lower(matrix: npt.NDArray[np.float32], block: int = 1024) -> None:

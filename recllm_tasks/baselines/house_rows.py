@@ -1,5 +1,6 @@
 """The rows that are fitted here, with NumPy and SciPy."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -15,17 +16,16 @@ from recllm_tasks.prompts.source import SequenceSource
 
 _ALL = 1 << 62
 
+_DECAYS = {"item_to_item": item_to_item.FAST, "item_to_item_slow": item_to_item.SLOW}
+
 # What a row is made with, beside its data.
 SETTINGS = {
     "popularity": {"exclude_seen": False},
     "popularity_unseen": {"exclude_seen": True},
-    "item_to_item": {
-        "exclude_seen": True,
-        "decay": item_to_item.DECAY,
-        "backward": item_to_item.BACKWARD,
-        "window": item_to_item.WINDOW,
+    **{
+        name: {"exclude_seen": True, **dataclasses.asdict(decay)} for name, decay in _DECAYS.items()
     },
-    "ease": {"exclude_seen": True, "lambdas": list(ease.LAMBDAS)},
+    "ease": {"exclude_seen": True, "lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
     "markov": {"exclude_seen": True, "smoothing": markov.SMOOTHING},
     "history": {},
     "item_mean": {},
@@ -102,5 +102,6 @@ def _counted(name: str, interactions: SplitInteractions):
     if name == "markov":
         counts = markov.successors(interactions.train_items, interactions.num_items)
         return markov.score_block(interactions), counts.nnz + interactions.num_items
-    similarity = item_to_item.similarity(interactions.train_items, interactions.num_items)
-    return item_to_item.score_block(interactions), similarity.nnz
+    decay = _DECAYS[name]
+    similarity = item_to_item.similarity(interactions.train_items, interactions.num_items, decay)
+    return item_to_item.score_block(interactions, decay), similarity.nnz

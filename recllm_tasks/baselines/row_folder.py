@@ -42,6 +42,7 @@ def save(
 ) -> dict[str, Any]:
     """Writes the rows of every user, then results.json from them; returns what it holds."""
     facts = {"dataset": info.dataset, "fingerprint": info.fingerprint, "split": splits.split}
+    facts |= {"split_fingerprint": info.split_fingerprint, "ids": info.ids}
     facts |= {"model": row.name, "row_fingerprint": row_fingerprint}
     names = {kind: f"{info.dataset}_{kind}" for kind in measured.kinds}
     metrics, files = {}, {}

@@ -40,6 +40,7 @@ ROWS = {
             ("retrieval",),
         ),
         Row("item_to_item", "Item-to-item", "what others had near the user's last items"),
+        Row("item_to_item_slow", "Item-to-item, slow decay", "the same, of wider surroundings"),
         Row("ease", "EASE", "linear model in closed form; lambda chosen on validation"),
         Row("markov", "Markov chain", "what others had right after the user's last item"),
         Row("history", "History", "how much the user likes, in train", ("rating",)),

@@ -13,8 +13,11 @@ results.json made anywhere by `recllm eval`. One page, of which nothing is loade
 
 Intervals, differences and breakdowns need the users' results that lie beside results.json
 (per_user/<task>-<split>.parquet); popularity needs the prepared dataset (--data_dir). What is
-missing is absent. Baselines that `recllm eval` put into results.json fill in where no run of
-their row is given. Rows of other data, splits or numbers of users stand in tables of their own.
+missing is absent. Give --data_dir once for each folder that holds datasets of the runs; of one that
+was prepared under several id schemes any one will do, since they differ in nothing but the ids, and
+their rows stand in one table. Baselines that `recllm eval` put into results.json fill in where no
+run of their row is given. Rows of other data, splits or numbers of users stand in tables of their
+own.
 
 FILE.md and FILE.csv beside the page hold the same numbers.
 
@@ -22,6 +25,7 @@ exit code: 0 done, 2 a file is not what it should be; the message names it and t
 
 examples:
   recllm report runs/toys_reat baselines/toys --data_dir ~/recllm_data --out report.html
+  recllm report all_runs --data_dir ~/recllm_data --data_dir ~/shuffled_data --out report.html
   recllm report all_runs from_the_tpu/results.json --out report.html
 """
 

@@ -60,6 +60,17 @@ def compute_fingerprint(
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
+def compute_split_fingerprint(
+    spec: DatasetSpec, sources: Sequence[SourceFile], options: Options, bad_records: str
+) -> str:
+    """SHA-256 (hex) of what fixes records and catalog rows, whatever the short ids.
+
+    It is the fingerprint of the dataset with random ids. `sources` are without item embeddings,
+    of which nothing but semantic ids is made.
+    """
+    return compute_fingerprint(spec, sources, dataclasses.replace(options, ids=RANDOM), bad_records)
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What `prepare` found and chose.
@@ -70,7 +81,9 @@ class DatasetInfo:
     the order of reading. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as in
     `Options`; their defaults are those of datasets that were prepared before there were options.
     `tie_counts` is None where they were not counted yet. `ids_digest` and `collisions` are those of
-    semantic ids.
+    semantic ids. `split_fingerprint` is the same for all id schemes: what was measured on one of
+    them may be compared with the others; a dataset from before there was one has its fingerprint
+    there.
     """
 
     dataset: str
@@ -95,6 +108,7 @@ class DatasetInfo:
     ids: str = Options.ids
     ids_digest: str = ""
     collisions: Collisions | None = None
+    split_fingerprint: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -135,6 +149,7 @@ class DatasetInfo:
             for field, kind in (("tie_counts", TieCounts), ("collisions", Collisions)):
                 if facts.get(field):
                     facts[field] = kind(**facts[field])
+            facts["split_fingerprint"] = facts.get("split_fingerprint") or facts["fingerprint"]
             return cls(**facts)
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(

@@ -20,6 +20,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import (
     DatasetInfo,
     compute_fingerprint,
+    compute_split_fingerprint,
     dataset_dir,
     open_dataset,
 )
@@ -114,6 +115,7 @@ def prepare(
     def fingerprint(ids_digest: str) -> str:
         return compute_fingerprint(spec, sources, chosen, bad_records, ids_digest)
 
+    of_split = compute_split_fingerprint(spec, [*interactions, *items], chosen, bad_records)
     with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
         stored = _find_stored(data_dir, name, fingerprint, overwrite)
         if stored:
@@ -121,7 +123,7 @@ def prepare(
             return stored.statistics
         bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
         prepared = _read(spec, interactions, items, chosen, bad, scratch, say, stages)
-        prepared = _finished(prepared, chosen, vectors, fingerprint, say, stages)
+        prepared = _finished(prepared, chosen, vectors, fingerprint, of_split, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
         with stages.stage("records"):
             _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
@@ -241,11 +243,13 @@ def _finished(
     options: Options,
     vectors: list[SourceFile],
     fingerprint: Callable[[str], str],
+    split_fingerprint: str,
     say: Callable[[str], None],
     stages: Stages,
 ) -> Prepared:
-    """With the ids that were asked for, and the fingerprint."""
-    info, catalog = prepared.info, prepared.catalog
+    """With the ids that were asked for, and the fingerprints."""
+    info = dataclasses.replace(prepared.info, split_fingerprint=split_fingerprint)
+    catalog = prepared.catalog
     if options.ids != SEMANTIC:
         return dataclasses.replace(
             prepared, info=dataclasses.replace(info, fingerprint=fingerprint(""))

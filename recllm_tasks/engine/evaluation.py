@@ -272,6 +272,8 @@ def evaluate(
     facts = {
         "dataset": source.dataset_name,
         "fingerprint": info.fingerprint,
+        "split_fingerprint": info.split_fingerprint,
+        "ids": info.ids,
         "model": saved.run.model,
         "mixture": saved.run.mixture,
         "step": saved.step,

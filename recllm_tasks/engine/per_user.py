@@ -15,6 +15,7 @@ MODEL_DIR/per_user/<task>-<split>.parquet, one row an example, in the order of e
 file's own metadata, under `recllm`, say what it belongs to (JSON).
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -38,6 +39,7 @@ RATED = pa.schema([*_USERS, ("liked", pa.bool_()), ("score", pa.float64())])
 
 # Rows of a group: what a reader holds at once.
 _GROUP = 1 << 16
+MOST_ROWS = 50_000_000
 _METADATA = b"recllm"
 
 
@@ -106,14 +108,35 @@ def facts(path: str | os.PathLike) -> dict[str, Any]:
         return json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
 
 
-def read(path: str | os.PathLike) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, a batch in memory at a time.
+def read(path: str | os.PathLike, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, a batch in memory at a time; no value is null.
+
+    Args:
+      path: a file that may hold anything.
+      schema: RANKED or RATED, which the file must have; None is whichever it has.
 
     Raises:
       UserError: there is no such file, or it is not one of ours.
     """
     with _opened(path) as file:
-        yield from file.iter_batches(batch_size=_GROUP)
+        if not 0 < file.metadata.num_rows <= MOST_ROWS:
+            raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")
+        there = file.schema_arrow.names
+        wanted = schema or (RATED if "liked" in there else RANKED)
+        missing = [name for name in wanted.names if name not in there]
+        if missing:
+            raise pa.ArrowInvalid(f"no column {', '.join(missing)}")
+        for batch in file.iter_batches(batch_size=_GROUP, columns=wanted.names):
+            yield _checked(batch.select(wanted.names).cast(wanted))
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    nulls = [name for name in batch.schema.names if batch.column(name).null_count]
+    if "items" in batch.schema.names and batch.column("items").flatten().null_count:
+        nulls.append("items")
+    if nulls:
+        raise pa.ArrowInvalid(f"empty values in {', '.join(nulls)}")
+    return batch
 
 
 def metrics(path: str | os.PathLike) -> dict[str, float]:
@@ -133,20 +156,20 @@ def metrics(path: str | os.PathLike) -> dict[str, float]:
     return {"auc": task_metrics.auc(np.concatenate(liked), np.concatenate(scores))}
 
 
-def _opened(path: str | os.PathLike) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[pq.ParquetFile]:
+    """The file; what is wrong with it, found in the block too, is a UserError."""
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"Rows for '{path}': got {str(error).splitlines()[0]}, expected a Parquet file that "
-            "`recllm eval` or `recllm baselines` wrote; run it again"
+            f"Rows for '{path}': got {reason}, expected a Parquet file with columns "
+            f"{_told(RANKED)}, or {_told(RATED)}, as `recllm eval` or `recllm baselines` writes "
+            "it; measure the run again, or take the file away"
         ) from error
-    names = file.schema_arrow.names
-    if names not in (RANKED.names, RATED.names):
-        file.close()
-        raise UserError(
-            f"Rows for '{path}': got columns {', '.join(names)}, expected "
-            f"{', '.join(RANKED.names)}, or {', '.join(RATED.names)}; run `recllm eval` or "
-            "`recllm baselines` again"
-        )
-    return file
+
+
+def _told(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

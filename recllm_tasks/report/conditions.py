@@ -1,4 +1,8 @@
-"""Which rows may stand in one table: those of one dataset, fingerprint, split and set of users."""
+"""Which rows may stand in one table: those of one dataset, fingerprint, split and set of users.
+
+The fingerprint is that of the split, which all id schemes of a dataset share: they have the same
+users, targets, negatives and catalog rows.
+"""
 
 import dataclasses
 import os
@@ -19,7 +23,7 @@ from recllm_tasks.report.runs import Run
 class Condition:
     """What a column of a table was measured on.
 
-    `num_users` is None where the runs do not tell it.
+    `fingerprint` is `Run.split_fingerprint`. `num_users` is None where the runs do not tell it.
     """
 
     dataset: str
@@ -47,47 +51,58 @@ class Prepared:
     ties: str
 
 
-def prepared_datasets(data_dir: str | None, runs: Sequence[Run]) -> dict[str, Prepared]:
-    """The datasets of the runs, by fingerprint, as far as they are in the data folder.
+def prepared_datasets(data_dirs: Sequence[str], runs: Sequence[Run]) -> dict[str, Prepared]:
+    """The datasets of the runs, by fingerprint and by that of the split, as far as they are there.
 
     Args:
-      data_dir: None is $TFDS_DATA_DIR, or TFDS's own folder, where nothing need be.
+      data_dirs: none is $TFDS_DATA_DIR, or TFDS's own folder, where nothing need be.
       runs: whose fingerprints are wanted.
 
     Raises:
-      UserError: a folder was named, and a run's dataset is in it with another fingerprint only.
+      UserError: folders were named, and a run's dataset is in them with other fingerprints only.
     """
-    folder = pathlib.Path(
-        data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    ).expanduser()
-    if data_dir and not folder.is_dir():
-        raise UserError(
-            f"--data_dir '{data_dir}': got no such folder, expected that of `recllm prepare`; "
-            "correct it, or leave it out"
-        )
     wanted = {run.dataset: {} for run in runs}
     for run in runs:
-        wanted[run.dataset].setdefault(run.fingerprint, run.path)
-    found = {}
-    for name in set(list_datasets(folder)) & set(wanted):
-        directory = dataset_dir(folder, name)
-        info = DatasetInfo.load(directory)
-        if info.fingerprint in wanted[name]:
-            counts = Catalog.load(directory).train_count
-            found[info.fingerprint] = Prepared(counts, info.ties)
-        elif data_dir:
-            fingerprint, path = next(iter(wanted[name].items()))
+        wanted[run.dataset].setdefault(run.split_fingerprint, run.path)
+    found, others = {}, {}
+    for folder in _folders(data_dirs):
+        for name in sorted(set(list_datasets(folder)) & set(wanted)):
+            directory = dataset_dir(folder, name)
+            info = DatasetInfo.load(directory)
+            of = {info.fingerprint, info.split_fingerprint}
+            if of & set(wanted[name]):
+                counts = Catalog.load(directory).train_count
+                found |= dict.fromkeys(of, Prepared(counts, info.ties))
+            else:
+                others.setdefault(name, (info.split_fingerprint, folder))
+    for name, (fingerprint, folder) in others.items():
+        if data_dirs and not set(wanted[name]) & set(found):
+            ran, path = next(iter(wanted[name].items()))
             raise UserError(
-                f"'fingerprint' in '{path}': got {fingerprint[:12]}…, expected "
-                f"{info.fingerprint[:12]}… as of '{name}' in {folder}; name the --data_dir that "
-                "the run was measured with, or leave it out"
+                f"'fingerprint' in '{path}': got {ran[:12]}…, expected {fingerprint[:12]}… as of "
+                f"'{name}' in {folder}; name the --data_dir that the run was measured with, beside "
+                "this one or in its place, or leave it out"
             )
     return found
 
 
+def _folders(data_dirs: Sequence[str]) -> list[pathlib.Path]:
+    if not data_dirs:
+        default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        return [pathlib.Path(default).expanduser()]
+    folders = [pathlib.Path(data_dir).expanduser() for data_dir in data_dirs]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"--data_dir '{folder}': got no such folder, expected that of `recllm prepare`; "
+                "correct it, or leave it out"
+            )
+    return folders
+
+
 def ties_of(run: Run, prepared: dict[str, Prepared]) -> str:
     """The order of equal times in the run's dataset; "" where nobody tells."""
-    known = prepared.get(run.fingerprint)
+    known = prepared.get(run.split_fingerprint)
     if known and run.ties and run.ties != known.ties:
         raise UserError(
             f"'ties' in '{run.path}': got {run.ties!r}, expected {known.ties!r} as in the dataset "
@@ -105,16 +120,17 @@ def by_condition(
     """
     ties = {}
     for run in runs:
-        ties[run.fingerprint] = ties.get(run.fingerprint) or ties_of(run, prepared)
+        split = run.split_fingerprint
+        ties[split] = ties.get(split) or ties_of(run, prepared)
     found: dict[Condition, list[Run]] = {}
     for run in runs:
         task = run.task_of(kind)
         if task is not None:
             condition = Condition(
                 run.dataset,
-                run.fingerprint,
+                run.split_fingerprint,
                 run.split,
-                ties[run.fingerprint],
+                ties[run.split_fingerprint],
                 run.num_examples.get(task),
             )
             found.setdefault(condition, []).append(run)

@@ -2,6 +2,7 @@
 
 import re
 
+from recllm_tasks.data.id_schemes import RANDOM
 from recllm_tasks.report import paper_results
 from recllm_tasks.report.runs import Run, normalized
 
@@ -26,7 +27,7 @@ _SIMPLE = {
     "popularity": "popularity",
     "popularityunseen": "popularity, unseen",
     "itemtoitem": "item-to-item",
-    "itemtoitemdecay": "item-to-item, time decay",
+    "itemtoitemslow": "item-to-item, slow decay",
     "ease": "EASE",
     "markov": "Markov",
     "itemmean": "item mean",
@@ -96,7 +97,7 @@ def label(run: Run, kind: str) -> str:
     trained = trained_on(run)
     name = "zero-shot" if not trained else paper_row(run, kind) or trained
     told = [run.model]
-    told += [f"{ids} ids"] if (ids := run.settings.get("ids")) and ids != "random" else []
+    told += [f"{run.ids} ids"] if run.ids not in ("", RANDOM) else []
     if is_zero_shot(run) and paper_row(run, kind):
         name, told = paper_row(run, kind), ["zero-shot"]
     if run.step is not None and trained:

@@ -62,8 +62,9 @@ READING = (
     f"differences ({significance.PERMUTATIONS:,} permutations) for HR and NDCG, paired bootstrap "
     "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
     "chosen on the same users. Bold is the best of a column.",
-    "Rows stand in one column only if they were measured on one dataset of one fingerprint, one "
-    "split and equally many users. What was not measured is left empty.",
+    "Rows stand in one column only if they were measured on one dataset of one fingerprint (that "
+    "of the data without short ids), one split and equally many users. What was not measured is "
+    "left empty.",
 )
 
 

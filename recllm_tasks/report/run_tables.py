@@ -95,15 +95,18 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
             run.dataset,
             run.split,
             ties_of(run, prepared),
+            run.ids,
             run.fingerprint[:16],
+            run.split_fingerprint[:16],
             run.version,
             _digest([run.folder / name for name in _SETTINGS_FILES]),
             _digest([run.path]),
             "; ".join(told)[:400],
         ]
         rows.append(Row(run.name, [Cell(text) for text in cells]))
-    columns = ["dataset", "split", "ties", "data", "code", "settings files", "results.json"]
-    return Table("Fingerprints", [*columns, "settings told"], rows)
+    columns = ["dataset", "split", "ties", "ids", "data", "data without ids", "code"]
+    columns += ["settings files", "results.json", "settings told"]
+    return Table("Fingerprints", columns, rows)
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:

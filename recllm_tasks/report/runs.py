@@ -10,6 +10,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
+from recllm_tasks.data.id_schemes import SCHEMES
 from recllm_tasks.errors import UserError
 from recllm_tasks.report.fields import Fields, clean
 
@@ -30,6 +31,9 @@ class Run:
       model: a name, such as `tiny` or `ease`.
       mixture: what it was trained on, "" for a method that is no language model.
       dataset, fingerprint, split: what it was measured on.
+      split_fingerprint: the same for all id schemes of a dataset; of results from before there was
+        one, the fingerprint.
+      ids: the scheme, `random`, `semantic`, `atomic` or "" for unknown.
       ties: the order of equal times in the dataset, `published`, `shuffled` or "" for unknown.
       metrics: by task and metric, fractions.
       num_examples: users, by task, where told.
@@ -57,6 +61,8 @@ class Run:
     ties: str
     metrics: Mapping[str, Mapping[str, float]]
     num_examples: Mapping[str, int]
+    split_fingerprint: str
+    ids: str = ""
     step: int | None = None
     initial_step: int | None = None
     seed: int | None = None
@@ -167,7 +173,7 @@ def normalized(name: str) -> str:
 
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """Where a method's row of a task stands: two of one place are one row."""
-    measured = (run.dataset, run.fingerprint, run.split, task, num_examples)
+    measured = (run.dataset, run.split_fingerprint, run.split, task, num_examples)
     return (*measured, normalized(run.model), run.mixture)
 
 
@@ -178,6 +184,9 @@ def _read(fields: Fields) -> Run:
     ties = fields.text("ties", "")
     if ties not in ("", "published", "shuffled"):
         raise fields.error("ties", repr(ties), "'published' or 'shuffled'")
+    ids = fields.text("ids", "")
+    if ids not in ("", *SCHEMES):
+        raise fields.error("ids", repr(ids), f"one of {', '.join(SCHEMES)}")
     metrics = _metrics(fields.within("metrics"))
     if not metrics:
         raise fields.error("metrics", "nothing", "metrics by task")
@@ -187,11 +196,15 @@ def _read(fields: Fields) -> Run:
         model=fields.text("model"),
         mixture=fields.text("mixture", ""),
         dataset=_dataset(fields),
-        fingerprint=_fingerprint(fields),
+        fingerprint=_fingerprint(fields, "fingerprint"),
         split=split,
         ties=ties,
         metrics=metrics,
         num_examples=_by_task(fields, "num_examples", "whole"),
+        split_fingerprint=_fingerprint(
+            fields, "split_fingerprint" if "split_fingerprint" in fields else "fingerprint"
+        ),
+        ids=ids,
         step=fields.whole("step"),
         seed=fields.whole("seed"),
         constrained=fields.switch("constrained"),
@@ -218,10 +231,10 @@ def _dataset(fields: Fields) -> str:
     return dataset
 
 
-def _fingerprint(fields: Fields) -> str:
-    fingerprint = fields.text("fingerprint")
+def _fingerprint(fields: Fields, key: str) -> str:
+    fingerprint = fields.text(key)
     if not re.fullmatch(r"[0-9a-zA-Z]{6,128}", fingerprint):
-        raise fields.error("fingerprint", repr(fingerprint), "6 to 128 letters and digits")
+        raise fields.error(key, repr(fingerprint), "6 to 128 letters and digits")
     return fingerprint
 
 
@@ -294,4 +307,5 @@ def _baselines(fields: Fields, run: Run) -> Iterable[Run]:
             ties=run.ties,
             metrics=metrics,
             num_examples=num_examples,
+            split_fingerprint=run.split_fingerprint,
         )

@@ -11,25 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recllm_tasks import metrics
+from recllm_tasks.engine import per_user
 from recllm_tasks.errors import UserError
 
 # How far the mean over users may lie from what results.json says.
 TOLERANCE = 1e-6
-MOST_USERS, MOST_LISTED = 50_000_000, 100
+MOST_LISTED = 100
 
 _REMEDY = "measure the run again, or take the file away"
-_COLUMNS = {
-    "user": pa.string(),
-    "target": pa.int32(),
-    "history": pa.int32(),
-    "rank": pa.float64(),
-    "items": pa.list_(pa.int32()),
-    "liked": pa.bool_(),
-    "score": pa.float64(),
-}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,10 +80,9 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserRe
     Raises:
       UserError: the file is not of that form, or gives other metrics.
     """
-    names = ["user", "target", "history"]
-    names += ["liked", "score"] if kind == "rating" else ["rank", "items"]
-    table = _sorted(path, _read(path, names))
-    columns = {name: table.column(name).combine_chunks() for name in names}
+    schema = per_user.RATED if kind == "rating" else per_user.RANKED
+    table = _sorted(path, pa.Table.from_batches(per_user.read(path, schema), schema))
+    columns = {name: table.column(name).combine_chunks() for name in schema.names}
     users, targets = columns["user"], columns["target"].to_numpy()
     history = columns["history"].to_numpy()
     _check(path, "target", targets >= 0, "a catalog row")
@@ -112,31 +102,6 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserRe
         found = UserResults(users, targets, history, ranks, items, starts - starts[0])
     _check_metrics(path, found, measured)
     return found
-
-
-def _read(path: pathlib.Path, names: list[str]) -> pa.Table:
-    """The columns, of the types in `_COLUMNS`, without a null."""
-    try:
-        with pq.ParquetFile(path) as file:
-            if not 0 < file.metadata.num_rows <= MOST_USERS:
-                raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")
-            missing = [name for name in names if name not in file.schema_arrow.names]
-            if missing:
-                raise pa.ArrowInvalid(f"no column {', '.join(missing)}")
-            table = file.read(columns=names)
-        table = table.select(names).cast(pa.schema([(name, _COLUMNS[name]) for name in names]))
-        nulls = [name for name in names if table.column(name).null_count]
-        lists = table.column("items") if "items" in names else None
-        if nulls or (lists is not None and pc.list_flatten(lists).null_count):
-            raise pa.ArrowInvalid(f"empty values in {', '.join(nulls or ['items'])}")
-        return table
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        expected = ", ".join(f"{name} {_COLUMNS[name]}" for name in names)
-        raise UserError(
-            f"users' results in '{path}': got {reason}, expected a Parquet file with columns "
-            f"{expected}; {_REMEDY}"
-        ) from error
 
 
 def _sorted(path: pathlib.Path, table: pa.Table) -> pa.Table:

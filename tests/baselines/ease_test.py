@@ -51,7 +51,7 @@ def test_the_triangle_is_mirrored_whatever_the_block():
 
 def test_scores_sum_the_weights_of_the_history():
     split = random_split()
-    model = ease.fit(split, [5.0])
+    model = ease.fit(split, [5.0], 5.0)
     scores = model.score_block(split)(slice(4, 9))
     expected = one_hot(split.history_items, 14) @ model.weights
     np.testing.assert_allclose(scores, expected[4:9], rtol=1e-5, atol=1e-7)
@@ -59,14 +59,36 @@ def test_scores_sum_the_weights_of_the_history():
 
 def test_lambda_is_the_best_on_validation():
     split, told = random_split(), []
-    model = ease.fit(split, [0.01, 5.0, 1e4], told.append)
+    model = ease.fit(split, [0.01, 5.0, 1e4], 5.0, told.append)
     for regularization, measured in model.validation.items():
-        alone = ease.fit(split, [regularization]).score_block(split)
+        alone = ease.fit(split, [regularization], regularization).score_block(split)
         assert evaluation.retrieval(alone, split, exclude_seen=True)["ndcg@10"] == measured
     assert len(set(model.validation.values())) > 1
     assert model.regularization == max(model.validation, key=model.validation.get)
-    assert len(told) == 3
-    assert "lambda 5: validation ndcg@10 0." in told[1]
+    assert len(told) == len(model.validation)
+    assert "lambda 5: validation ndcg@10 0." in told[0]
+
+
+@pytest.mark.parametrize(
+    ("ndcg", "tried", "chosen"),
+    [
+        ([1, 2, 3, 2, 9], [4, 8, 2], 4),
+        ([1, 2, 3, 4, 5], [4, 8, 16], 16),
+        ([5, 4, 3, 2, 1], [4, 8, 2, 1], 1),
+        ([1, 3, 3, 3, 1], [4, 8, 2, 1], 2),
+        ([1, 2, 3, 4, 2], [4, 8, 16], 8),
+    ],
+)
+def test_lambda_is_climbed_to_until_its_neighbours_are_no_better(monkeypatch, ndcg, tried, chosen):
+    split, lambdas = random_split(), [1.0, 2.0, 4.0, 8.0, 16.0]
+    fitted = []
+    monkeypatch.setattr(ease, "weights", lambda gram, of: fitted.append(of) or np.full(1, of))
+    monkeypatch.setattr(
+        evaluation, "retrieval", lambda *_, **__: {"ndcg@10": ndcg[lambdas.index(fitted[-1])]}
+    )
+    model = ease.fit(split, lambdas, 4.0)
+    assert (fitted, model.regularization, model.weights[0]) == (tried, chosen, chosen)
+    assert model.validation == {of: ndcg[lambdas.index(of)] for of in tried}
 
 
 def test_a_catalog_too_large_for_it_is_told(monkeypatch):

@@ -46,6 +46,7 @@ def _results(out):
 def test_a_row_is_a_run_folder(out):
     keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
     keys |= {"seconds", "ties", "settings", "parameters", "num_examples", "peak_memory_bytes"}
+    keys |= {"split_fingerprint", "ids"}
     for name, results in _results(out).items():
         assert keys <= set(results)
         assert results["model"] == name
@@ -61,7 +62,8 @@ def test_a_row_is_a_run_folder(out):
             assert sum(len(batch) for batch in per_user.read(path)) == 60
     ease = _results(out)["ease"]["settings"]
     assert ease["lambda"] in ease["lambdas"]
-    assert len(ease["validation_ndcg@10"]) == len(ease["lambdas"])
+    assert f"{ease['lambda']:g}" in ease["validation_ndcg@10"]
+    assert set(map(float, ease["validation_ndcg@10"])) <= set(ease["lambdas"])
 
 
 def test_a_row_measures_what_eval_prints_beside_a_model(out, small_data):

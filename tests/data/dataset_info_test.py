@@ -7,6 +7,7 @@ import pytest
 from recllm_tasks.data.dataset_info import (
     DatasetInfo,
     compute_fingerprint,
+    compute_split_fingerprint,
     dataset_dir,
     open_dataset,
 )
@@ -29,6 +30,7 @@ INFO = DatasetInfo(
     duplicates_dropped=0,
     source_files={"a": "b"},
     fingerprint="f",
+    split_fingerprint="s",
     statistics=Statistics.from_lengths(np.array([5, 6]), 7),
     tie_counts=TieCounts("published", 3, 1),
 )
@@ -57,6 +59,13 @@ def test_facts_from_before_ties_were_counted(stored):
     del facts["tie_counts"]
     (stored / "recllm.json").write_text(json.dumps(facts))
     assert DatasetInfo.load(stored).tie_counts is None
+
+
+def test_facts_from_before_there_was_a_split_fingerprint(stored):
+    facts = json.loads((stored / "recllm.json").read_text())
+    del facts["split_fingerprint"]
+    (stored / "recllm.json").write_text(json.dumps(facts))
+    assert DatasetInfo.load(stored).split_fingerprint == "f"
 
 
 def test_not_prepared(tmp_path):
@@ -96,3 +105,14 @@ def test_fingerprint_depends_on_content_and_options_only():
     others += [of(k_core=6), of(seed=1), of(window=9), of(candidates=9), of(ties="shuffled")]
     others += [of(like_threshold=2.0)]
     assert len({of(), *others}) == 10
+
+
+def test_split_fingerprint_depends_on_all_but_ids():
+    spec, source = SPECS["toys"], SourceFile(Path("a"), "s", 1)
+
+    def of(**options):
+        return compute_split_fingerprint(spec, [source], Options(**options), "error")
+
+    assert of() == of(ids="atomic") == of(ids="semantic")
+    assert of() == compute_fingerprint(spec, [source], Options(), "error"), "as older results have"
+    assert len({of(), of(seed=1), of(ties="shuffled"), of(k_core=6)}) == 4

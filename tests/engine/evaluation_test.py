@@ -77,7 +77,8 @@ def _evaluate(model_dir, **settings):
         assert per_user.metrics(path) == measured
         assert per_user.facts(path)["fingerprint"] == results["fingerprint"]
         assert results["examples_per_second"][task] > 0
-    assert results["ties"] == "published"
+    assert (results["ties"], results["ids"]) == ("published", "random")
+    assert results["split_fingerprint"] == results["fingerprint"], "of random ids"
     assert results["peak_memory_bytes"] > results["parameters"] > 4096 * 32
     times = ("seconds", "decode_seconds", "examples_per_second", "peak_memory_bytes")
     return {name: value for name, value in results.items() if name not in times}, kept

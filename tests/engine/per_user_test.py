@@ -72,10 +72,10 @@ def test_what_is_not_ours_is_told(tmp_path):
     with pytest.raises(UserError, match=r"Rows for .*rows\.parquet"):
         list(per_user.read(path))
     path.write_bytes(b"no Parquet")
-    with pytest.raises(UserError, match="run it again"):
+    with pytest.raises(UserError, match="measure the run again"):
         per_user.metrics(path)
     pq.write_table(pa.table({"user": ["a"]}), path)
-    with pytest.raises(UserError, match="got columns user, expected user, target"):
+    with pytest.raises(UserError, match="got no column target, history, rank, items, expected"):
         per_user.metrics(path)
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="on writing"):

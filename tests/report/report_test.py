@@ -121,6 +121,43 @@ def test_rows_of_other_data_or_users_stand_in_other_tables(make_run, draw_ranks)
     assert list(ties[0].columns) == ["published", "shuffled"] * 2
 
 
+def test_id_schemes_of_one_dataset_stand_in_one_table(make_run, draw_ranks):
+    """Those of other splits do not; results from before there was a split fingerprint may."""
+    of, told = "ab" * 32, {"model": "tiny", "mixture": "toys_ut_at"}
+    inner = {"popularity": {"toys_retrieval": {"hr@10": 0.1}}}
+    folders = [
+        make_run("old", ranks=draw_ranks(60, 0.5), **told, baselines=inner),
+        *(
+            make_run(
+                ids,
+                ranks=draw_ranks(60, 0.5, seed),
+                **told,
+                ids=ids,
+                fingerprint=f"c{seed}" * 32,
+                split_fingerprint=of,
+                baselines=inner,
+            )
+            for seed, ids in enumerate(("atomic", "semantic"))
+        ),
+        make_run("other", ranks=draw_ranks(60, 0.5), **told, split_fingerprint="ef" * 32),
+    ]
+    made = report.build(runs.load(folders), COUNTS)
+    first, second = (table for table in made.tables if table.title.startswith("Table 1"))
+    assert [row.name for row in first.rows] == [
+        "popularity",
+        "UT+AT (tiny)",
+        "UT+AT (tiny, atomic ids)",
+        "UT+AT (tiny, semantic ids)",
+        "Δ (%), best of ours over best baseline",
+    ]
+    assert [row.name for row in second.rows] == ["UT+AT (tiny)"]
+    assert len([t for t in made.tables if t.title == "Retrieval: what is recommended"]) == 2
+    (popularity,) = [t for t in made.tables if "by popularity" in t.title and "share" in t.title]
+    assert len(popularity.rows) == 2 + 3, "one catalog serves all schemes"
+    shown = [[cell.text for cell in row.cells[3:6]] for row in table(made, "Fingerprints").rows]
+    assert shown[1] == ["atomic", "c0" * 8, "ab" * 8]
+
+
 def test_users_of_one_condition_must_be_the_same(make_run, draw_ranks):
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,11 +1,12 @@
 """Run folders are found, checked, and joined with the baselines inside results.json."""
 
+import dataclasses
 import json
 import os
-import pathlib
 
 import pytest
 
+from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir, open_dataset
 from recllm_tasks.errors import UserError
 from recllm_tasks.report import conditions, runs, user_results
 
@@ -57,6 +58,8 @@ def test_baselines_inside_fill_in_where_no_run_is_given(make_run, draw_ranks):
         ("model", ["m"], "model"),
         ("model", "m" * 10_000, "model"),
         ("split", "train", "split"),
+        ("split_fingerprint", "../x", "split_fingerprint"),
+        ("ids", "other", "ids"),
         ("ties", "random", "ties"),
         ("num_examples", {"toys_retrieval": 1.5}, "num_examples.toys_retrieval"),
         ("seconds", float("inf"), "Infinity"),
@@ -175,17 +178,49 @@ def test_a_file_that_is_no_parquet(tmp_path):
             user_results.load(path, "rating", {})
 
 
-def test_the_catalog_is_found_by_fingerprint(make_run, draw_ranks, small_data_dir, tmp_path):
-    from recllm_tasks.data.dataset_info import open_dataset
+@pytest.fixture
+def of_gift_cards(make_run, draw_ranks):
+    """Makes runs on `gift_cards`."""
 
+    def make(name: str, **told):
+        told = {"dataset": "gift_cards", "task": "gift_cards_retrieval", **told}
+        return make_run(name, ranks=draw_ranks(9, 1), **told)
+
+    return make
+
+
+def test_the_catalog_is_found_by_fingerprint(of_gift_cards, small_data_dir, tmp_path):
     fingerprint = open_dataset(small_data_dir, "gift_cards").fingerprint
-    told = {"dataset": "gift_cards", "task": "gift_cards_retrieval"}
-    one = make_run("one", ranks=draw_ranks(9, 1), **told, fingerprint=fingerprint)
-    two = make_run("two", ranks=draw_ranks(9, 1), **told)
-    found = conditions.prepared_datasets(str(small_data_dir), runs.load([one]))
+    one, two = of_gift_cards("one", fingerprint=fingerprint), of_gift_cards("two")
+    found = conditions.prepared_datasets([str(small_data_dir)], runs.load([one]))
     assert len(found[fingerprint].train_count) == 36
     with pytest.raises(UserError, match="'fingerprint' in"):
-        conditions.prepared_datasets(str(small_data_dir), runs.load([two]))
+        conditions.prepared_datasets([str(small_data_dir)], runs.load([two]))
     with pytest.raises(UserError, match="--data_dir"):
-        conditions.prepared_datasets(str(tmp_path / "none"), runs.load([one]))
-    assert conditions.prepared_datasets(str(pathlib.Path(tmp_path)), runs.load([one])) == {}
+        conditions.prepared_datasets([str(tmp_path / "none")], runs.load([one]))
+    assert conditions.prepared_datasets([str(tmp_path)], runs.load([one])) == {}
+
+
+def test_the_catalog_of_another_id_scheme_will_do(of_gift_cards, small_data_dir):
+    of = open_dataset(small_data_dir, "gift_cards").split_fingerprint
+    run = of_gift_cards("run", ids="atomic", split_fingerprint=of)
+    found = conditions.prepared_datasets([str(small_data_dir)], runs.load([run]))
+    assert len(found[of].train_count) == 36
+
+
+def test_datasets_lie_in_several_folders(of_gift_cards, small_data_dir, tmp_path):
+    here, there = dataset_dir(small_data_dir, "gift_cards"), dataset_dir(tmp_path, "gift_cards")
+    there.mkdir(parents=True)
+    for file in here.iterdir():
+        if file.is_file():
+            (there / file.name).write_bytes(file.read_bytes())
+    info, other = DatasetInfo.load(here), "cd" * 32
+    dataclasses.replace(info, fingerprint=other, split_fingerprint=other).save(there)
+    one = of_gift_cards("one", fingerprint=info.fingerprint)
+    two, none = of_gift_cards("two", fingerprint=other), of_gift_cards("none")
+    folders = [str(small_data_dir), str(tmp_path)]
+    found = conditions.prepared_datasets(folders, runs.load([one, two]))
+    assert set(found) == {info.fingerprint, other}
+    assert set(conditions.prepared_datasets(folders, runs.load([one]))) == {info.fingerprint}
+    with pytest.raises(UserError, match="beside this one"):
+        conditions.prepared_datasets(folders, runs.load([none]))
