@@ -16,8 +16,9 @@ a few percent. With it (`pip install --target FOLDER --no-deps libtpu`), TPUs ar
 their own compiler. Neither knows of buffers between devices that the runtime keeps.
 
 A large model takes long to compile: `--layers 2,4` compiles models of 2 and of 4 layers a stack,
-and goes on along the straight line through both. Work lies on that line; memory mostly below it,
-since a compiler saves more where it has more to save.
+and goes on along the straight line through both. Work lies on that line. Memory does on CPUs; by
+TPUs' compiler, which takes other ways with more layers, the line may end at twice of what is true,
+or at less than nothing, which is told as unknown. Compile all layers to know.
 """
 
 import argparse
@@ -217,7 +218,10 @@ def need_of(args, lower, devices, mesh_shape) -> Need:
     few, more = args.layers
     one, other = (compile_need(args, lower, devices, mesh_shape, n) for n in (few, more))
     all_layers = read_model(args, TRAIN_DTYPE)[0].config.num_encoder_layers
-    return one.toward(other, (all_layers - few) / (more - few))
+    need = one.toward(other, (all_layers - few) / (more - few))
+    if other.temporary < one.temporary:  # The compiler took another way; no line leads on.
+        need = dataclasses.replace(need, temporary=math.nan, peak=math.nan)
+    return need
 
 
 MEMORY_HEAD = (
@@ -230,7 +234,7 @@ MEMORY_HEAD = (
 def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Need) -> str:
     """Of one device, in one step, or in one search for all prompts."""
     share = need.peak / 1e9 / accelerator.memory
-    fits = "fits" if share <= USABLE else "does not fit"
+    fits = f"{share:.0%}, {'fits' if share <= USABLE else 'does not fit'}"
     cells = (
         accelerator.name,
         f"{mesh_shape[0]}x{mesh_shape[1]}",
@@ -240,7 +244,7 @@ def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Ne
         f"{need.optimizer / 1e6:.1f}",
         f"{need.temporary / 1e9:.2f}",
         f"{need.peak / 1e9:.2f}",
-        f"{share:.0%}, {fits}",
+        "unknown" if math.isnan(share) else fits,
         f"{need.flops / 1e12:.2f}",
         f"{need.moved / 1e9:.0f}",
     )

@@ -54,6 +54,18 @@ def test_a_line_goes_through_both_models():
     assert two.toward(four, 5) == plan_memory.Need(*(n + 50 for n in range(6)))
 
 
+def test_memory_that_falls_with_more_layers_is_unknown(monkeypatch):
+    pair = (1e9, 0, 3e9, 4e9, 1e12, 0), (2e9, 0, 2e9, 4e9, 2e12, 0)
+    needs = [plan_memory.Need(*values) for values in pair]
+    monkeypatch.setattr(plan_memory, "compile_need", lambda *a: needs.pop(0))
+    args = plan_memory.parse_arguments(["--model=flan_t5_base", "--layers=1,2"])
+    need = plan_memory.need_of(args, None, None, None)
+    assert (need.parameters, need.flops) == (12e9, 12e12)
+    accelerator = plan_memory.Accelerator("eight", 8, 16, 10.0)
+    row = plan_memory.memory_row(accelerator, (8, 1), "CPU", "train step", need)
+    assert "| nan | nan | unknown |" in row
+
+
 def test_a_row_says_which_layers_were_compiled(monkeypatch):
     monkeypatch.setattr(plan_memory, "need_of", lambda *a: plan_memory.Need(*[1e9] * 6))
     args = plan_memory.parse_arguments(["--model=flan_t5_base", "--layers=2,4", "--devices=16"])
