@@ -54,12 +54,31 @@ def test_a_line_goes_through_both_models():
     assert two.toward(four, 5) == plan_memory.Need(*(n + 50 for n in range(6)))
 
 
+def test_memory_that_falls_with_more_layers_is_unknown(monkeypatch):
+    pair = (1e9, 0, 3e9, 4e9, 1e12, 0), (2e9, 0, 2e9, 4e9, 2e12, 0)
+    needs = [plan_memory.Need(*values) for values in pair]
+    monkeypatch.setattr(plan_memory, "compile_need", lambda *a: needs.pop(0))
+    args = plan_memory.parse_arguments(["--model=flan_t5_base", "--layers=1,2"])
+    need = plan_memory.need_of(args, None, None, None)
+    assert (need.parameters, need.flops) == (12e9, 12e12)
+    accelerator = plan_memory.Accelerator("eight", 8, 16, 10.0)
+    row = plan_memory.memory_row(accelerator, (8, 1), "CPU", "train step", need)
+    assert "| nan | nan | unknown |" in row
+
+
+def test_a_row_says_which_layers_were_compiled(monkeypatch):
+    monkeypatch.setattr(plan_memory, "need_of", lambda *a: plan_memory.Need(*[1e9] * 6))
+    args = plan_memory.parse_arguments(["--model=flan_t5_base", "--layers=2,4", "--devices=16"])
+    text = "\n".join(plan_memory.report(args, lambda _: (jax.devices()[:1], "CPU")))
+    assert "| CPU, 2 and 4 layers | train step | 1.00 |" in text
+
+
 def test_time_is_at_forty_percent_of_the_peak():
     args = plan_memory.parse_arguments(["--model=flan_t5_base"])
     need = plan_memory.Need(0, 0, 0, 0, 0.4 * 5e12, 0)
     eight = plan_memory.Accelerator("eight", 8, 16, 10.0)
     hours = 10_000 / 2 / 3600
-    expected = f"| eight | 8x1 | 2.00 | {hours:.1f} | {8 * hours:.0f} |"
+    expected = f"| eight | 8x1 | 2.00 | {hours:.2f} | {8 * hours:.1f} |"
     assert plan_memory.time_row(args, eight, (8, 1), need) == expected
 
 
