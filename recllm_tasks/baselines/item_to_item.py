@@ -9,7 +9,9 @@ Our choice: cosine co-occurrence in the manner of item-based collaborative filte
 al. 2001; Linden et al. 2003) with decay of distance and age. Going backwards counts for something
 because timestamps are often whole days, within which the order is not known. Two decays:
 
-  FAST  pair .5, v(age) 1 / (1 + age), the whole history: the row `item-to-item` of every table.
+  FAST  pair .5, v(age) 1 / (1 + age), the whole history: the row `item-to-item` of every table. Of
+        some 140 settings it comes nearest to the test figures of an earlier measurement of this
+        baseline (Toys .0903 .0586, Beauty .0760 .0484), whose constants are not known.
   SLOW  pair .8, age_decay .8, the last 20 items: of eleven settings, the one that hits most on
         the validation targets of Toys and MovieLens 100k, and nearly so on Beauty's. It hits more
         in the test too, and is the row `item-to-item, slow decay`:
