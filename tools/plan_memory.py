@@ -235,6 +235,7 @@ def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Ne
     """Of one device, in one step, or in one search for all prompts."""
     share = need.peak / 1e9 / accelerator.memory
     fits = f"{share:.0%}, {'fits' if share <= USABLE else 'does not fit'}"
+    known = (f"{need.temporary / 1e9:.2f}", f"{need.peak / 1e9:.2f}", fits)
     cells = (
         accelerator.name,
         f"{mesh_shape[0]}x{mesh_shape[1]}",
@@ -242,9 +243,7 @@ def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Ne
         program,
         f"{need.parameters / 1e9:.2f}",
         f"{need.optimizer / 1e6:.1f}",
-        f"{need.temporary / 1e9:.2f}",
-        f"{need.peak / 1e9:.2f}",
-        "unknown" if math.isnan(share) else fits,
+        *(("–", "–", "unknown") if math.isnan(share) else known),
         f"{need.flops / 1e12:.2f}",
         f"{need.moved / 1e9:.0f}",
     )

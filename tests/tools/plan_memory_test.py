@@ -63,7 +63,7 @@ def test_memory_that_falls_with_more_layers_is_unknown(monkeypatch):
     assert (need.parameters, need.flops) == (12e9, 12e12)
     accelerator = plan_memory.Accelerator("eight", 8, 16, 10.0)
     row = plan_memory.memory_row(accelerator, (8, 1), "CPU", "train step", need)
-    assert "| nan | nan | unknown |" in row
+    assert "| – | – | unknown |" in row
 
 
 def test_a_row_says_which_layers_were_compiled(monkeypatch):
