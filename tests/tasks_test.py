@@ -249,6 +249,7 @@ def test_answers_follow_from_the_template():
     assert tasks.answers(own) == source.catalog().title
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "folder", "count"), [("toys", "toys_and_games", 30_761), ("beauty", "beauty", 36_582)]

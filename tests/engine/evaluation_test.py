@@ -114,7 +114,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data
 @pytest.mark.parametrize(
     "other",
     [
-        {"num_beams": 5},
+        pytest.param({"num_beams": 5}, marks=pytest.mark.slow),
         pytest.param({"constrained": False}, marks=pytest.mark.slow),
         {"num_examples": 20},
         {"split": "validation"},

@@ -289,7 +289,9 @@ def test_candidates_are_ranked_exhaustively(pair):
         assert beams.rows_BxK[row].tolist() == [*ranked.tolist(), *[-1] * (14 - count)]
 
 
-@pytest.mark.parametrize("make_catalog", [_even_catalog, _uneven_catalog])
+@pytest.mark.parametrize(
+    "make_catalog", [pytest.param(_even_catalog, marks=pytest.mark.slow), _uneven_catalog]
+)
 def test_excluded_items_leave_the_others_in_order(pair, make_catalog):
     catalog, inputs = make_catalog(7, 40), _inputs(7)
     rng = np.random.default_rng(7)
