@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from recllm_tasks.commands import baselines_options, prepare_options, report_options, setup
+from recllm_tasks.commands.interrupts import keep_interrupts
 from recllm_tasks.errors import UserError
 
 _GIN_HELP = """\
@@ -113,6 +114,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    keep_interrupts()
     try:
         args, rest = _parser().parse_known_args(argv)
         if args.command != "doctor":  # which is asked where an import fails

@@ -195,6 +195,34 @@ def test_ctrl_c_ends_a_command_with_130(movies):
     assert "Traceback" not in error
 
 
+_INTERRUPTED_WHERE_NOTHING_CAN_BE_RAISED = """
+import os, signal, sys, time, types
+from recllm_tasks import cli
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+
+def run(args):
+    Finalised()
+    time.sleep(30)
+    return 0
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.modules["recllm_tasks.commands.doctor"] = types.SimpleNamespace(run=run)
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+def test_ctrl_c_is_not_lost():
+    command = [sys.executable, "-c", _INTERRUPTED_WHERE_NOTHING_CAN_BE_RAISED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "\nrecllm: stopped\n"
+
+
 def test_a_reader_that_goes_away_ends_the_command_quietly(movies):
     show = f"show movielens_100k_ie --json --num 50 --data_dir {movies}"
     done = subprocess.run(
