@@ -207,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     audit.add_argument("dataset", help="a prepared dataset, such as toys")
     audit.add_argument("--seeds", type=int, default=2, help="runs of each task that samples")
-    audit.add_argument("--p5", action="store_true", help="P5's tasks too, which takes minutes")
+    audit.add_argument("--p5", action="store_true", help="P5's tasks too: twice the time")
     audit.add_argument("--json", action="store_true", help="checks as JSON")
 
     stats = _command(commands, "stats", "prints Tables 7 and 10 of the paper for a dataset")

@@ -72,7 +72,7 @@ def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
     """Registered tasks over a dataset that offer a split, in the order of their names.
 
     A task that needs ratings is left out where the dataset has none; one that writes items as bare
-    numbers, unless `with_numbers`: their text is read, which takes longer than all the others.
+    numbers, unless `with_numbers`: their text is read, which takes as long as all the others.
     """
     found = []
     for name in sorted(seqio.TaskRegistry.names()):

@@ -79,7 +79,7 @@ def read_records(source: CatalogSource) -> Records:
     except (tf.errors.OpError, OSError, ValueError) as error:
         raise UserError(
             f"records of '{source.dataset_name}' in {source.dataset_dir()}: got "
-            f"{str(error).splitlines()[0]}, expected what `recllm prepare` wrote; run it again "
+            f"{str(error).splitlines()[0].split('}} ')[-1]}, expected what `recllm prepare` wrote; run it again "
             "with --overwrite"
         ) from error
     return Records(info, catalog, splits)

@@ -38,6 +38,8 @@ def run(args) -> int:
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
         count = f"{len(failed)} of {len(checks)} checks failed" if failed else "all checks passed"
+        if not args.p5:
+            terminal.print("P5's tasks were not read: --p5", style="dim")
         terminal.print(f"{args.dataset}: {count} in {seconds} s; fingerprint {fingerprint[:12]}")
     return 1 if failed else 0
 

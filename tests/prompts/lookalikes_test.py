@@ -107,7 +107,7 @@ def test_hostile_titles(vocabulary):
         assert set(tokens) & forbidden <= {*allowed, *vocabulary.encode(short_id)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(
         st.sampled_from(
