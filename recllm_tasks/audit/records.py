@@ -77,10 +77,11 @@ def read_records(source: CatalogSource) -> Records:
     try:
         splits = {split: _read_split(source.dataset_dir(), split) for split in SPLITS}
     except (tf.errors.OpError, OSError, ValueError) as error:
+        # Of TensorFlow's message without the names of its nodes.
+        reason = str(error).splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
         raise UserError(
-            f"records of '{source.dataset_name}' in {source.dataset_dir()}: got "
-            f"{str(error).splitlines()[0].split('}} ')[-1]}, expected what `recllm prepare` wrote; run it again "
-            "with --overwrite"
+            f"records of '{source.dataset_name}' in {source.dataset_dir()}: got '{reason}', "
+            "expected what `recllm prepare` wrote; run it again with --overwrite"
         ) from error
     return Records(info, catalog, splits)
 
