@@ -308,10 +308,11 @@ def some_strings(task_name: str, num: int) -> list[tuple[str, str]]:
     steps = itertools.takewhile(
         lambda step: step is not seqio.preprocessors.tokenize, task.preprocessors
     )
-    plain = seqio.Task(f"{task_name}_strings", task.source, {}, list(steps))
     dataset = task.source.get_dataset("train", shuffle=False).take(num)
     with seqio.utils.map_seed_manager(0):
-        for step in plain.preprocessors:
+        for step in steps:
+            if isinstance(step, seqio.CacheDatasetPlaceholder):
+                continue
             dataset = seqio.utils.add_kwargs_to_transform(
                 step, sequence_length=LENGTHS, output_features=task.output_features
             )(dataset)

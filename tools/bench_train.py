@@ -4,7 +4,9 @@
     tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
 
 The same random weights and batches, float32, Adafactor. Every subject runs in a process of its own;
-all take turns, round by round, and the medians are compared. `transformers` trains in torch; `t5x`
+all take turns, round by round, and the medians are compared. A turn is one step that is not timed,
+since it pays for the memory that another process had, and then steps back to back, as in training:
+`--steps` of one batch, or the packed batches. `transformers` trains in torch; `t5x`
 is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR names a
 checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward pass's,
 over the peak of a large float32 matmul measured in the same run.
@@ -48,7 +50,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=512, help="tokens of an input")
     parser.add_argument("--targets", type=int, default=16, help="tokens of a target")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3, help="of a turn, timed")
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--packed", metavar="DATASET", help="a prepared dataset")
     parser.add_argument("--data_dir", help="where it was prepared")
@@ -74,7 +77,9 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
         "decoder_target_tokens": targets,
     }
     workers = _workers(names, sizes, folder, dropout)
-    first, last, seconds, peak = _rounds(args, {n: (w, [batch]) for n, w in workers.items()})
+    work = {name: (worker, [batch] * args.steps) for name, worker in workers.items()}
+    first, last, seconds, peak = _rounds(args, work)
+    seconds = {name: of_a_turn / args.steps for name, of_a_turn in seconds.items()}
     flops = step_flops(sizes, args.batch, args.inputs, args.targets)
     tokens = args.batch * (args.inputs + args.targets)
     title = f"{args.shape}, {args.batch} x ({args.inputs} + {args.targets}), dropout {dropout:g}"
@@ -95,12 +100,13 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
 
 
 def _rounds(args, work: dict) -> tuple[dict, dict, dict, float]:
-    """(first results, last results, median seconds, peak): each worker on its batches, in turns."""
+    """(first results, last results, median seconds of a turn, peak): each on its batches."""
     first = {name: worker.run(batches) for name, (worker, batches) in work.items()}
     seconds, last, gflops = {name: [] for name in work}, {}, []
     for _ in range(args.rounds):
         gflops.append(matmul_gflops())
         for name, (worker, batches) in work.items():
+            worker.run(batches[:1])
             last[name] = worker.run(batches)
             seconds[name].append(last[name]["seconds"])
     medians = {name: statistics.median(found) for name, found in seconds.items()}
