@@ -15,7 +15,7 @@ from recllm_tasks.prompts.batch_steps import seeds_of
 from recllm_tasks.prompts.ragged import Ragged
 
 LENGTHS = {"inputs": 1024, "targets": 128}
-KINDS = ("retrieval", "ranking", "mim", "mlm", "bpr", "ie")
+KINDS = ("retrieval", "ranking", "mim", "mlm", "bpr", "ie", "p5_retrieval", "p5_ranking")
 BATCH = 2048
 
 # Texts with two segmentations of the same probability, of all examples of a task.
