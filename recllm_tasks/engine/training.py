@@ -187,7 +187,8 @@ def validation_of(
 def choose_validation(found: seqio.Task | seqio.Mixture) -> tuple[str | None, str | None]:
     """(task, metric) by `SELECTION`, else the first task that can be validated; or (None, None).
 
-    A metric of None is the first that the task measures.
+    P5's tasks count as those of their kind; of several of a kind the mixture's first is taken. A
+    metric of None is the first that the task measures.
     """
     measured = [
         task.name
@@ -196,8 +197,10 @@ def choose_validation(found: seqio.Task | seqio.Mixture) -> tuple[str | None, st
     ]
     dataset = tasks.source_of(found).dataset_name
     for kind, metric in SELECTION:
-        if f"{dataset}_{kind}" in measured:
-            return f"{dataset}_{kind}", metric
+        p5 = f"{dataset}_p5_{kind}"
+        for name in measured:
+            if name in (f"{dataset}_{kind}", p5) or name.startswith(f"{p5}_"):
+                return name, metric
     return (measured[0], None) if measured else (None, None)
 
 

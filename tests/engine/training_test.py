@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
 from recllm_tasks.engine import batches, checkpoints, optimizer, saved_run, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
@@ -53,6 +54,21 @@ def test_it_learns_and_keeps_the_best(tmp_path, settings):
     assert list(tmp_path.glob("events.out.tfevents*")), "TensorBoard scalars"
     assert (tmp_path / "config.gin").is_file()
     assert (tmp_path / "vocabulary.model").is_file()
+
+
+@pytest.mark.parametrize(
+    ("mixture", "task", "metric"),
+    [
+        ("ut_at", "retrieval", "ndcg@10"),
+        ("raat", "ranking", "ndcg@10"),
+        ("rpat", "rating", "auc"),
+        ("p5", "p5_retrieval", "ndcg@10"),
+        ("p5_rating", "p5_rating", "auc"),
+    ],
+)
+def test_validation_is_on_retrieval_where_there_is_any(mixture, task, metric):
+    found = tasks.get(f"gift_cards_{mixture}")
+    assert training.choose_validation(found) == (f"gift_cards_{task}", metric)
 
 
 def test_another_run_in_the_same_folder_is_refused(tmp_path, settings):
