@@ -55,8 +55,8 @@ READING = (
     f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
     "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
     "without one came without users' results.",
-    f"{result_tables.BASELINE} marks the best baseline of a column: of all rows that are not "
-    "fine-tuned language models, the one of the highest value. "
+    f"{result_tables.BASELINE} marks the best baseline of a column: the highest of all rows but "
+    "language models that were fine-tuned on our prompts; P5 and zero-shot rows are baselines. "
     f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
     f"{significance.ALPHA} in a two-sided test paired by user: sign-flip permutation of the users' "
     f"differences ({significance.PERMUTATIONS:,} permutations) for HR and NDCG, paired bootstrap "
