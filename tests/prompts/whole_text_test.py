@@ -77,8 +77,10 @@ def _texts(side, parts, batch):
         else:
             rows = side.batch_rows(part, batch)
             words.append(
-                " ".join(filter(None, (row_text(part, row) for row in rows[i].tolist())))
-                for i in range(len(rows))
+                [
+                    " ".join(filter(None, (row_text(part, row) for row in rows[i].tolist())))
+                    for i in range(len(rows))
+                ]
             )
     return [" ".join(filter(None, texts)) for texts in zip(*words)]
 
