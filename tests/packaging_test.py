@@ -256,7 +256,9 @@ def missing_pins(wanted: dict[str, Requirement], pins: dict[str, Version]) -> se
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, recllm_tasks
 for module in pkgutil.walk_packages(recllm_tasks.__path__, "recllm_tasks."):
-    if not module.name.startswith("recllm_tasks.t5x_bridge."):
+    # T5X's programs and what runs in RecBole's environment import what is not required.
+    elsewhere = "recllm_tasks.t5x_bridge.", "recllm_tasks.baselines.recbole.process."
+    if not module.name.startswith(elsewhere):
         importlib.import_module(module.name)
 """
 

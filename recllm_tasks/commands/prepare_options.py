@@ -81,9 +81,10 @@ def add_arguments(prepare: argparse.ArgumentParser) -> None:
     )
     options.add_argument(
         "--embeddings",
-        metavar="FILE",
-        help="for semantic ids: .parquet or .npy with an item's raw id in 'item' and numbers in "
-        "'embedding'; without, TF-IDF of the items' texts",
+        metavar="PATH",
+        help="for semantic ids: a folder of a sentence-transformers model, which reads the items' "
+        "texts; or .parquet or .npy with an item's raw id in 'item' and numbers in 'embedding'; "
+        "without, TF-IDF of the texts",
     )
     prepare.add_argument(
         "--bad_records",

@@ -1,5 +1,7 @@
 """Embeddings of the items that semantic ids are made of: of their texts, or from a file.
 
+Texts are embedded by TF-IDF, or by a model that the user has (text_model.py).
+
 What a user did is no part of them, held out or not. Letters: N items, D numbers of an embedding.
 """
 
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.data.text_model import check_model, embed_with_model
 from recllm_tasks.errors import UserError
 
 # Our choices. The words and the axes are learnt from the first so many items, whose order is
@@ -23,6 +26,29 @@ _AXES = 128
 
 _ITEM, _EMBEDDING = COLUMNS = ("item", "embedding")
 _LIKE = "expected one row an item, with its raw id in 'item' and its numbers in 'embedding'"
+
+
+def embed(
+    catalog: Catalog,
+    source: SourceFile | None,
+    name: str,
+    seed: int,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Float32 [N, D] of the items of `catalog`.
+
+    Args:
+      catalog: in random order.
+      source: that `check_embeddings` has passed; None is `embed_texts`.
+      name: of the dataset, for errors.
+      seed: of what is random in it.
+      advance: is told of items that are done, where a model takes its time.
+    """
+    if source is None:
+        return embed_texts(catalog, name, seed)
+    if source.path.is_dir():
+        return embed_with_model(source.path, list(_texts(catalog, 0, len(catalog))), advance)
+    return read_embeddings(source.path, catalog.item)
 
 
 def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
@@ -73,10 +99,16 @@ def _texts(catalog: Catalog, start: int, stop: int) -> Iterator[str]:
 
 
 def check_embeddings(path: str | Path) -> SourceFile:
-    """The file with its SHA-256; `UserError` if it cannot be read."""
+    """The file, or the model's folder, with its SHA-256; `UserError` if it cannot be read."""
     path = Path(path).expanduser()
+    if path.is_dir():
+        return check_model(path)
     if path.suffix not in (".npy", ".parquet"):
-        raise _wrong(path, f"a file that ends in '{path.suffix}'", "a .npy or .parquet file")
+        got, expected = (
+            f"a file that ends in '{path.suffix}'",
+            "a .npy or .parquet file, or a folder",
+        )
+        raise _wrong(path, got, expected)
     try:
         with path.open("rb") as file:
             return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), -1)

@@ -26,7 +26,7 @@ from recllm_tasks.data.dataset_info import (
 )
 from recllm_tasks.data.id_schemes import SEMANTIC, write_codes
 from recllm_tasks.data.interactions import read_interactions
-from recllm_tasks.data.item_embeddings import check_embeddings, embed_texts, read_embeddings
+from recllm_tasks.data.item_embeddings import check_embeddings, embed
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
 from recllm_tasks.data.options import SHUFFLED, Options
@@ -69,8 +69,8 @@ def prepare(
       dataset: the name of one of `specs.SPECS`, or one's own, made by `specs.own_spec`.
       data_dir: TFDS's data folder; made if it does not exist.
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
-      embeddings: of the items, for semantic ids, see item_embeddings.py; None is those of their
-        texts.
+      embeddings: of the items, for semantic ids: a file of them, or the folder of a model of
+        texts, see item_embeddings.py and text_model.py; None is TF-IDF of their texts.
       bad_records: `error` stops at the first bad line; `quarantine` puts bad lines into
         `bad_records.jsonl` beside the records.
       overwrite: replace what is there, prepared otherwise or damaged.
@@ -257,10 +257,12 @@ def _finished(
     name = info.dataset
     with stages.stage("ids"):
         say(f"{name}: making semantic ids of {vectors[0].path if vectors else 'the texts'}")
-        if vectors:
-            embeddings = read_embeddings(vectors[0].path, catalog.item)
-        else:
-            embeddings = embed_texts(catalog, name, options.seed)
+        source = vectors[0] if vectors else None
+        slow = stages.show and source and source.path.is_dir()
+        with work("embed texts", len(catalog)) if slow else contextlib.nullcontext() as bar:
+            embeddings = embed(
+                catalog, source, name, options.seed, lambda done: bar and bar.advance(done)
+            )
         codes = assign_codes(embeddings, options.seed)
     collisions = Collisions.of(codes)
     say(

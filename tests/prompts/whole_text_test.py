@@ -18,8 +18,9 @@ LENGTHS = {"inputs": 1024, "targets": 128}
 KINDS = ("retrieval", "ranking", "mim", "mlm", "bpr", "ie", "p5_retrieval", "p5_ranking")
 BATCH = 2048
 
-# Texts with two segmentations of the same probability, of all examples of a task.
-MOST_EQUALLY_GOOD = 20
+# Share of a task's texts with two segmentations of the same probability. Nearly all of ranking's
+# are of two popular items, such as 'I1926,', among its hundred candidates.
+MOST_EQUALLY_GOOD = 0.01
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
 
@@ -110,7 +111,7 @@ def test_tokens_are_those_of_the_whole_text(dataset, kind):
     print(f"{task.name}: {examples} examples, {len(equally_good)} with two segmentations:")  # noqa: T201
     for text in equally_good:
         print(" ", text)  # noqa: T201
-    assert len(equally_good) <= MOST_EQUALLY_GOOD
+    assert len(equally_good) <= MOST_EQUALLY_GOOD * examples
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,149 @@
+"""Embeddings of the items' texts by a sentence-transformers model that lies in a folder.
+
+Needs the package sentence-transformers. Nothing is downloaded, no code of the folder runs, and
+weights are read from safetensors alone, since other formats are pickles.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+
+from recllm_tasks.data.sources import SourceFile
+from recllm_tasks.errors import UserError
+
+_LIBRARY = "sentence_transformers"
+_MODULES = "modules.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# Texts between two signs of progress; so many are sorted by length, to pad little.
+_CHUNK = 1024
+_CANNOT_LOAD = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+)
+
+
+def check_model(folder: Path) -> SourceFile:
+    """The folder, and a SHA-256 over its files and their names.
+
+    Raises:
+      UserError: it is not a whole model of safetensors, its modules are not the library's own, or
+        the library is missing.
+    """
+    if not importlib.util.find_spec(_LIBRARY):
+        raise UserError(
+            f"embeddings for '{folder}': got a folder, expected a .npy or .parquet file, or the "
+            "package sentence-transformers to read a model; install it, or leave --embeddings out"
+        )
+    for module in _modules(folder):
+        if not str(module["type"]).startswith(f"{_LIBRARY}."):
+            got = f"a module of type '{module['type']}' in {_MODULES}"
+            raise _wrong(folder, got, f"types of {_LIBRARY} alone, since no code of it is run")
+        of_module = folder / str(module["path"])
+        if not of_module.resolve().is_relative_to(folder.resolve()):
+            raise _wrong(folder, f"the path '{module['path']}' in {_MODULES}", "one inside it")
+        files = list(of_module.glob("*")) if of_module.is_dir() else []
+        if any(f.suffix in _PICKLES for f in files) and not list(of_module.glob("*.safetensors")):
+            raise _wrong(folder, f"a pickle as the weights of '{of_module}'", "model.safetensors")
+    digest = hashlib.sha256()
+    try:
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            with file.open("rb") as opened:
+                of_file = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(folder).as_posix()}\t{of_file}\n".encode())
+    except OSError as error:
+        raise _wrong(folder, error.strerror or str(error), "files that can be read") from error
+    return SourceFile(folder, digest.hexdigest(), -1)
+
+
+def embed_with_model(
+    folder: Path, texts: Sequence[str], advance: Callable[[int], None]
+) -> np.ndarray:
+    """What the model makes of each text, on the device that it finds.
+
+    Other devices, and other numbers of cores, may change the last bits.
+
+    Args:
+      folder: that `check_model` has passed.
+      texts: one an item.
+      advance: called with the number of texts that are done since it was called last.
+
+    Returns:
+      float32 [N, D], rows of length 1.
+
+    Raises:
+      UserError: the model cannot be loaded.
+    """
+    with _quiet_and_offline():
+        library = importlib.import_module(_LIBRARY)
+        try:
+            model = library.SentenceTransformer(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True},
+            )
+        except (*_CANNOT_LOAD, SafetensorError) as error:
+            got = f"what cannot be loaded ({str(error).strip().splitlines()[0]})"
+            raise _wrong(folder, got, "a whole model of sentence-transformers") from error
+        parts = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            parts.append(model.encode(chunk, normalize_embeddings=True, show_progress_bar=False))
+            advance(len(chunk))
+    return np.concatenate(parts).astype(np.float32)
+
+
+def _modules(folder: Path) -> list[dict]:
+    try:
+        modules = json.loads((folder / _MODULES).read_text())
+    except FileNotFoundError as error:
+        got = f"no {_MODULES} in it"
+        raise _wrong(folder, got, "a folder of a sentence-transformers model") from error
+    except (ValueError, OSError) as error:
+        raise _wrong(folder, f"{_MODULES} that cannot be read", "JSON") from error
+    fields = {"type", "path"}
+    whole = isinstance(modules, list) and modules
+    if not whole or not all(isinstance(m, dict) and fields <= set(m) for m in modules):
+        raise _wrong(folder, f"{_MODULES} of another form", "a list of modules, type and path each")
+    return modules
+
+
+@contextlib.contextmanager
+def _quiet_and_offline() -> Iterator[None]:
+    """No library asks a hub or shows a bar of its own, and tokenizers do not fork."""
+    wanted = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    logging = importlib.import_module("transformers.utils.logging")
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def _wrong(folder: Path, got: str, expected: str) -> UserError:
+    return UserError(
+        f"embeddings for '{folder}': got {got}, expected {expected}; correct the folder, or leave "
+        "--embeddings out"
+    )
