@@ -41,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start = time.perf_counter()
-    mixture = set_up(args)
+    mixture = set_up(args.dataset, args.data_dir, args.vocabulary)
     if args.first_batch:
         first_batch(mixture, time.perf_counter() - start)
         return
@@ -51,21 +51,21 @@ def main() -> None:
     bench.run()
 
 
-def set_up(args) -> str:
+def set_up(dataset: str, data_dir: str, vocabulary: str | None) -> str:
     """Registers a mixture of what UT+AT has on this dataset; its name."""
     import gin
     import seqio
 
     import recllm_tasks.mixtures as mixtures
 
-    seqio.set_tfds_data_dir_override(os.path.expanduser(args.data_dir))
-    mixtures.register_stored(args.data_dir)
-    if args.vocabulary:
-        gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
-    has_ratings = seqio.TaskRegistry.get(f"{args.dataset}_rating").source.info().has_ratings
+    seqio.set_tfds_data_dir_override(os.path.expanduser(data_dir))
+    mixtures.register_stored(data_dir)
+    if vocabulary:
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", vocabulary)
+    has_ratings = seqio.TaskRegistry.get(f"{dataset}_rating").source.info().has_ratings
     kinds = [kind for kind in mixtures.TASKS_OF["ut_at"] if has_ratings or kind != "rating"]
-    name = f"{args.dataset}_bench"
-    seqio.MixtureRegistry.add(name, [f"{args.dataset}_{kind}" for kind in kinds], default_rate=1.0)
+    name = f"{dataset}_bench"
+    seqio.MixtureRegistry.add(name, [f"{dataset}_{kind}" for kind in kinds], default_rate=1.0)
     return name
 
 

@@ -11,8 +11,9 @@ is T5X's step with its own network, left out where T5X cannot be imported (T5X_D
 checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward pass's,
 over the peak of a large float32 matmul measured in the same run.
 
-`--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT: packed rows for ours;
-for transformers the same examples in batches, padded to the longest of each.
+`--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT, without rating where
+the dataset has no ratings: packed rows for ours; for transformers the same examples in batches,
+padded to the longest of each.
 """
 
 import argparse
@@ -22,6 +23,7 @@ import sys
 import tempfile
 
 import numpy as np
+from bench_pipeline import set_up
 from side_by_side import SHAPES, Worker, matmul_gflops, write_weights
 from train_subjects import SUBJECTS
 
@@ -142,7 +144,7 @@ def _compare_packed(args, folder: str) -> None:
             "transformers": (workers["transformers"], padded),
         }
         _, _, seconds, _ = _rounds(args, work)
-        print(f"\n{args.packed}_ut_at, {args.shape}, dropout {dropout:g}: {useful} useful tokens")
+        print(f"\n{args.packed} UT+AT, {args.shape}, dropout {dropout:g}: {useful} useful tokens")
         print(
             "{:14}{:>9}{:>17}{:>9}{:>9}".format(
                 "subject", "batches", "useful tokens/s", "of all", "ours is"
@@ -163,16 +165,10 @@ def _compare_packed(args, folder: str) -> None:
 
 def _real_batches(args) -> tuple[list, list, int]:
     """Two batches of packed rows, the same examples padded, and the vocabulary's size."""
-    os.environ["TFDS_DATA_DIR"] = args.data_dir
-    import gin
-
-    import recllm_tasks.mixtures  # noqa: F401
     from recllm_tasks import tasks
     from recllm_tasks.engine import batches
 
-    if args.vocabulary:
-        gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
-    mixture = f"{args.packed}_ut_at"
+    mixture = set_up(args.packed, args.data_dir, args.vocabulary)
     found = tasks.get(mixture)
     lengths = {"inputs": args.packed_inputs, "targets": args.packed_targets}
     stream = batches.training_batches(mixture, lengths, args.rows, seed=0)
