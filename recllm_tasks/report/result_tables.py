@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from recllm_tasks.report import methods, paper_results
 from recllm_tasks.report.conditions import sheets
 from recllm_tasks.report.estimates import MAIN_METRIC, Estimate, Measured, metrics_of
+from recllm_tasks.report.runs import CHOSEN_BY
 from recllm_tasks.report.table import Cell, Row, Table, fraction, p_value, percent, signed
 
 BETTER, WORSE, BASELINE = "▲", "▼", "◆"
@@ -65,6 +66,11 @@ def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
         notes = [of.condition.text for of in sheet]
         if paper and (missing := _missing(paper, sheet)):
             notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
+        if cut_short := _cut_short(sheet):
+            notes.append(
+                "Training ended with its budget of epochs or minutes, before validation stopped "
+                f"rising; more may change the row (epochs in brackets): {', '.join(cut_short)}."
+            )
         found.append(_table(title, sheet, keys, table_rows, notes))
     return found
 
@@ -217,6 +223,21 @@ def _missing(paper: paper_results.PaperTable, sheet: Sequence[Measured]) -> list
         return []
     ran = {methods.paper_row(run, of.kind) for of in sheet for run in of.runs}
     return [row for row in paper.numbers[datasets[0]] if row not in {*ran, paper_results.DELTA}]
+
+
+def _cut_short(sheet: Sequence[Measured]) -> list[str]:
+    """Rows with fewer epochs after their best one than their patience, and their epochs."""
+    epochs: dict[str, list[int]] = {}
+    for of in sheet:
+        for label, run in zip(of.labels, of.runs, strict=True):
+            values = [value for _, value in run.epochs.get(CHOSEN_BY, ())]
+            patience = run.settings.get("patience", "")
+            if not values or not patience.isdecimal():
+                continue
+            after_best = len(values) - 1 - values.index(max(values))
+            if after_best < int(patience):
+                epochs.setdefault(label, []).append(len(values))
+    return [f"{label} ({', '.join(map(str, of))})" for label, of in sorted(epochs.items())]
 
 
 def _best_baselines(kind: str, sheet: Sequence[Measured]) -> list[_Place]:

@@ -16,6 +16,8 @@ from recllm_tasks.report.fields import Fields, clean
 
 RESULTS, RUN = "results.json", "run.json"
 KINDS = ("retrieval", "ranking", "rating")
+# Of the epochs of a baseline: what the best one was chosen by.
+CHOSEN_BY = "validation/chosen by"
 
 # How far below a given folder runs are looked for, and how many at most.
 _DEPTH, _MOST_RUNS = 4, 1_000
@@ -270,7 +272,7 @@ def _epochs(settings: Fields) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for point in settings.each("curve"):
         epoch = point.whole("epoch")
-        for key, tag in (("loss", "loss"), ("validation", "validation/chosen by")):
+        for key, tag in (("loss", "loss"), ("validation", CHOSEN_BY)):
             value = point.number(key)
             if epoch is not None and value is not None:
                 found.setdefault(tag, []).append((epoch, value))

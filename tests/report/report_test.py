@@ -63,6 +63,18 @@ def test_a_planted_difference_is_found_and_equal_rows_differ_not(three_rows):
     }
 
 
+def test_rows_whose_training_its_budget_ended_are_named(make_run, draw_ranks):
+    def row(name, *validations):
+        curve = [{"epoch": i + 1, "validation": value} for i, value in enumerate(validations)]
+        settings = {"curve": curve, "patience": 2, "epochs": 9}
+        return make_run(name, ranks=draw_ranks(50, 0.5), settings=settings)
+
+    rows = [row("caser", 0.1, 0.3, 0.2), row("hgn", 0.3, 0.1, 0.2), row("gru4rec", 0.1)]
+    made = report.build(runs.load([*rows, make_run("ease", ranks=draw_ranks(50, 0.5))]), {})
+    (note,) = (note for note in table(made, "Table 1").notes if "its budget" in note)
+    assert note.endswith("(epochs in brackets): Caser (3), GRU4Rec (1).")
+
+
 def test_rows_are_compared_with_the_best_baseline(make_run, draw_ranks):
     ranks = draw_ranks(400, 0.5)
     worse = np.where(np.arange(400) % 4 == 0, np.inf, ranks)
