@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from recllm_tasks.commands import baselines_options, prepare_options, report_options, setup
-from recllm_tasks.commands.interrupts import keep_interrupts
+from recllm_tasks.commands.interrupts import keep_interrupts, raise_lost
 from recllm_tasks.errors import UserError
 
 _GIN_HELP = """\
@@ -123,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"recllm_tasks.commands.{args.command}")
         with setup.damage_told():
             code = command.run(args)
+            raise_lost()
             sys.stdout.flush()
             return code
     except UserError as error:
