@@ -104,11 +104,8 @@ def check_embeddings(path: str | Path) -> SourceFile:
     if path.is_dir():
         return check_model(path)
     if path.suffix not in (".npy", ".parquet"):
-        got, expected = (
-            f"a file that ends in '{path.suffix}'",
-            "a .npy or .parquet file, or a folder",
-        )
-        raise _wrong(path, got, expected)
+        expected = "a .npy or .parquet file, or a folder that is there"
+        raise _wrong(path, f"a file that ends in '{path.suffix}'", expected)
     try:
         with path.open("rb") as file:
             return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), -1)

@@ -96,7 +96,8 @@ def embed_with_model(
                 model_kwargs={"use_safetensors": True},
             )
         except (*_CANNOT_LOAD, SafetensorError) as error:
-            got = f"what cannot be loaded ({str(error).strip().splitlines()[0]})"
+            words = str(error).strip() or type(error).__name__
+            got = f"what cannot be loaded ({words.splitlines()[0]})"
             raise _wrong(folder, got, "a whole model of sentence-transformers") from error
         parts = []
         for start in range(0, len(texts), _CHUNK):
