@@ -3,11 +3,11 @@
     tools/bench_decode.py --dataset toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
     tools/bench_decode.py --shape tiny --batch 32 --length 256 512
 
-The same random weights, the same real retrieval prompts, beam 20, float32. Every subject runs in
-a process of its own, so that its peak memory is its own; all take turns, round by round, and the
-medians are compared. Subjects: `ours` (log-probabilities over the whole vocabulary),
-`ours, catalog` (over the trie's children alone), `transformers` (torch, `generate` with
-`prefix_allowed_tokens_fn` over the same trie), `t5x` (its own network and beam search, 8 new
+The same random weights, the same real retrieval prompts, beam 20, float32. Every subject runs in a
+process of its own, so that its peak memory is its own; all take turns, round by round, each round
+another first, and the medians are compared. Subjects: `ours` (log-probabilities over the whole
+vocabulary), `ours, catalog` (over the trie's children alone), `transformers` (torch, `generate`
+with `prefix_allowed_tokens_fn` over the same trie), `t5x` (its own network and beam search, 8 new
 tokens, no trie), `ctranslate2` (8 new tokens, no trie); the last two are left out where they
 cannot be imported: T5X_DIR names a checkout of T5X, `pip install ctranslate2`.
 
@@ -24,7 +24,9 @@ import time
 
 import numpy as np
 from decode_subjects import BEAMS, SUBJECTS, Work
-from side_by_side import SHAPES, Worker, matmul_gflops, peak_gib, write_weights
+from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, write_weights
+
+from recllm_tasks.engine import memory
 
 
 def main() -> None:
@@ -87,6 +89,7 @@ class _Subject:
         self._subject, self._work = SUBJECTS[name](work), work
 
     def run(self, length: int, batch: int) -> dict:
+        memory.forget_peak()
         start = time.perf_counter()
         beams = self._subject.run(self._work.prompts[length][:batch])
         seconds = time.perf_counter() - start
@@ -98,9 +101,9 @@ def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
     seconds = {name: [] for name in workers}
     gflops = []
     last = {}
-    for _ in range(args.rounds):
+    for turn in range(args.rounds):
         gflops.append(matmul_gflops())
-        for name, worker in workers.items():
+        for name, worker in in_turn(workers, turn):
             last[name] = worker.run(length, batch)
             seconds[name].append(last[name]["seconds"])
     peak = statistics.median(gflops)

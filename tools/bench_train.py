@@ -4,12 +4,12 @@
     tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
 
 The same random weights and batches, float32, Adafactor. Every subject runs in a process of its own;
-all take turns, round by round, and the medians are compared. A turn is one step that is not timed,
-since it pays for the memory that another process had, and then steps back to back, as in training:
-`--steps` of one batch, or the packed batches. `transformers` trains in torch; `t5x`
-is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR names a
-checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward pass's,
-over the peak of a large float32 matmul measured in the same run.
+all take turns, round by round, each round another first, and the medians are compared. A turn is
+one step that is not timed, since it pays for the memory that another process had, and then steps
+back to back, as in training: `--steps` of one batch, or the packed batches. `transformers` trains
+in torch; `t5x` is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR
+names a checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward
+pass's, over the peak of a large float32 matmul measured in the same run.
 
 `--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT, without rating where
 the dataset has no ratings: packed rows for ours; for transformers the same examples in batches,
@@ -24,7 +24,7 @@ import tempfile
 
 import numpy as np
 from bench_pipeline import set_up
-from side_by_side import SHAPES, Worker, matmul_gflops, write_weights
+from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, write_weights
 from train_subjects import SUBJECTS
 
 
@@ -105,9 +105,9 @@ def _rounds(args, work: dict) -> tuple[dict, dict, dict, float]:
     """(first results, last results, median seconds of a turn, peak): each on its batches."""
     first = {name: worker.run(batches) for name, (worker, batches) in work.items()}
     seconds, last, gflops = {name: [] for name in work}, {}, []
-    for _ in range(args.rounds):
+    for turn in range(args.rounds):
         gflops.append(matmul_gflops())
-        for name, (worker, batches) in work.items():
+        for name, (worker, batches) in in_turn(work, turn):
             worker.run(batches[:1])
             last[name] = worker.run(batches)
             seconds[name].append(last[name]["seconds"])

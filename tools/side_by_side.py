@@ -4,10 +4,11 @@ Every subject lives in a process of its own, so that its peak memory is its own,
 """
 
 import multiprocessing
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from recllm_tasks.engine import memory
 
 SHAPES = {
     "small": {
@@ -111,9 +112,19 @@ def _serve(make: Callable[..., Any], arguments: tuple, pipe) -> None:
         pipe.send(subject.run(*asked))
 
 
+def in_turn(subjects: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
+    """The subjects in this round's order: each round another begins.
+
+    What ran before changes what a processor and its caches give the next one.
+    """
+    order = list(subjects.items())
+    start = turn % len(order)
+    return order[start:] + order[:start]
+
+
 def peak_gib() -> float:
-    """The most memory that this process has had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """The most memory that this process has had, or has had since `memory.forget_peak`."""
+    return memory.peak_bytes() / 2**30
 
 
 def matmul_gflops(size: int = 3072) -> float:
