@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import resource
 import shutil
 import struct
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import torch
 import transformers
 
+from recllm_tasks.engine import memory
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats import conversion, hugging_face_folder, parameters, verification
@@ -102,21 +102,23 @@ def _sparse_folder(folder: pathlib.Path, config: T5Config, leave_out: str) -> pa
 
 
 def test_a_whole_xl_is_checked_without_its_memory(tmp_path):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory.forget_peak()
+    before = memory.peak_bytes()
     source = conversion.open_source("hf", _sparse_folder(tmp_path / "whole", XL, ""))
     assert dataclasses.replace(source.config, dropout_rate=0.1) == XL
     assert source.read("encoder/layers_23/mlp/wi_0/kernel").shape == (2048, 5120)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KB
+    assert memory.peak_bytes() - before < 1_000_000_000
     name = "decoder.block.23.layer.1.EncDecAttention.o.weight"
     with pytest.raises(UserError, match=rf"missing: {name}; expected the 558 parameters"):
         conversion.open_source("hf", _sparse_folder(tmp_path / "part", XL, name))
 
 
 _CONVERT = """
-import resource, sys
+import sys
 from recllm_tasks import cli
+from recllm_tasks.engine import memory
 code = cli.main(sys.argv[1:])
-print("RESULT", code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+print("RESULT", code, memory.peak_bytes())
 """
 
 
