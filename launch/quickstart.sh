@@ -14,9 +14,6 @@ seed="${2:-0}"
 "$root/launch/install.sh"
 mkdir -p "$folder"
 
-# Large arrays on huge pages: on a CPU, training spends less time on page faults (Linux, glibc).
-export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
-
 recllm="$root/.venv/bin/recllm"
 data="$folder/data"
 run="$folder/movielens_100k_ut_at_seed_$seed"

@@ -12,7 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks.commands import baselines_options, prepare_options, report_options, setup
+from recllm_tasks.commands import (
+    baselines_options,
+    huge_pages,
+    prepare_options,
+    report_options,
+    setup,
+)
 from recllm_tasks.commands.interrupts import keep_interrupts, raise_lost
 from recllm_tasks.errors import UserError
 
@@ -117,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_interrupts()
     try:
         args, rest = _parser().parse_known_args(argv)
+        if argv is None and args.command == "train":
+            huge_pages.ask_for_them()
         if args.command != "doctor":  # which is asked where an import fails
             setup.import_quietly()
         args.bindings = _gin_bindings(rest, allowed=args.command in ("train", "eval", "infer"))

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -228,6 +229,42 @@ def test_ctrl_c_is_not_lost(program):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 130, done.stderr
     assert done.stderr == "\nrecllm: stopped\n"
+
+
+_TRAINING_THAT_TELLS_ITS_START = """
+import json, os, sys, types
+from recllm_tasks import cli
+
+def run(args):
+    print(json.dumps([os.environ["GLIBC_TUNABLES"], os.getpid(), sys.argv[1:]]))
+    return 0
+
+cli.setup.import_quietly = lambda: None
+sys.modules["recllm_tasks.commands.train"] = types.SimpleNamespace(run=run)
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="starts again under Linux only")
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "glibc.malloc.hugetlb=1"),
+        ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, "glibc.malloc.check=0"),
+    ],
+)
+def test_training_has_huge_pages_unless_the_user_chose(given, found):
+    arguments = ["train", "--gin.MODEL_DIR='a folder; $(of spaces)'"]
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    started = subprocess.Popen(
+        [sys.executable, "-c", _TRAINING_THAT_TELLS_ITS_START, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**environment, **given},
+    )
+    output, _ = started.communicate(timeout=60)
+    assert started.returncode == 0
+    assert json.loads(output) == [found, started.pid, arguments]
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(movies):

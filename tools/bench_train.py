@@ -8,8 +8,9 @@ all take turns, round by round, each round another first, and the medians are co
 one step that is not timed, since it pays for the memory that another process had, and then steps
 back to back, as in training: `--steps` of one batch, or the packed batches. `transformers` trains
 in torch; `t5x` is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR
-names a checkout). The limit is the matmul FLOPs of a step at padded length, three times the forward
-pass's, over the peak of a large float32 matmul measured in the same run.
+names a checkout). All have huge pages, which `recllm train` asks for. The limit is the matmul FLOPs
+of a step at padded length, three times the forward pass's, over the peak of a large float32 matmul
+measured in the same run.
 
 `--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT, without rating where
 the dataset has no ratings: packed rows for ours; for transformers the same examples in batches,
@@ -26,6 +27,8 @@ import numpy as np
 from bench_pipeline import set_up
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, write_weights
 from train_subjects import SUBJECTS
+
+from recllm_tasks.commands import huge_pages
 
 
 def main() -> None:
@@ -212,4 +215,5 @@ def _pad(pairs) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    huge_pages.ask_for_them()
     main()
