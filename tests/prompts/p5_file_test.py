@@ -4,6 +4,7 @@ import pytest
 import seqio
 
 from recllm_tasks import cli, mixtures
+from recllm_tasks.engine import training
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import p5, p5_file
 from recllm_tasks.prompts.templates import Items, Template, User
@@ -160,7 +161,9 @@ def test_the_commands_read_it(write, small_data_dir, capsys):
     assert "'s past :" in shown.out
     assert "star rating do you think" not in shown.out
     assert "left out 5-5: needs users' names" in shown.err
-    names = {task.name for task in seqio.MixtureRegistry.get("gift_cards_p5").tasks}
+    mixture = seqio.MixtureRegistry.get("gift_cards_p5")
+    assert training.choose_validation(mixture) == ("gift_cards_p5_retrieval_2_1", "ndcg@10")
+    names = {task.name for task in mixture.tasks}
     assert names == {
         f"gift_cards_p5_{name}"
         for name in ("retrieval_2_1", "ranking_2_7", "rating_1_5", "rating_1_4")
