@@ -236,7 +236,7 @@ import json, os, sys, types
 from recllm_tasks import cli
 
 def run(args):
-    print(json.dumps([os.environ["GLIBC_TUNABLES"], os.getpid(), sys.argv[1:]]))
+    print(json.dumps([os.environ.get("GLIBC_TUNABLES"), os.getpid(), sys.argv[1:]]))
     return 0
 
 cli.setup.import_quietly = lambda: None
@@ -265,6 +265,20 @@ def test_training_has_huge_pages_unless_the_user_chose(given, found):
     output, _ = started.communicate(timeout=60)
     assert started.returncode == 0
     assert json.loads(output) == [found, started.pid, arguments]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="starts again under Linux only")
+def test_a_program_from_standard_input_is_not_started_again():
+    done = subprocess.run(
+        [sys.executable, "-", "train"],
+        input=_TRAINING_THAT_TELLS_ITS_START,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"},
+    )
+    found, _, arguments = json.loads(done.stdout)
+    assert (found, arguments) == (None, ["train"])
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(movies):

@@ -15,9 +15,10 @@ def ask_for_them() -> None:
     """Starts this process again, under its number, with huge pages; does nothing the second time.
 
     A variable that the user has set stays. Where there is no glibc, or its kernel has no huge
-    pages, it has no effect. Call it before anything is read, written or imported at length.
+    pages, it has no effect; a program that came through standard input cannot be read again and
+    goes on as it is. Call it before anything is read, written or imported at length.
     """
-    if sys.platform != "linux" or _VARIABLE in os.environ:
+    if sys.platform != "linux" or _VARIABLE in os.environ or sys.argv[0] in ("", "-"):
         return
     os.environ[_VARIABLE] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
