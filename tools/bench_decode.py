@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 from decode_subjects import BEAMS, SUBJECTS, Work
-from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, write_weights
+from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, processor, write_weights
 
 from recllm_tasks.engine import memory
 
@@ -119,7 +119,7 @@ def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
             f"{last[name]['peak']:10.1f}{first[name]['seconds']:11.1f}"
             f"{_difference(last, name):>10}"
         )
-    print(f"float32 matmul: {peak:.0f} GFLOP/s")
+    print(f"float32 matmul: {peak:.0f} GFLOP/s on {processor()}")
     sys.stdout.flush()
 
 

@@ -25,7 +25,7 @@ import tempfile
 
 import numpy as np
 from bench_pipeline import set_up
-from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, write_weights
+from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, processor, write_weights
 from train_subjects import SUBJECTS
 
 from recllm_tasks.commands import huge_pages
@@ -98,7 +98,7 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
             f"{name:14}{tokens / seconds[name]:10.0f}{ratio:8.2f}x{rate:9.0f}{rate / peak:9.0%}"
             f"{last[name]['peak']:10.1f}{first[name]['loss']:12.5f}"
         )
-    print(f"float32 matmul: {peak:.0f} GFLOP/s; {flops / 1e9:.0f} GFLOP a step")
+    print(f"float32 matmul: {peak:.0f} GFLOP/s on {processor()}; {flops / 1e9:.0f} GFLOP a step")
     sys.stdout.flush()
     for worker in workers.values():
         worker.stop()

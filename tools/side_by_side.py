@@ -4,6 +4,7 @@ Every subject lives in a process of its own, so that its peak memory is its own,
 """
 
 import multiprocessing
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,14 @@ def matmul_gflops(size: int = 3072) -> float:
             run()
             best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
     return best
+
+
+def processor() -> str:
+    """This machine's processor: what one library gains on another depends on it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    fields = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    name = fields.get("model name", platform.machine())
+    return f"{name}, family {fields['cpu family']}" if "cpu family" in fields else name
