@@ -42,7 +42,7 @@ def training_batches(
       batch_size: rows in a batch.
       seed: of the order and of all that is sampled.
       start_step: batches to leave out, to go on where a run stopped. Of those, examples are made
-        and counted, but not packed: some 17,000 packed rows a second (tools/bench_pipeline.py).
+        and counted, but not packed: some 15,000 packed rows a second (tools/bench_pipeline.py).
       pack: several examples in a row; else each has its own, padded.
       shard: of a host: examples that the other hosts do not see.
       workers: threads that make examples; None is one a core.
