@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import pathlib
-import sys
 import types
 
 import jax
@@ -16,6 +14,7 @@ from flax import serialization, traverse_util
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.formats.parameters import shapes_of
+from recllm_tasks.t5x_bridge import imports
 
 LAYOUTS = ("t5x", "t5x_legacy")
 
@@ -146,22 +145,11 @@ def test_a_folder_without_a_checkpoint_says_what_is_expected(tmp_path):
 
 @pytest.fixture(scope="module")
 def t5x():
-    """T5X's modules, of the checkout in T5X_DIR; skips without one."""
-    folder = os.environ.get("T5X_DIR")
-    if not folder:
-        pytest.skip("needs T5X: T5X_DIR=<checkout> launch/test.sh -m t5x")
-    # T5X imports both, calls neither here, and PyPI lacks one and has the other broken.
-    airio, amos = types.ModuleType("airio.core"), types.ModuleType("jestimator.amos")
-    for name in ("DatasetProviderBase", "Task", "Mixture", "AirIODatasetIterator"):
-        setattr(airio, name, type(name, (), {}))
-    amos.ScaleByAmosState = type("ScaleByAmosState", (tuple,), {})
-    amos.amos = amos.state_partition_rule = None
-    stubs = {"airio": types.ModuleType("airio"), "airio.core": airio}
-    stubs |= {"jestimator": types.ModuleType("jestimator"), "jestimator.amos": amos}
-    stubs["airio"].core, stubs["jestimator"].amos = airio, amos
-    stubs["jestimator.amos_helper"] = stubs["jestimator"].amos_helper = amos
-    sys.modules |= {name: module for name, module in stubs.items() if name not in sys.modules}
-    sys.path.append(folder)
+    """T5X's modules; skips where it cannot be imported."""
+    try:
+        imports.prepare()
+    except UserError as error:
+        pytest.skip(f"{error}; then T5X_DIR=<checkout> launch/test.sh -m t5x")
     names = ("adafactor", "checkpoints", "models", "partitioning", "utils")
     modules = {name: importlib.import_module(f"t5x.{name}") for name in names}
     network = importlib.import_module("t5x.examples.t5.network")
