@@ -241,7 +241,8 @@ class Bench:
         print(f"\npacked rows: {rows:,.0f} a second, {copied / 1e9:.3f} GB/s of features; ", end="")
         print(f"memcpy: {memcpy / 1e9:.1f} GB/s, {memcpy / copied:.0f} times as much")
         shares = ", ".join(f"{name} {share:.2%}" for name, share in self._padding.items())
-        print(f"padding in packed batches: {shares}")
+        print(f"padding in packed batches: {shares}; no packing leaves less than ", end="")
+        print(f"{least_padding(self._mixture):.2%} of both")
         for model, (encoder, decoder, batch) in _MODELS.items():
             flops = 6 * batch * (encoder * LENGTHS["inputs"] + decoder * LENGTHS["targets"])
             eaten = ", ".join(
@@ -298,6 +299,26 @@ def memcpy_rate() -> float:
     for _ in range(8):
         np.copyto(copy, source)
     return 8 * source.nbytes / (time.perf_counter() - start)
+
+
+def least_padding(mixture: str, stretches: int = 8) -> float:
+    """A bound for any packing of the first examples: the share of both sides that is left empty.
+
+    An example that leaves no room for the shortest of a side has a row to itself; the others need
+    at least as many rows as their inputs fill, or their targets.
+    """
+    import numpy as np
+    import seqio
+
+    from recllm_tasks.prompts.stream import Examples
+
+    examples = Examples(seqio.get_mixture_or_task(mixture), LENGTHS, 0)
+    made = [examples.make(examples.take()) for _ in range(stretches)]
+    lengths = np.array([np.concatenate([side.lengths for side in sides]) for sides in zip(*made)])
+    room = np.array(list(LENGTHS.values()))
+    alone = (room - lengths.min(axis=1) < lengths.T).any(axis=1)
+    rows = alone.sum() + np.ceil((lengths[:, ~alone].sum(axis=1) / room).max())
+    return 1 - lengths.sum() / (rows * room.sum())
 
 
 def some_strings(task_name: str, num: int) -> list[tuple[str, str]]:
