@@ -67,7 +67,7 @@ def rate(
             f"mixtures.rate.temperature: got {temperature}, expected more than 0, or None for "
             "equal rates; correct it"
         )
-    return share * len(task.source.training_table()) ** (1.0 / temperature)
+    return share * task.source.num_examples() ** (1.0 / temperature)
 
 
 def register(dataset: str) -> None:

@@ -18,8 +18,9 @@ from flax import struct
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
-from recllm_tasks.prompts import candidates, masking, p5, prefixes, ratings, templates
+from recllm_tasks.prompts import candidates, masking, p5, random_targets, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.batches import unbatch
 from recllm_tasks.prompts.own_vocabulary import check_atomic_ids
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Template, Wording
@@ -27,10 +28,6 @@ from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
-
-# What SeqIO's offline caching keeps: the windows. All after it is fitted to a run's lengths, or
-# drawn anew every epoch.
-_CACHE = seqio.CacheDatasetPlaceholder()
 
 
 def features(source: CatalogSource) -> dict[str, seqio.Feature]:
@@ -147,7 +144,11 @@ def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, 
     )
     return {
         "source": source,
-        "preprocessors": [*_steps(source, kind), Prompt(template.worded(wording), source)],
+        "preprocessors": [
+            *_steps(source, kind),
+            Prompt(template.worded(wording), source),
+            unbatch,
+        ],
         "output_features": features(source),
         "shuffle_buffer_size": None,
         **evaluation,
@@ -165,7 +166,7 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
     steps = [*_steps(source, kind), p5.number_user(source)]
     return {
         "source": source,
-        "preprocessors": [*steps, Prompt(template, source)],
+        "preprocessors": [*steps, Prompt(template, source), unbatch],
         "output_features": features(source),
         "shuffle_buffer_size": None,
         **evaluation,
@@ -179,20 +180,28 @@ def _source(dataset: str, kind: str) -> SequenceSource:
 def _steps(source: SequenceSource, kind: str) -> list[Callable]:
     """The preprocessors of a recommendation task before its prompt."""
     return {
-        "retrieval": [_CACHE, prefixes.cut_at_random("retrieval")],
-        "ranking": [_CACHE, prefixes.cut_at_random("ranking"), candidates.list_candidates(source)],
-        "rating": [_CACHE, ratings.mark_liked(source)],
+        "retrieval": [random_targets.cut_at_random("retrieval")],
+        "ranking": [
+            random_targets.cut_at_random("ranking"),
+            candidates.list_candidates(source),
+        ],
+        "rating": [ratings.mark_liked(source)],
     }[kind]
 
 
 def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for MIM, MLM or BPR: training only (Table 10)."""
-    source = SequenceSource(dataset, splits=["train"], with_negatives=kind == "bpr")
+    source = SequenceSource(
+        dataset,
+        splits=["train"],
+        needs_history=kind != "bpr",
+        with_negatives=kind == "bpr",
+    )
     if kind == "mim":
         prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
         preprocessors = [
             masking.sample_items(source),
-            prompt.fit,
+            masking.FitItems(prompt),
             masking.mask_items(prompt),
             prompt,
         ]
@@ -206,13 +215,13 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
     else:
         prompt = Prompt(templates.PERSONALIZED_RANKING.worded(wording), source)
         preprocessors = [
-            prefixes.cut_at_random("bpr"),
+            random_targets.cut_at_random("bpr"),
             candidates.pair_with_negative(source),
             prompt,
         ]
     return {
         "source": source,
-        "preprocessors": [_CACHE, *preprocessors],
+        "preprocessors": [*preprocessors, unbatch],
         "output_features": features(source),
         "shuffle_buffer_size": None,
     }
@@ -230,7 +239,7 @@ def register(dataset: str, wording: Wording) -> None:
     seqio.TaskRegistry.add(
         f"{dataset}_ie",
         source=source,
-        preprocessors=[_CACHE, Prompt(templates.ITEM_EMBEDDING, source)],
+        preprocessors=[Prompt(templates.ITEM_EMBEDDING, source), unbatch],
         output_features=features(source),
         shuffle_buffer_size=None,
     )

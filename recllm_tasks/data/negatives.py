@@ -1,14 +1,110 @@
-"""The negatives of the ranking candidates, drawn once and stored."""
+"""Negatives: items drawn by their popularity in the train split, once and stored for evaluation.
+
+Letters: N items of the catalog, B users or examples, L items to leave out, n drawn ones.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from recllm_tasks.data.options import Options
-from recllm_tasks.data.popularity import draw_by_popularity, user_seed
 from recllm_tasks.data.sequences import Sequences
 from recllm_tasks.errors import UserError
 
 SPLITS = ("validation", "test")
+
+# Users whose negatives are drawn together.
+_BATCH = 1024
+
+# TensorFlow's number of the algorithm, which gives the same numbers on every device.
+_PHILOX = 1
+
+
+class Remaining:
+    """The items that each of some users can be offered: all but their own, by popularity.
+
+    Paper §4.1 samples by popularity; its Table 11 lists an item twice, so with replacement. The
+    draw is exact: a uniform number is mapped through the inverse of the cumulative distribution
+    from which the excluded items' mass is cut out, and nothing is rejected.
+
+    Attributes:
+      left: int64 [B], the train counts of each user's remaining items, added up: draw a whole
+        number below it, and `items` says which item it is.
+    """
+
+    def __init__(self, cumulative_counts: tf.Tensor, excluded_rows: tf.RaggedTensor):
+        """Args:
+        cumulative_counts: int64 [N], inclusive cumulative sum of the train counts.
+        excluded_rows: int32 [B, L], rows never drawn; any order, may repeat.
+
+        Raises:
+          tf.errors.InvalidArgumentError: nothing is left for a user. `prepare` refuses a dataset in
+            which a user's items leave nothing.
+        """
+        self._cumulative = tf.convert_to_tensor(cumulative_counts, tf.int64)
+        size, self._total = tf.size(self._cumulative, tf.int64), self._cumulative[-1]
+        # User and catalog row as one number, ascending, each once.
+        pairs = tf.sort(
+            excluded_rows.value_rowids() * size + tf.cast(excluded_rows.values, tf.int64)
+        )
+        is_new = tf.concat([[True], pairs[1:] != pairs[:-1]], axis=0)[: tf.size(pairs)]
+        pairs = tf.boolean_mask(pairs, is_new)
+        user, row = pairs // size, pairs % size
+        users = tf.range(excluded_rows.nrows() + 1)
+        starts = tf.where(row > 0, tf.gather(self._cumulative, tf.maximum(row - 1, 0)), 0)
+        counts = tf.gather(self._cumulative, row) - starts
+        self._removed = tf.cumsum(tf.concat([[0], counts], axis=0))
+        splits = tf.searchsorted(pairs, users * size, out_type=tf.int64)
+        before = tf.gather(self._removed, splits)
+        self._removed_before = before[:-1]
+        # Where each excluded interval would begin if those before it were gone, shifted by user, so
+        # that one search serves all.
+        without = self._removed[:-1] - tf.gather(self._removed_before, user)
+        self._adjusted = starts - without + user * self._total
+        left = self._total - (before[1:] - before[:-1])
+        with tf.control_dependencies([tf.debugging.assert_positive(left)]):
+            self.left = tf.identity(left)
+
+    def items(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Rows of the catalog, int32 [B, n], of whole numbers below `left`, int64 [B, n].
+
+        Rows of count 0 are never drawn.
+        """
+        shape = tf.shape(numbers)
+        shift = tf.range(tf.size(self.left, tf.int64))[:, tf.newaxis] * self._total
+        passed = tf.searchsorted(self._adjusted, tf.reshape(numbers + shift, [-1]), side="right")
+        removed = tf.reshape(tf.gather(self._removed, passed), shape)
+        numbers += removed - self._removed_before[:, tf.newaxis]
+        flat = tf.reshape(numbers, [-1])
+        return tf.reshape(tf.searchsorted(self._cumulative, flat, side="right"), shape)
+
+
+def user_seeds(users: tf.Tensor, salt: tf.Tensor | int) -> tf.Tensor:
+    """Seeds (int32 [B, 2]) from users' raw ids (string [B]) and a salt (int32 scalar or [B])."""
+    hashes = tf.cast(tf.strings.to_hash_bucket_fast(users, 2**31 - 1), tf.int32)
+    return tf.stack([hashes, tf.broadcast_to(tf.cast(salt, tf.int32), tf.shape(hashes))], axis=1)
+
+
+# What one user is offered must depend on that user alone: so each has a seed, and `tf.map_fn` calls
+# these two once a user. They are the raw operations, which take a third of their wrappers' time.
+
+
+def uniform(seed: tf.Tensor, num: int, bound: tf.Tensor) -> tf.Tensor:
+    """`tf.random.stateless_uniform([num], seed, 0, bound)`, int32 or int64 as `bound` is."""
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    return tf.raw_ops.StatelessRandomUniformIntV2(
+        shape=[num], key=key, counter=counter, alg=_PHILOX, minval=0 * bound, maxval=bound
+    )
+
+
+def fold_in(seed: tf.Tensor, salts: Sequence[int]) -> list[tf.Tensor]:
+    """`tf.random.fold_in(seed, salt)` for each salt, int32 [2]."""
+    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+    word = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[1], key=key, counter=counter, alg=_PHILOX, dtype=tf.int32
+    )
+    return [tf.concat([word, [salt]], axis=0) for salt in salts]
 
 
 def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
@@ -46,12 +142,15 @@ def draw_negatives(
     salt = seed * len(SPLITS) + SPLITS.index(split)
     items = tf.RaggedTensor.from_row_splits(sequences.items, sequences.offsets)
 
-    def draw(user: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        return draw_by_popularity(cumulative_counts, items, user_seed(user, salt), num)
+    def draw(users: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
+        remaining = Remaining(cumulative_counts, items)
+        numbers = tf.map_fn(
+            lambda each: uniform(each[0], num, each[1]),
+            (user_seeds(users, salt), remaining.left),
+            fn_output_signature=tf.TensorSpec([num], tf.int64),
+        )
+        return remaining.items(numbers)
 
-    draws = (
-        tf.data.Dataset.from_tensor_slices((sequences.users, items))
-        .map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(1024)
-    )
-    return np.concatenate(list(draws.as_numpy_iterator()))
+    users = tf.data.Dataset.from_tensor_slices((sequences.users, items)).batch(_BATCH)
+    drawn = users.map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return np.concatenate(list(drawn.as_numpy_iterator()))

@@ -1,15 +1,16 @@
-"""What is hidden from the model: whole items (MIM), spans of tokens (MLM), and in what share."""
+"""What is hidden from the model: whole items (MIM), spans of tokens (MLM), and in what share.
+
+Letters: B examples of a batch, h items of a history, L tokens, S spans of all examples.
+"""
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts import draws, windows
+from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.batch_steps import Batch, with_batches
-from recllm_tasks.prompts.ragged import Ragged, join, starts_of
+from recllm_tasks.prompts.batches import Batch, of_lengths, rows_of, running_sums, slices
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
@@ -22,46 +23,61 @@ MEAN_SPAN = 3.0
 # Paper §3.1.2: an MLM sub-sequence holds at least two items.
 MIN_MLM_ITEMS = 2
 
-Example = Mapping[str, tf.Tensor]
+
+def choose(seed: tf.Tensor, sizes: tf.Tensor, nums: tf.Tensor) -> tf.RaggedTensor:
+    """Of `sizes[b]` places `nums[b]` different ones, each set of them equally likely.
+
+    Args:
+      seed: int32 [2].
+      sizes: int64 [B].
+      nums: int64 [B], at most `sizes`.
+
+    Returns:
+      int64 [B, nums], ascending in each row.
+    """
+    sizes, nums = tf.cast(sizes, tf.int32), tf.cast(nums, tf.int32)
+    width = tf.reduce_max(tf.concat([[0], sizes], axis=0))
+    drawn = tf.random.stateless_uniform([tf.size(sizes), width], seed)
+    drawn = tf.where(tf.range(width) < sizes[:, tf.newaxis], drawn, -1.0)
+    most = tf.reduce_max(tf.concat([[0], nums], axis=0))
+    places = tf.math.top_k(drawn, most, sorted=True).indices
+    taken = tf.range(most) < nums[:, tf.newaxis]
+    ascending = tf.sort(tf.where(taken, places, width), axis=1)
+    return of_lengths(tf.cast(tf.boolean_mask(ascending, taken), tf.int64), nums)
 
 
-def choose(seed: tf.Tensor, size: tf.Tensor, num: tf.Tensor) -> tf.Tensor:
-    """bool [size]: `num` of `size` places, each set of them equally likely."""
-    order = tf.argsort(tf.random.stateless_uniform([size], seed))
-    return tf.scatter_nd(order[:num, tf.newaxis], tf.ones([num], tf.bool), [size])
+def sample_items(source: CatalogSource, min_items: int | None = None) -> Callable:
+    """A preprocessor: `history` becomes a random span of the window, `windows.sample_spans`.
 
-
-def sample_items(
-    source: CatalogSource, min_items: int | None = None
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: `history` becomes a random span of the window, `windows.sample_span`.
-
-    Without `min_items` it is as long as the window. A user with one training item has no such span
-    and is left out.
+    Without `min_items` it is as long as the window.
     """
 
-    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    @seqio.map_over_dataset(num_seeds=1)
+    def sample(batch: Batch, seed: tf.Tensor) -> Batch:
         window = source.info().window
-        shortest = tf.constant(min_items or window)
+        return windows.sample_spans(batch, seed, min_items or window, window)
 
-        @seqio.map_over_dataset(num_seeds=1)
-        def sample(example: Example, seed) -> dict[str, tf.Tensor]:
-            return windows.sample_span(example, seed, shortest, window)
+    return sample
 
-        return sample(dataset.filter(lambda example: tf.size(example["history"]) > 0))
 
-    def on_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
-        del sequence_length, output_features
-        window = source.info().window
-        return windows.sample_spans(batch, seeds[0], min_items or window, window)
+class FitItems:
+    """A preprocessor that only drops the items that would not fit into the prompt's `inputs`."""
 
-    return with_batches(
-        preprocess, on_batch, num_seeds=1, kept=lambda batch: batch["history"].lengths > 0
-    )
+    def __init__(self, prompt: Prompt):
+        self._prompt = prompt
+
+    def __call__(
+        self,
+        dataset: tf.data.Dataset,
+        sequence_length: Mapping[str, int] | None = None,
+        output_features: Mapping[str, seqio.Feature] | None = None,
+    ) -> tf.data.Dataset:
+        writer = self._prompt.writer(sequence_length, output_features)
+        return dataset.map(writer.fit, num_parallel_calls=tf.data.AUTOTUNE)
 
 
 def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
-    """A preprocessor that adds `masked` (bool [h]): a fifth of the items, at least one.
+    """A preprocessor that adds `masked` (bool [B, h]): a fifth of the items, at least one.
 
     Our choice: exactly round(0.2 h) items, as in Table 11 (2 of 10), not each with probability
     0.2, which would leave a third of the short sequences without a mask. Masks whose items would
@@ -69,70 +85,73 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
     """
 
     @seqio.map_over_dataset(num_seeds=1)
-    def add(example: Example, seed, sequence_length=None, output_features=None):
-        targets = prompt.writer(sequence_length, output_features).targets
-        size = tf.size(example["history"])
-        num = tf.maximum(1, tf.cast(tf.round(MASKED_SHARE * tf.cast(size, tf.float32)), tf.int32))
-        masked = choose(seed, size, num)
-        if targets.room is not None:
-            (slot,) = prompt.template.targets
-            costs = targets.item_costs(slot, {**example, "masked": masked})
-            masked &= tf.cumsum(costs) <= targets.room
-        return {**example, "masked": masked}
-
-    def on_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
-        targets = prompt.writer(sequence_length, output_features).targets
+    def add(batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None) -> Batch:
         history = batch["history"]
-        bits = draws.uniform_bits(seeds[0], history.lengths)
-        masked = draws.smallest(bits, np.maximum(1, _share(history.lengths)))
+        sizes = history.row_lengths()
+        nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
+        chosen = choose(seed, sizes, nums)
+        places = chosen.values + rows_of(chosen, history.row_starts())
+        masked = tf.scatter_nd(
+            places[:, tf.newaxis], tf.ones_like(places, tf.bool), [history.row_splits[-1]]
+        )
+        masked = history.with_values(masked)
+        targets = prompt.writer(sequence_length, output_features).targets
         if targets.room is not None:
             (slot,) = prompt.template.targets
-            marked = {**batch, "masked": history.with_values(masked)}
-            costs = history.with_values(targets.batch_item_costs(slot, marked))
-            masked &= costs.running_sums() <= targets.room
-        return {**batch, "masked": history.with_values(masked)}
+            costs = targets.item_costs(slot, {**batch, "masked": masked})
+            masked = masked.with_values(masked.values & (running_sums(costs) <= targets.room))
+        return {**batch, "masked": masked}
 
-    return with_batches(add, on_batch, num_seeds=1)
+    return add
 
 
-def _share(sizes: np.ndarray) -> np.ndarray:
-    """`MASKED_SHARE` of each size, rounded as TensorFlow rounds it."""
-    return np.round(np.float32(MASKED_SHARE) * sizes.astype(np.float32)).astype(np.int64)
+def _share(sizes: tf.Tensor) -> tf.Tensor:
+    """`MASKED_SHARE` of each size, rounded, int64."""
+    return tf.cast(tf.round(MASKED_SHARE * tf.cast(sizes, tf.float32)), tf.int64)
 
 
 @seqio.map_over_dataset(num_seeds=1)
 def corrupt_spans(
-    example: Example, seed, sequence_length=None, output_features=None
-) -> dict[str, tf.Tensor]:
+    batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None
+) -> Batch:
     """T5's span corruption (Raffel et al. 2020) of the tokens in `inputs`.
 
     A fifth of the tokens, in spans of three on average, is replaced by one sentinel a span; the
     targets hold each sentinel and what it replaced. As in T5, the first span is kept and the last
     one corrupted. No more is corrupted than fits into the targets, or than there are sentinels.
     """
-    tokens = example["inputs"][:-1]
     vocabulary = output_features["inputs"].vocabulary
-    size = tf.size(tokens)
-    num_noise = tf.cast(tf.round(MASKED_SHARE * tf.cast(size, tf.float32)), tf.int32)
-    num_noise = tf.clip_by_value(num_noise, 1, size - 1)
+    inputs = batch["inputs"]
+    sizes = inputs.row_lengths() - 1
+    tokens = slices(inputs.values, inputs.row_starts(), sizes)
+    num_noise = tf.maximum(tf.constant(1, tf.int64), tf.minimum(_share(sizes), sizes - 1))
     if sequence_length is not None:
         num_noise = tf.minimum(num_noise, _most_noise(sequence_length["targets"]))
-    num_spans = tf.cast(tf.round(tf.cast(num_noise, tf.float32) / MEAN_SPAN), tf.int32)
-    num_spans = tf.clip_by_value(num_spans, 1, tf.minimum(SENTINELS, size - num_noise))
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    noise_lengths = _split_into(num_noise, num_spans, seeds[0])
-    kept_lengths = _split_into(size - num_noise, num_spans, seeds[1])
+    num_spans = tf.cast(tf.round(tf.cast(num_noise, tf.float32) / MEAN_SPAN), tf.int64)
+    most_spans = tf.minimum(tf.constant(SENTINELS, tf.int64), sizes - num_noise)
+    num_spans = tf.maximum(tf.constant(1, tf.int64), tf.minimum(num_spans, most_spans))
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    noise_lengths = split_into(num_noise, num_spans, seeds[0]).values
+    kept_lengths = split_into(sizes - num_noise, num_spans, seeds[1]).values
+    # Spans alternate; `starts` are those of the first and of what comes behind it.
     lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
-    spans = tf.RaggedTensor.from_row_lengths(tokens, lengths, validate=False)
-    sentinels = vocabulary.vocab_size - 1 - tf.range(num_spans)
-    eos = [vocabulary.eos_id]
-    marks = tf.RaggedTensor.from_row_lengths(sentinels, tf.ones_like(sentinels), validate=False)
-    kept, noise = spans[::2], spans[1::2]
-    return {
-        **example,
-        "inputs": tf.concat([_interleaved(kept, marks), eos], axis=0),
-        "targets": tf.concat([_interleaved(marks, noise), eos], axis=0),
-    }
+    starts = tf.reshape(tf.cumsum(lengths, exclusive=True), [-1, 2])
+    kept = slices(tokens.values, starts[:, 0], kept_lengths)
+    noise = slices(tokens.values, starts[:, 1], noise_lengths)
+    spans = of_lengths(tf.range(tf.size(kept_lengths)), num_spans)
+    number = tf.cast(spans.values, tf.int64) - rows_of(spans, spans.row_starts())
+    marks = tf.cast(vocabulary.vocab_size - 1 - number, tf.int32)[:, tf.newaxis]
+    eos = tf.fill([tf.size(sizes), 1], tf.constant(vocabulary.eos_id, tf.int32))
+
+    def joined(pieces) -> tf.RaggedTensor:
+        """The pieces of each span, the spans of each example, and EOS."""
+        together = tf.concat(pieces, axis=1)
+        rows = tf.RaggedTensor.from_row_splits(
+            together.values, tf.gather(together.row_splits, spans.row_splits), validate=False
+        )
+        return tf.concat([rows, eos], axis=1)
+
+    return {**batch, "inputs": joined([kept, marks]), "targets": joined([marks, noise])}
 
 
 def _most_noise(length: int) -> int:
@@ -141,56 +160,19 @@ def _most_noise(length: int) -> int:
     return int((length - 2) / (1 + 1 / MEAN_SPAN))
 
 
-def _interleaved(first: tf.RaggedTensor, second: tf.RaggedTensor) -> tf.Tensor:
-    """first[0], second[0], first[1], second[1], … in one row."""
-    return tf.concat([first, second], axis=1).flat_values
+def split_into(totals: tf.Tensor, parts: tf.Tensor, seed: tf.Tensor) -> tf.RaggedTensor:
+    """`parts[b]` positive lengths that add up to `totals[b]`, every such split equally likely.
 
+    Args:
+      totals: int64 [B].
+      parts: int64 [B], from 1 to `totals`.
+      seed: int32 [2].
 
-def _split_into(total: tf.Tensor, parts: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """`parts` positive lengths that add up to `total`, every such split equally likely."""
-    starts = choose(seed, total - 1, parts - 1)
-    part = tf.cumsum(tf.concat([[0], tf.cast(starts, tf.int32)], axis=0))
-    return tf.math.bincount(part, minlength=parts, maxlength=parts)
-
-
-def _corrupt_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
-    vocabulary = output_features["inputs"].vocabulary
-    size = batch["inputs"].lengths - 1
-    tokens = Ragged.of_slices(batch["inputs"].values, batch["inputs"].splits[:-1], size)
-    num_noise = np.maximum(np.minimum(_share(size), size - 1), 1)
-    if sequence_length is not None:
-        num_noise = np.minimum(num_noise, _most_noise(sequence_length["targets"]))
-    num_spans = np.round(num_noise.astype(np.float32) / np.float32(MEAN_SPAN)).astype(np.int64)
-    most_spans = np.minimum(SENTINELS, size - num_noise)
-    num_spans = np.maximum(np.minimum(num_spans, most_spans), 1)
-    noise_seeds, kept_seeds = draws.split(seeds[0])
-    noise_lengths = _split_each(num_noise, num_spans, noise_seeds)
-    kept_lengths = _split_each(size - num_noise, num_spans, kept_seeds)
-    starts = starts_of(np.stack([kept_lengths, noise_lengths], axis=1).reshape(-1))
-    kept = Ragged.of_slices(tokens.values, starts[:-1:2], kept_lengths)
-    noise = Ragged.of_slices(tokens.values, starts[1:-1:2], noise_lengths)
-    spans = starts_of(num_spans)
-    places = np.arange(spans[-1]) - np.repeat(spans[:-1], num_spans)
-    marks = Ragged.of_array((vocabulary.vocab_size - 1 - places)[:, np.newaxis])
-    eos = np.array([vocabulary.eos_id])
-    sides = {}
-    for name, pieces in (("inputs", [kept, marks]), ("targets", [marks, noise])):
-        joined = join(pieces, len(places))
-        sides[name] = join([Ragged(joined.values, joined.splits[spans]), eos], len(size))
-    return {**batch, **sides}
-
-
-corrupt_spans = with_batches(corrupt_spans, _corrupt_batch, num_seeds=1)
-
-
-def _split_each(total: np.ndarray, parts: np.ndarray, seeds: np.ndarray) -> np.ndarray:
-    """`_split_into` for each example: the lengths of all parts of all examples, in a row."""
-    bits = draws.uniform_bits(seeds, total - 1)
-    # A place that is chosen ends a part; each example's last place ends one too.
-    ends = np.flatnonzero(draws.smallest(bits, parts - 1))
-    rows = np.searchsorted(bits.splits, ends, side="right") - 1
-    splits = starts_of(total)
-    is_end = np.zeros(splits[-1], bool)
-    is_end[ends + rows] = True
-    is_end[splits[1:] - 1] = True
-    return np.diff(np.flatnonzero(is_end), prepend=-1)
+    Returns:
+      int64 [B, parts].
+    """
+    ends = tf.concat([choose(seed, totals - 1, parts - 1) + 1, totals[:, tf.newaxis]], axis=1)
+    # Ends count from the start of the first example, so that one difference serves all.
+    offsets = tf.cumsum(totals, exclusive=True)
+    ends = ends.with_values(ends.values + rows_of(ends, offsets))
+    return ends.with_values(tf.experimental.numpy.diff(tf.concat([[0], ends.values], axis=0)))

@@ -7,9 +7,10 @@ instead of sequential). More templates come from a file of P5's own (`p5_file.py
 
 from collections.abc import Callable
 
+import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batch_steps import Batch, with_batches
+from recllm_tasks.prompts.batches import Batch
 from recllm_tasks.prompts.source import SequenceSource
 from recllm_tasks.prompts.templates import Choice, Items, Template, User
 
@@ -71,19 +72,10 @@ def answers_by_liking(
 
 
 def number_user(source: SequenceSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor that adds `user_row` (int32), the user's place among the training records."""
+    """A preprocessor that adds `user_row` (int32 [B]), the user's place among the training records."""
 
-    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        rows = source.rows_of_users()
+    @seqio.map_over_dataset
+    def add(batch: Batch) -> Batch:
+        return {**batch, "user_row": source.rows_of_users().lookup(batch["user"])}
 
-        def add(example):
-            return {**example, "user_row": rows.lookup(example["user"])}
-
-        return dataset.map(add, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def on_batch(batch: Batch, seeds, sequence_length, output_features) -> Batch:
-        """The table of training windows has it already."""
-        del seeds, sequence_length, output_features
-        return batch
-
-    return with_batches(preprocess, on_batch)
+    return add

@@ -1,18 +1,18 @@
 """One side of a prompt, inputs or targets: its parts, and the token tables of its slots.
 
-Everything is there twice: for one example as TensorFlow sees it, and for a batch of examples
-(batch_steps.py), where thousands of rows are gathered and joined in one NumPy operation.
+Letters: B examples of a batch, n items, h items of a history, L tokens.
 """
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.batch_steps import Batch
-from recllm_tasks.prompts.ragged import Ragged, join
+from recllm_tasks.prompts.batches import Batch, num_examples, of_lengths, row_sums, rows_of
 from recllm_tasks.prompts.slot_tables import slot_table
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Items, Part, Slot, User, Varied
@@ -20,8 +20,6 @@ from recllm_tasks.prompts.token_table import item_text, tokenise
 
 # The feature whose items may be dropped. Its slots in one template share the room that is left.
 ELASTIC = "history"
-
-Example = Mapping[str, tf.Tensor]
 
 
 class Side:
@@ -79,6 +77,7 @@ class Side:
         """The row of `MASKED_ITEM` in the slot's table; that of its empty text comes after it."""
         return len(self._tables[slot]) - 2
 
+    @functools.lru_cache(maxsize=1 << 16)  # noqa: B019 (writers are kept as long)
     def row_text(self, slot: Slot, row: int) -> str:
         """What the slot's table has the tokens of in that row."""
         if isinstance(slot, Choice):
@@ -92,146 +91,100 @@ class Side:
         catalog = self._source.catalog()
         return item_text(catalog, self._vocabulary, forms[number], row, self._max_tokens)
 
-    def _item_rows(self, slot: Items, example: Example) -> tf.Tensor:
-        """Rows of the slot's table that the example calls for."""
-        rows = tf.reshape(example[slot.field], [-1])
-        if slot.masked:
-            rows = tf.where(example[slot.masked], self._masked_row(slot), rows)
-        if slot.where:
-            rows = tf.boolean_mask(rows, example[slot.where])
-        if slot.last_form:
-            last = tf.range(tf.size(rows)) == tf.size(rows) - 1
-            rows = tf.where(last, rows + self._num_items, rows)
-        if slot.empty:
-            is_empty = tf.cast(tf.size(rows) == 0, tf.int32)
-            rows = tf.concat([rows, tf.repeat(self._masked_row(slot) + 1, is_empty)], axis=0)
-        return rows
-
-    def rows(self, slot: Slot, example: Example) -> tf.Tensor:
-        if isinstance(slot, (Choice, User)):
-            return tf.reshape(example[slot.field], [1])
-        if isinstance(slot, Varied):
-            row = example[slot.variant] * self._num_items + example[slot.field]
-            return tf.reshape(row, [1])
-        return self._item_rows(slot, example)
-
-    def tokens(self, example: Example) -> tf.Tensor:
-        """int32 [n], without EOS."""
-        pieces = [tf.zeros([0], tf.int32)]
-        for part in self._parts:
-            if isinstance(part, str):
-                pieces.append(tf.constant(self._words[part]))
-            else:
-                rows = self.rows(part, example)
-                pieces.append(self._tables[part].tokens(rows))
-        return tf.concat(pieces, axis=0)
-
-    def text(self, example: Mapping[str, np.ndarray]) -> str:
-        words = []
-        for part in self._parts:
-            if isinstance(part, str):
-                words.append(part)
-            else:
-                rows = self.rows(part, example).numpy()
-                words += [self.row_text(part, int(row)) for row in rows]
-        return " ".join(word for word in words if word)
-
-    def fixed_cost(self, example: Example) -> tf.Tensor:
-        """Tokens of the slots whose items are never dropped."""
-        cost = tf.constant(0)
-        for slot in self._parts:
-            if isinstance(slot, str):
-                continue
-            if isinstance(slot, Items) and slot.field == ELASTIC:
-                cost += int(self._tables[slot].lengths[-1]) if slot.empty else 0
-            else:
-                rows = self.rows(slot, example)
-                cost += tf.reduce_sum(self._tables[slot].costs(rows))
-        return cost
-
-    def elastic_costs(self, example: Example) -> tf.Tensor:
-        """Tokens that each item of the history takes at most, int32 [h]."""
-        costs = tf.zeros_like(example[ELASTIC])
-        for slot in self._parts:
-            if isinstance(slot, Items) and slot.field == ELASTIC:
-                costs += self.item_costs(slot, example)
-        return costs
-
-    def item_costs(self, slot: Items, example: Example) -> tf.Tensor:
-        table = self._tables[slot]
-        costs = table.costs(example[slot.field])
-        if slot.masked:
-            costs = tf.maximum(costs, table.lengths[self._masked_row(slot)])
-        if slot.where and slot.where in example:
-            costs = tf.where(example[slot.where], costs, 0)
-        return costs
-
-    def batch_parts(self, batch: Batch) -> list[Ragged | np.ndarray]:
-        """The tokens of every part, one row an example; an array where all rows are the same."""
-        parts: list[Ragged | np.ndarray] = []
-        for part in self._parts:
-            if isinstance(part, str):
-                parts.append(self._words[part])
-            else:
-                parts.append(self._tables[part].gather(self.batch_rows(part, batch)))
-        return parts
-
-    def batch_fixed_cost(self, batch: Batch) -> np.ndarray:
-        """`fixed_cost` of each example, int64 [B]."""
-        cost = np.zeros(len(batch[ELASTIC]), np.int64)
-        for slot in self._parts:
-            if isinstance(slot, str):
-                continue
-            lengths = self._tables[slot].lengths
-            if isinstance(slot, Items) and slot.field == ELASTIC:
-                cost += int(lengths[-1]) if slot.empty else 0
-            else:
-                rows = self.batch_rows(slot, batch)
-                cost += rows.with_values(lengths[rows.values]).sums()
-        return cost
-
-    def batch_elastic_costs(self, batch: Batch) -> np.ndarray:
-        """`elastic_costs` of all items of all histories, int64 [sum of h]."""
-        costs = np.zeros(len(batch[ELASTIC].values), np.int64)
-        for slot in self._parts:
-            if isinstance(slot, Items) and slot.field == ELASTIC:
-                costs += self.batch_item_costs(slot, batch)
-        return costs
-
-    def batch_item_costs(self, slot: Items, batch: Batch) -> np.ndarray:
-        """`item_costs` of all items of all histories, [sum of h]."""
-        lengths = self._tables[slot].lengths
-        costs = lengths[batch[slot.field].values]
-        if slot.masked:
-            costs = np.maximum(costs, lengths[self._masked_row(slot)])
-        if slot.where and slot.where in batch:
-            costs = np.where(batch[slot.where].values, costs, 0)
-        return costs
-
-    def batch_rows(self, slot: Slot, batch: Batch) -> Ragged:
-        """The rows of the slot's table that each example calls for."""
-        if isinstance(slot, Varied):
-            rows = batch[slot.variant].astype(np.int64) * self._num_items + batch[slot.field]
-            return Ragged.of_array(rows[:, np.newaxis])
+    def rows(self, slot: Slot, batch: Batch) -> tf.RaggedTensor:
+        """The rows of the slot's table that each example calls for, int32 [B, n]."""
         rows = batch[slot.field]
-        if not isinstance(rows, Ragged):
-            rows = Ragged.of_array(rows.reshape(len(rows), -1))
-        if isinstance(slot, (Choice, User)):
+        if isinstance(slot, Varied):
+            rows = batch[slot.variant] * self._num_items + rows
+        if not isinstance(rows, tf.RaggedTensor):
+            rows = _equal_rows(rows)
+        if not isinstance(slot, Items):
             return rows
         if slot.masked:
             masked = batch[slot.masked].values
-            rows = rows.with_values(np.where(masked, self._masked_row(slot), rows.values))
+            rows = rows.with_values(tf.where(masked, self._masked_row(slot), rows.values))
         if slot.where:
-            rows = rows.where(batch[slot.where].values)
+            rows = tf.ragged.boolean_mask(rows, batch[slot.where])
         if slot.last_form:
-            values = rows.values.copy()
-            values[rows.splits[1:][rows.lengths > 0] - 1] += self._num_items
-            rows = rows.with_values(values)
+            places = tf.range(tf.size(rows.values, tf.int64)) + 1
+            is_last = places == rows_of(rows, rows.row_limits())
+            rows = rows.with_values(tf.where(is_last, rows.values + self._num_items, rows.values))
         if slot.empty:
-            is_empty = (rows.lengths == 0).astype(np.int64)
-            empty = np.full(is_empty.sum(), self._masked_row(slot) + 1)
-            rows = join([rows, Ragged.of_lengths(empty, is_empty)], len(rows))
+            is_empty = tf.cast(rows.row_lengths() == 0, tf.int64)
+            text = tf.fill([tf.reduce_sum(is_empty)], self._masked_row(slot) + 1)
+            rows = tf.concat([rows, of_lengths(text, is_empty)], axis=1)
         return rows
+
+    def tokens(self, batch: Batch) -> tf.RaggedTensor:
+        """The tokens of each example, with EOS, int32 [B, L]."""
+        num = num_examples(batch)
+        pieces = []
+        for part in self._parts:
+            if isinstance(part, str):
+                pieces.append(_repeated(self._words[part], num))
+            else:
+                pieces.append(self._tables[part].gather(self.rows(part, batch)))
+        pieces.append(_repeated([self._vocabulary.eos_id], num))
+        return tf.concat(pieces, axis=1)
+
+    def fixed_costs(self, batch: Batch) -> tf.Tensor:
+        """Tokens of the slots whose items are never dropped, int64 [B]."""
+        costs = tf.zeros([num_examples(batch)], tf.int64)
+        for slot in self._parts:
+            if isinstance(slot, str):
+                continue
+            table = self._tables[slot]
+            if isinstance(slot, Items) and slot.field == ELASTIC:
+                costs += int(table.lengths[-1]) if slot.empty else 0
+            else:
+                rows = self.rows(slot, batch)
+                costs += row_sums(rows.with_values(table.costs(rows.values)))
+        return costs
+
+    def elastic_costs(self, batch: Batch) -> tf.RaggedTensor:
+        """Tokens that each item of the history takes at most, int64 [B, h]."""
+        costs = tf.zeros_like(batch[ELASTIC].values, tf.int64)
+        for slot in self._parts:
+            if isinstance(slot, Items) and slot.field == ELASTIC:
+                costs += self.item_costs(slot, batch).values
+        return batch[ELASTIC].with_values(costs)
+
+    def item_costs(self, slot: Items, batch: Batch) -> tf.RaggedTensor:
+        """Tokens that the slot takes at most for each item of its field, int64 [B, h]."""
+        table, items = self._tables[slot], batch[slot.field]
+        costs = table.costs(items.values)
+        if slot.masked:
+            costs = tf.maximum(costs, int(table.lengths[self._masked_row(slot)]))
+        if slot.where and slot.where in batch:
+            costs = tf.where(batch[slot.where].values, costs, 0)
+        return items.with_values(costs)
+
+    def texts(self, batch: Batch) -> list[str]:
+        """What `tokens` writes, as text, of an eager batch."""
+        texts: list[list[str]] = [[] for _ in range(int(num_examples(batch)))]
+        for part in self._parts:
+            if isinstance(part, str):
+                rows = [[part]] * len(texts)
+            else:
+                rows = [
+                    [self.row_text(part, row) for row in rows]
+                    for rows in self.rows(part, batch).to_list()
+                ]
+            for words, more in zip(texts, rows):
+                words += more
+        return [" ".join(filter(None, words)) for words in texts]
+
+
+def _equal_rows(values: tf.Tensor) -> tf.RaggedTensor:
+    """[B] or [B, n] as B rows."""
+    values = tf.reshape(values, [tf.shape(values)[0], math.prod(values.shape[1:])])
+    return tf.RaggedTensor.from_tensor(values, row_splits_dtype=tf.int64)
+
+
+def _repeated(row: Sequence[int] | np.ndarray, num: tf.Tensor) -> tf.RaggedTensor:
+    """`num` rows that are all the same, int32."""
+    rows = tf.tile(tf.constant(row, tf.int32, [1, len(row)]), [num, 1])
+    return tf.RaggedTensor.from_tensor(rows, row_splits_dtype=tf.int64)
 
 
 def _is_id_list(slot: Items) -> bool:

@@ -1,6 +1,8 @@
-"""SeqIO data sources over a prepared dataset: a user's windows, or the catalog's items."""
+"""SeqIO data sources over a prepared dataset: users' windows, or the catalog's items, in batches."""
 
+import dataclasses
 import functools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,22 +14,31 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts import windows
-from recllm_tasks.prompts.batch_steps import Batch
-from recllm_tasks.prompts.training_windows import TrainingWindows, read_users
+from recllm_tasks.prompts.batches import SIZE, Batch, keep
 from recllm_tasks.prompts.vocabulary import FILE_NAME
-
-# SeqIO caches a source with fewer examples than this in memory, after it was shuffled.
-_SEQIO_CACHES_BELOW = 10_000
-
-# Windows are small (some 200 bytes), so that many are shuffled before they become prompts: windows
-# of one user lie side by side in the records.
-SHUFFLE_WINDOWS = 200_000
+from recllm_tasks.prompts.windows import Sequences, TrainingWindows, last_windows, stored_records
 
 SPLITS = ("train", "validation", "test")
 
 # Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
 VALIDATION_USERS = 3000
+
+# Rounds of the cipher that shuffles an epoch, which spread every bit of the seed.
+_ROUNDS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Every `num`-th batch, from number `index` on: what one of `num` hosts sees.
+
+    Each batch has the draws that it would have if one host saw all.
+    """
+
+    index: int = 0
+    num: int = 1
+
+
+ALL = Shard()
 
 
 def data_dir() -> str:
@@ -41,14 +52,19 @@ def data_dir() -> str:
 class CatalogSource:
     """What every source of one dataset has: its folder, its facts, its catalog."""
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, data_dir: str | None = None):
+        """Args:
+        dataset_name: a prepared dataset.
+        data_dir: folder of prepared datasets; None is the one in force when it is needed.
+        """
         self.dataset_name = dataset_name
+        self._data_dir = data_dir
 
     def dataset_dir(self) -> str:
-        return str(dataset_dir(data_dir(), self.dataset_name))
+        return str(dataset_dir(self._data_dir or data_dir(), self.dataset_name))
 
     def info(self) -> DatasetInfo:
-        return _info(dataset_dir(data_dir(), self.dataset_name))
+        return _info(Path(self.dataset_dir()))
 
     def catalog(self) -> Catalog:
         self.info()
@@ -83,8 +99,90 @@ def _catalog(directory: str) -> Catalog:
     return Catalog.load(directory)
 
 
-class SequenceSource(CatalogSource, seqio.TfdsDataSource):
-    """Windows of users' sequences, as `windows.cut_windows` makes them.
+class BatchSource(CatalogSource, seqio.DataSource):
+    """A source that yields batches of examples, see batches.py."""
+
+    # SeqIO asks for these two.
+    performs_internal_shuffling = True
+    supports_arbitrary_sharding = True
+
+    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None):
+        """Batches of one epoch of a split."""
+        shard = Shard(shard_info.index, shard_info.num_shards) if shard_info else ALL
+        if split != "train":
+            return self.evaluation_batches(split, shard)
+        return self.training_batches(shuffle=shuffle, seed=seed, shard=shard)
+
+    def evaluation_batches(self, split: str, shard: Shard = ALL) -> tf.data.Dataset:
+        """Batches of a split in the order of its records; batches of other hosts are empty."""
+        raise NotImplementedError
+
+    def num_examples(self) -> int:
+        """Training examples of an epoch."""
+        raise NotImplementedError
+
+    def cut(self, numbers: tf.Tensor) -> Batch:
+        """The training examples of these numbers, int64 [B], below `num_examples`."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises UserError if the dataset is not prepared, or lacks what its examples need."""
+        self.info()
+
+    def training_batches(
+        self,
+        size: float = SIZE,
+        *,
+        shuffle: bool = True,
+        seed: int | None = None,
+        endless: bool = False,
+        shard: Shard = ALL,
+    ) -> tf.data.Dataset:
+        """Batches of training examples.
+
+        Our choice: a shuffled epoch is one permutation of all its examples, which a keyed cipher
+        computes at any place. So no buffer has to be filled, and the order is independent of
+        how the stream is divided into batches.
+
+        Args:
+          size: examples of a batch. Where it is no whole number, sizes differ by one.
+          shuffle: a random order, another one each epoch; else that of the records.
+          seed: of the order.
+          endless: epoch after epoch, across which batches go on; else one epoch, and another order
+            each time that the dataset is repeated.
+          shard: of a host; batches of other hosts are empty.
+        """
+        self.check()
+        count = self.num_examples()
+        total = None if endless else math.ceil(count / size)
+
+        def numbers(batch: tf.Tensor, salt: tf.Tensor) -> tf.Tensor:
+            start, stop = (
+                tf.cast(size * tf.cast(n, tf.float64), tf.int64) for n in (batch, batch + 1)
+            )
+            stop = stop if endless else tf.minimum(stop, count)
+            stop = tf.where(batch % shard.num == shard.index, stop, start)
+            places = tf.range(start, stop)
+            epoch, place = places // count, places % count
+            if not shuffle:
+                return place
+            key = tf.stack([tf.fill(tf.shape(epoch), salt), epoch, tf.zeros_like(epoch)], axis=1)
+            last = tf.fill(tf.shape(epoch), tf.constant(count - 1, tf.int64))
+            return tf.raw_ops.RandomIndexShuffle(
+                index=place, seed=key, max_index=last, rounds=_ROUNDS
+            )
+
+        def epoch(salt: tf.Tensor) -> tf.data.Dataset:
+            batches = tf.data.Dataset.range(total) if total is not None else tf.data.Dataset.counter()
+            return batches.map(lambda batch: numbers(batch, salt))
+
+        # Another number each time that the dataset is repeated.
+        salts = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+        return salts.flat_map(epoch).map(self.cut, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+class SequenceSource(BatchSource, seqio.TfdsDataSource):
+    """Windows of users' sequences, in batches of what `windows.cut_windows` makes.
 
     Training yields every window of every user, shuffled on request; validation (3,000 users) and
     test (all users) yield one a user.
@@ -96,27 +194,30 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         splits: Sequence[str] = SPLITS,
         *,
         needs_ratings: bool = False,
+        needs_history: bool = False,
         with_negatives: bool = False,
+        data_dir: str | None = None,
     ):
         """Args:
         dataset_name: a prepared dataset.
         splits: the splits that are offered.
-        needs_ratings: refuse a dataset without ratings, naming the reason.
-        with_negatives: training windows hold `negatives` and `exclude`, to draw negatives with.
+        needs_ratings: leave out windows whose target has no rating; refuse a dataset without
+          ratings, naming the reason.
+        needs_history: leave out training windows of one item.
+        with_negatives: training windows hold `exclude`, to draw negatives with.
+        data_dir: folder of prepared datasets; None is the one in force when it is needed.
         """
-        CatalogSource.__init__(self, dataset_name)
+        CatalogSource.__init__(self, dataset_name, data_dir)
         self.needs_ratings = needs_ratings
+        self.needs_history = needs_history
         self.with_negatives = with_negatives
         seqio.TfdsDataSource.__init__(
             self,
             tfds_name=f"rec_sequences/{dataset_name}:1.0.0",
+            tfds_data_dir=data_dir,
             splits={split: split for split in splits},
             read_only=True,
         )
-
-    @property
-    def performs_internal_shuffling(self) -> bool:
-        return True
 
     def check(self) -> None:
         """Raises UserError if the dataset is not prepared, or has no ratings and needs them."""
@@ -128,133 +229,119 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
                 f"or choose a task or mixture without rating, such as {self.dataset_name}_reat"
             )
 
-    def records(self, split, shuffle=False, seed=None, shard_info=None) -> tf.data.Dataset:
+    def records(self, split: str) -> tf.data.Dataset:
         """A split as it is stored, one record a user (data/builder.py)."""
         self.check()
-        if split != "validation":
-            return seqio.TfdsDataSource.get_dataset(
-                self, split, shuffle=shuffle, seed=seed, shard_info=shard_info
-            )
-        # Cut by TFDS before anything is shuffled, interleaved or shared among hosts.
-        first = f"validation[:{self.num_input_examples(split)}]"
-        records = self.tfds_dataset.builder.as_dataset(split=first)
-        return records.shard(shard_info.num_shards, shard_info.index) if shard_info else records
+        dataset = seqio.TfdsDataSource.get_dataset(self, split, shuffle=False)
+        return dataset.take(VALIDATION_USERS) if split == "validation" else dataset
 
-    def get_dataset(self, split="train", shuffle=True, seed=None, shard_info=None, **kwargs):
-        records = self.records(split, shuffle, seed, shard_info)
-        if split != "train":
-            return windows.last_window(records, self.info().window)
-        dataset = windows.training_windows(records, self.with_negatives, self.info().window)
-        return dataset.shuffle(SHUFFLE_WINDOWS, seed=seed) if shuffle else dataset
-
-    def training_table(self) -> "WindowTable":
-        """All training examples, for batches of them (batch_steps.py)."""
+    def evaluation_batches(self, split: str, shard: Shard = ALL) -> tf.data.Dataset:
         self.check()
-        return WindowTable(_training_windows(self.dataset_dir()), self)
+        window = self.info().window
+        most = VALIDATION_USERS if split == "validation" else None
+
+        def cut(number: tf.Tensor, records: tf.Tensor) -> Batch:
+            is_own = number % shard.num == shard.index
+            batch = last_windows(Sequences.parse(records[: tf.where(is_own, SIZE, 0)]), window)
+            if self.needs_ratings:
+                batch = keep(batch, ~tf.math.is_nan(batch["target_rating"]))
+            return batch
+
+        records = stored_records(self.dataset_dir(), split, most).enumerate()
+        return records.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def num_examples(self) -> int:
+        numbers = self._numbers()
+        return len(self._windows()) if numbers is None else len(numbers)
+
+    def cut(self, numbers: tf.Tensor) -> Batch:
+        kept = self._numbers()
+        if kept is not None:
+            numbers = tf.gather(kept, numbers)
+        return self._windows().cut(numbers, self.with_negatives)
+
+    def _windows(self) -> TrainingWindows:
+        return _training_windows(self.dataset_dir(), self.info().window)
+
+    def _numbers(self) -> tf.Tensor | None:
+        window = self.info().window
+        return _window_numbers(self.dataset_dir(), window, self.needs_ratings, self.needs_history)
 
     def rows_of_users(self) -> tf.lookup.StaticHashTable:
         """From a user's raw id to its place among the training records, int32.
 
         Records lie in the order of hashes of the raw ids, so that a user's place says nothing.
         """
-        return _rows_of_users(self.dataset_dir())
+        return _rows_of_users(self.dataset_dir(), self.info().window)
 
     def num_input_examples(self, split: str) -> int | None:
-        """Examples of a split; None for a small training split.
+        """Examples of a split; None for training.
 
         SeqIO caches a source that it knows to be small after the shuffle, which would freeze the
         order of all epochs.
         """
-        if split == "validation":
-            return min(VALIDATION_USERS, super().num_input_examples(split))
-        if split != "train":
-            return super().num_input_examples(split)
-        num_windows = self.info().statistics.train_windows
-        return num_windows if num_windows >= _SEQIO_CACHES_BELOW else None
-
-
-class WindowTable:
-    """The training examples of a `SequenceSource`, by number."""
-
-    def __init__(self, stored: TrainingWindows, source: SequenceSource):
-        self._stored, self._source = stored, source
-        self._directory = source.dataset_dir()
-        self._window = source.info().window
-        self.shuffle_buffer = SHUFFLE_WINDOWS
-
-    def __len__(self) -> int:
-        return self._stored.count(self._window)
-
-    def batch(self, numbers: np.ndarray) -> Batch:
-        """The features of `windows.cut_windows`, but for `user` its `user_hash` and `user_row`.
-
-        Both are int32; the latter is the user's place among the training records.
-        """
-        return self._stored.cut(numbers, self._window, self._source.with_negatives)
-
-    def users(self, numbers: np.ndarray) -> np.ndarray:
-        """The raw ids of the users of those examples, objects [B] of bytes."""
-        users = _training_users(self._directory)
-        return users[self._stored.users_of(numbers, self._window)]
+        if split == "train":
+            return None
+        users = super().num_input_examples(split)
+        return min(VALIDATION_USERS, users) if split == "validation" else users
 
 
 @functools.lru_cache(maxsize=4)
-def _training_windows(directory: str) -> TrainingWindows:
-    return TrainingWindows.read(directory)
+def _training_windows(directory: str, window: int) -> TrainingWindows:
+    return TrainingWindows(directory, window)
+
+
+@functools.lru_cache(maxsize=16)
+def _window_numbers(directory: str, window: int, rated: bool, with_history: bool):
+    numbers = _training_windows(directory, window).numbers(rated=rated, with_history=with_history)
+    if numbers is None:
+        return None
+    with tf.init_scope():
+        return tf.constant(numbers)
 
 
 @functools.lru_cache(maxsize=2)
-def _rows_of_users(directory: str) -> tf.lookup.StaticHashTable:
+def _rows_of_users(directory: str, window: int) -> tf.lookup.StaticHashTable:
     # Made outside of any graph, so that it outlives the first that looks up in it.
     with tf.init_scope():
-        users = tf.constant(_training_users(directory))
+        users = _training_windows(directory, window).users
         rows = tf.range(tf.size(users))
         return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(users, rows), -1)
 
 
-@functools.lru_cache(maxsize=2)
-def _training_users(directory: str) -> np.ndarray:
-    return read_users(directory)
-
-
-class ItemTable:
-    """The training examples of an `ItemSource`, by number."""
-
-    def __init__(self, pairs: Batch):
-        self._pairs = pairs
-        self.shuffle_buffer = len(pairs["item"])
-
-    def __len__(self) -> int:
-        return len(self._pairs["item"])
-
-    def batch(self, numbers: np.ndarray) -> Batch:
-        return {name: values[numbers] for name, values in self._pairs.items()}
-
-
-class ItemSource(CatalogSource, seqio.FunctionDataSource):
+class ItemSource(BatchSource):
     """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index)."""
 
-    def __init__(self, dataset_name: str, attributes: Sequence[str]):
+    def __init__(
+        self, dataset_name: str, attributes: Sequence[str], data_dir: str | None = None
+    ):
         """Args:
         dataset_name: a prepared dataset.
         attributes: columns of the catalog; an item without text there makes no example.
+        data_dir: folder of prepared datasets; None is the one in force when it is needed.
         """
-        CatalogSource.__init__(self, dataset_name)
+        CatalogSource.__init__(self, dataset_name, data_dir)
+        seqio.DataSource.__init__(self, splits=("train",))
         self.attributes = tuple(attributes)
-        seqio.FunctionDataSource.__init__(self, dataset_fn=self._pairs, splits=("train",))
 
-    def _pairs(self, split, shuffle_files, seed=None):
-        del split
-        table = self.training_table()
-        dataset = tf.data.Dataset.from_tensor_slices(table.batch(slice(None)))
-        return dataset.shuffle(len(table), seed=seed) if shuffle_files else dataset
+    def list_shards(self, split: str) -> Sequence[str]:
+        return [split]
 
-    def training_table(self) -> ItemTable:
-        """All training examples, for batches of them (batch_steps.py)."""
-        known = np.array([[t != "" for t in getattr(self.catalog(), a)] for a in self.attributes])
-        attribute, item = np.nonzero(known)
-        return ItemTable({"item": item.astype(np.int32), "attribute": attribute.astype(np.int32)})
+    def num_examples(self) -> int:
+        return len(self._pairs()[0])
 
-    @property
-    def performs_internal_shuffling(self) -> bool:
-        return True
+    def cut(self, numbers: tf.Tensor) -> Batch:
+        item, attribute = self._pairs()
+        return {"item": tf.gather(item, numbers), "attribute": tf.gather(attribute, numbers)}
+
+    def _pairs(self) -> tuple[tf.Tensor, tf.Tensor]:
+        return _attribute_pairs(self.catalog(), self.attributes)
+
+
+@functools.lru_cache(maxsize=4)
+def _attribute_pairs(catalog: Catalog, attributes: tuple[str, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Item and attribute of every text that is known, int32 both."""
+    known = np.array([[text != "" for text in getattr(catalog, a)] for a in attributes])
+    attribute, item = np.nonzero(known)
+    with tf.init_scope():
+        return tf.constant(item, tf.int32), tf.constant(attribute, tf.int32)

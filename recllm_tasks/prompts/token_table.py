@@ -18,7 +18,6 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.lookalikes import break_lookalikes
-from recllm_tasks.prompts.ragged import Ragged
 
 # Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 5 MB.
 _CHUNK = 1 << 14
@@ -49,22 +48,24 @@ class TokenTable:
     def _tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Made outside of any graph: a graph that holds more than 2 GB cannot be written down.
         with tf.init_scope():
-            return tuple(tf.constant(a) for a in (self.values, self.splits, self.lengths))
+            return tuple(
+                tf.constant(a) for a in (self.values, self.splits, np.diff(self.splits))
+            )
 
-    def tokens(self, rows: tf.Tensor) -> tf.Tensor:
-        """The tokens of some rows, joined, int32 [n]."""
+    def gather(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
+        """The tokens of each row of `rows`, whose values are rows of the table, joined; int32."""
         values, splits, _ = self._tensors
         table = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-        return tf.cast(tf.gather(table, rows).flat_values, tf.int32)
+        tokens = tf.gather(table, rows.values)
+        return tf.RaggedTensor.from_row_splits(
+            tf.cast(tokens.values, tf.int32),
+            tf.gather(tokens.row_splits, rows.row_splits),
+            validate=False,
+        )
 
     def costs(self, rows: tf.Tensor) -> tf.Tensor:
-        """How many tokens each of some rows has, int32 of their shape."""
+        """How many tokens each of some rows has, int64 of their shape."""
         return tf.gather(self._tensors[2], rows)
-
-    def gather(self, rows: Ragged) -> Ragged:
-        """The tokens of each row of `rows`, whose values are rows of the table, joined."""
-        tokens = Ragged.of_slices(self.values, self.splits[rows.values], self.lengths[rows.values])
-        return Ragged(tokens.values, tokens.splits[rows.splits])
 
 
 def tokenise(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> TokenTable:
@@ -137,12 +138,14 @@ def item_table(
         return table
     long = np.flatnonzero(table.lengths > max_tokens)
     texts = [item_text(catalog, vocabulary, form, int(row), max_tokens) for row in long]
-    # Of every row its own tokens, but of a long one the shortened text's, which come behind.
+    # Each row keeps its own tokens, but a long one gets those of the shortened text.
     together = concatenate([table, tokenise(texts, vocabulary)])
     order = np.arange(len(table))
     order[long] = len(table) + np.arange(len(long))
-    chosen = Ragged(together.values, together.splits).take(order)
-    return TokenTable(chosen.values, chosen.splits)
+    lengths = together.lengths[order]
+    splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    places = np.arange(splits[-1]) + np.repeat(together.splits[order] - splits[:-1], lengths)
+    return TokenTable(together.values[places], splits)
 
 
 def item_texts(catalog: Catalog, form: str) -> Iterator[str]:

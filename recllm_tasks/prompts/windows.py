@@ -1,133 +1,200 @@
-"""Which part of a user's sequence an example shows (paper, Algorithm 1 and §3.1.1)."""
+"""Which part of a user's sequence an example shows (paper, Algorithm 1 and §3.1.1).
 
-from collections.abc import Mapping
+Letters: U users, W windows of all users, B examples of a batch, n items of a sequence.
+"""
+
+import dataclasses
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from recllm_tasks.data.options import Options
-from recllm_tasks.prompts import draws
-from recllm_tasks.prompts.batch_steps import Batch
-from recllm_tasks.prompts.ragged import Ragged, join
+from recllm_tasks.prompts.batches import SIZE, Batch, slices
 
 # Paper §4.1: the sliding window w. An example shows up to w items and the item after them. A
 # dataset may be prepared with another one.
 WINDOW = Options.window
 
 
-def count_windows(num_items: tf.Tensor | int, window: int = WINDOW) -> tf.Tensor | int:
-    """Windows of a training sequence of `num_items`: max(1, L - w), as in paper Table 10."""
-    return tf.maximum(1, num_items - window)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequences:
+    """Users' sequences, in the order of the records.
+
+    Attributes:
+      users: string [U], raw ids.
+      items: int32 [U, n], rows of the catalog, oldest first.
+      ratings: float32 [U, n], NaN where unknown.
+      negatives: int32 [U, m], as stored; None where nobody needs them.
+    """
+
+    users: tf.Tensor
+    items: tf.RaggedTensor
+    ratings: tf.RaggedTensor
+    negatives: tf.RaggedTensor | None
+
+    @classmethod
+    def parse(cls, records: tf.Tensor) -> "Sequences":
+        """The sequences of records as they lie in a file, string [U]."""
+        features = {"user": tf.io.FixedLenFeature([], tf.string)}
+        for name, dtype in _RAGGED.items():
+            features[name] = tf.io.RaggedFeature(dtype, row_splits_dtype=tf.int64)
+        found = tf.io.parse_example(records, features)
+        items, negatives = tf.cast(found["items"], tf.int32), tf.cast(found["negatives"], tf.int32)
+        return cls(found["user"], items, found["ratings"], negatives)
+
+
+_RAGGED = {"items": tf.int64, "ratings": tf.float32, "negatives": tf.int64}
+
+
+def stored_records(directory: str, split: str, most: int | None = None) -> tf.data.Dataset:
+    """The records of a split as they lie in the files, unparsed, in batches; the first `most`.
+
+    Reading them raises tf.errors.OpError where a file is damaged or a record is missing.
+    """
+    split_info = tfds.builder_from_directory(directory).info.splits[split]
+    records = tf.data.TFRecordDataset([str(file) for file in split_info.filepaths])
+    whole = tf.data.experimental.assert_cardinality(split_info.num_examples)
+    return records.apply(whole).take(-1 if most is None else most).batch(SIZE)
+
+
+class TrainingWindows:
+    """The train split in memory, from which any window is cut by its number.
+
+    Eight bytes an interaction, and the users' ids.
+    """
+
+    def __init__(self, directory: str, window: int = WINDOW):
+        """Reads a prepared dataset's folder; `window` is w."""
+
+        def parse(records):
+            found = Sequences.parse(records)
+            return found.users, found.items.values, found.ratings.values, found.items.row_lengths()
+
+        parts = stored_records(directory, "train").map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        users, items, ratings, lengths = (
+            np.concatenate(part) for part in zip(*parts.prefetch(2).as_numpy_iterator())
+        )
+        self._window = window
+        # The number of each user's first window, int64 [U + 1].
+        counts = np.maximum(1, lengths - window)
+        self._first = np.concatenate([[0], np.cumsum(counts)])
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self._ratings = ratings
+        # Outside of any graph, which would write them down, and could not beyond 2 GB.
+        with tf.init_scope():
+            splits = tf.constant(self._starts)
+            rows = tf.RaggedTensor.from_row_splits(tf.constant(items), splits, validate=False)
+            self._sequences = Sequences(
+                tf.constant(users), rows, rows.with_values(tf.constant(ratings)), None
+            )
+            self._first_tensor = tf.constant(self._first)
+
+    def __len__(self) -> int:
+        """W."""
+        return int(self._first[-1])
+
+    @property
+    def users(self) -> tf.Tensor:
+        """Raw ids of all users, string [U]."""
+        return self._sequences.users
+
+    def numbers(self, *, rated: bool, with_history: bool) -> np.ndarray | None:
+        """The windows whose target is rated, or whose history is not empty; None is all of them."""
+        kept = np.ones(len(self), bool)
+        users = np.repeat(np.arange(len(self._first) - 1), np.diff(self._first))
+        lengths = np.diff(self._starts)[users]
+        if with_history:
+            kept &= lengths > 1
+        if rated:
+            start = np.arange(len(self)) - self._first[users]
+            target = self._starts[users] + start + np.minimum(self._window, lengths - 1)
+            kept &= ~np.isnan(self._ratings[target])
+        return None if kept.all() else np.flatnonzero(kept)
+
+    def cut(self, numbers: tf.Tensor, with_negatives: bool) -> Batch:
+        """Windows by number, int64 [B]; see `cut_windows`.
+
+        `exclude` is there only `with_negatives`: of long sequences it is the bulk.
+        """
+        users = tf.searchsorted(self._first_tensor, numbers, side="right", out_type=tf.int64) - 1
+        starts = numbers - tf.gather(self._first_tensor, users)
+        batch = dict(cut_windows(self._sequences, users, starts, self._window))
+        if not with_negatives:
+            del batch["exclude"]
+        return batch
 
 
 def cut_windows(
-    record: Mapping[str, tf.Tensor], starts: tf.Tensor, window: int = WINDOW
-) -> dict[str, tf.Tensor]:
-    """The windows of one record, all of the same length.
+    sequences: Sequences, users: tf.Tensor, starts: tf.Tensor, window: int = WINDOW
+) -> Batch:
+    """One window of each of some users: up to w items and the one after them.
 
     Args:
-      record: `user` string, `items` int32 [n], `ratings` float32 [n], `negatives` int32 [m].
-      starts: int32 [W], first item of each window.
+      sequences: of U users.
+      users: int64 [B], rows of `sequences`.
+      starts: int64 [B], the first item of each window.
       window: w.
 
     Returns:
-      With W as the first axis of each: `user`, `window` (int32, the start), `history` (int32
-      [W, h <= w], catalog rows, oldest first), `history_ratings` (float32 [W, h], NaN where
-      unknown), `target` (int32), `target_rating` (float32), `negatives` (int32 [W, m], as stored),
-      `exclude` (int32 [W, n], all items of the record: no negative may be one of them).
+      `user` (string [B]), `window` (int32 [B], the start), `history` (int32 [B, h <= w], catalog
+      rows, oldest first), `history_ratings` (float32 [B, h], NaN where unknown), `target` (int32
+      [B]), `target_rating` (float32 [B]), `exclude` (int32 [B, n], all items of the record: no
+      negative may be one of them), and `negatives` (int32 [B, m]) where `sequences` has them.
     """
-    num_items, num_windows = tf.size(record["items"]), tf.size(starts)
-    length = tf.minimum(window + 1, num_items)
-    places = starts[:, tf.newaxis] + tf.range(length)
-    items, ratings = tf.gather(record["items"], places), tf.gather(record["ratings"], places)
-
-    def each(value: tf.Tensor) -> tf.Tensor:
-        return tf.repeat(value[tf.newaxis], num_windows, axis=0)
-
-    return {
-        "user": each(record["user"]),
-        "window": starts,
-        "history": items[:, :-1],
-        "history_ratings": ratings[:, :-1],
-        "target": items[:, -1],
-        "target_rating": ratings[:, -1],
-        "negatives": each(record["negatives"]),
-        "exclude": each(record["items"]),
+    items, ratings, negatives = sequences.items, sequences.ratings.values, sequences.negatives
+    first = tf.gather(items.row_splits, users)
+    length = tf.minimum(tf.constant(window, tf.int64), tf.gather(items.row_lengths(), users) - 1)
+    begin = first + starts
+    history = slices(items.values, begin, length)
+    places = tf.ragged.range(begin, begin + length)
+    batch = {
+        "user": tf.gather(sequences.users, users),
+        "window": tf.cast(starts, tf.int32),
+        "history": history,
+        "history_ratings": history.with_values(tf.gather(ratings, places.values)),
+        "target": tf.gather(items.values, begin + length),
+        "target_rating": tf.gather(ratings, begin + length),
+        "exclude": tf.gather(items, users),
     }
+    return batch if negatives is None else {**batch, "negatives": tf.gather(negatives, users)}
 
 
-def training_windows(
-    dataset: tf.data.Dataset, with_negatives: bool = False, window: int = WINDOW
-) -> tf.data.Dataset:
-    """Every window of each record: w items and the one after them, stride 1 (paper §C.2).
-
-    `negatives` and `exclude` are kept on request only: of long sequences they are the bulk.
-    """
-
-    def of_record(record):
-        starts = tf.range(count_windows(tf.size(record["items"]), window))
-        windows = cut_windows(record, starts, window)
-        if not with_negatives:
-            del windows["negatives"], windows["exclude"]
-        return tf.data.Dataset.from_tensor_slices(windows)
-
-    return dataset.flat_map(of_record)
+def last_windows(sequences: Sequences, window: int = WINDOW) -> Batch:
+    """One example a user: the last item is the target, the w before it the history."""
+    lengths = sequences.items.row_lengths()
+    starts = tf.maximum(tf.constant(0, tf.int64), lengths - 1 - window)
+    return cut_windows(sequences, tf.range(sequences.items.nrows()), starts, window)
 
 
-def last_window(dataset: tf.data.Dataset, window: int = WINDOW) -> tf.data.Dataset:
-    """One example a record: its last item is the target, the w before it the history."""
-
-    def of_record(record):
-        start = tf.maximum(0, tf.size(record["items"]) - 1 - window)
-        windows = cut_windows(record, start[tf.newaxis], window)
-        return {name: values[0] for name, values in windows.items()}
-
-    return dataset.map(of_record, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def sample_span(
-    example: dict[str, tf.Tensor], seed: tf.Tensor, min_items: tf.Tensor, window: int = WINDOW
-) -> dict[str, tf.Tensor]:
-    """Replaces the history by a random contiguous span of history and target.
+def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WINDOW) -> Batch:
+    """Replaces each history by a random contiguous span of history and target.
 
     Its length is uniform in [min(min_items, w, n), min(w, n)], n being the items of history and
     target together, and its start uniform among those that fit.
 
     Args:
-      example: one window of `cut_windows`.
+      batch: windows.
       seed: int32 [2].
-      min_items: scalar int32; w makes it the longest span, with nothing left to chance but which
-        of two ends a full window drops.
+      min_items: w makes it the longest span, with nothing left to chance but which of two ends a
+        full window drops.
       window: w.
 
     Returns:
-      The example with `history` int32 [<= w]; its other features stay.
+      The batch with `history` int32 [B, <= w] and without its ratings, which no longer fit it.
     """
-    rows = tf.concat([example["history"], example["target"][tf.newaxis]], axis=0)
-    longest = tf.minimum(window, tf.size(rows))
-    seeds = tf.random.experimental.stateless_split(seed, 2)
-    length = tf.random.stateless_uniform(
-        [], seeds[0], tf.minimum(min_items, longest), longest + 1, tf.int32
-    )
-    start = tf.random.stateless_uniform([], seeds[1], 0, tf.size(rows) - length + 1, tf.int32)
-    return {**example, "history": rows[start : start + length]}
-
-
-def sample_spans(batch: Batch, seeds: np.ndarray, min_items: int, window: int = WINDOW) -> Batch:
-    """`sample_span` of each example of a batch; ratings, no longer aligned, are left out.
-
-    Args:
-      batch: windows.
-      seeds: int64 [B, 2].
-      min_items: as there.
-      window: w.
-    """
-    rows = join([batch["history"], Ragged.of_array(batch["target"][:, np.newaxis])], len(seeds))
-    longest = np.minimum(window, rows.lengths)
-    length_seeds, start_seeds = draws.split(seeds)
-    shortest = np.minimum(min_items, longest)
-    length = draws.uniform_int32(length_seeds, shortest, longest + 1)
-    start = draws.uniform_int32(start_seeds, np.zeros_like(length), rows.lengths - length + 1)
-    history = Ragged.of_slices(rows.values, rows.splits[:-1] + start, length)
+    rows = tf.concat([batch["history"], batch["target"][:, tf.newaxis]], axis=1)
+    sizes = rows.row_lengths()
+    longest = tf.minimum(tf.constant(window, tf.int64), sizes)
+    shortest = tf.minimum(tf.constant(min_items, tf.int64), longest)
+    seeds = tf.unstack(tf.random.split(seed, 2))
+    length = shortest + uniform_below(longest + 1 - shortest, seeds[0])
+    start = uniform_below(sizes - length + 1, seeds[1])
     kept = {name: value for name, value in batch.items() if name != "history_ratings"}
-    return {**kept, "history": history}
+    return {**kept, "history": slices(rows.values, rows.row_starts() + start, length)}
+
+
+def uniform_below(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A random whole number from 0 to `sizes[b]` - 1 for each b, int64 [B]."""
+    bits = tf.random.stateless_uniform(tf.shape(sizes), seed, 0, 1 << 62, tf.int64)
+    return bits % sizes

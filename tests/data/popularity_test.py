@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recllm_tasks.data.popularity import draw_by_popularity, user_seed
+
 
 draw_in_graph = tf.function(draw_by_popularity)
 

@@ -1,7 +1,7 @@
 """Examples packed into rows of fixed lengths, or padded to them: what an encoder-decoder reads.
 
-Features are those of `seqio.EncDecFeatureConverter`. SeqIO packs an example into the row at hand
-and closes it when the next one does not fit; here some thousand examples are looked at together, so
+Features are those of `seqio.EncDecFeatureConverter`. SeqIO adds an example to the current row, and
+closes the row when the next one does not fit. Here some thousand examples are packed together, so
 that little of a row stays empty.
 
 Letters: M examples, R rows, B rows of a batch.
@@ -10,8 +10,9 @@ Letters: M examples, R rows, B rows of a batch.
 import bisect
 
 import numpy as np
+import tensorflow as tf
 
-from recllm_tasks.prompts.ragged import Ragged, starts_of
+from recllm_tasks.prompts.batches import of_lengths, rows_of
 
 # Features of one packed row, and of one padded row.
 PADDED = (
@@ -122,59 +123,70 @@ def _best_fit(
 
 
 def pack(
-    inputs: Ragged, targets: Ragged, row_of: np.ndarray, inputs_length: int, targets_length: int
-) -> dict[str, np.ndarray]:
-    """Rows of `PACKED` features, int32 [R, length]; within a row examples keep their order."""
-    order = np.argsort(row_of, kind="stable")
-    counts = np.bincount(row_of)
-    packed = {}
-    for name, side, length in (
-        ("encoder", inputs, inputs_length),
-        ("decoder", targets, targets_length),
-    ):
-        packed |= _pack_side(name, side.take(order), counts, length)
-    tokens = packed["decoder_target_tokens"]
-    packed["decoder_input_tokens"] = _shifted(tokens, packed["decoder_positions"])
-    packed["decoder_loss_weights"] = (tokens != 0).astype(np.int32)
+    inputs: tf.RaggedTensor,
+    targets: tf.RaggedTensor,
+    row_of: tf.Tensor,
+    inputs_length: int,
+    targets_length: int,
+) -> dict[str, tf.Tensor]:
+    """Rows of `PACKED` features, int32 [R, length]; within a row examples keep their order.
+
+    Args:
+      inputs: int32 [M, L], at most `inputs_length` of each.
+      targets: int32 [M, T], likewise.
+      row_of: int64 [M], what `plan` chose.
+      inputs_length: room of a row.
+      targets_length: the same.
+    """
+    order = tf.argsort(row_of, stable=True)
+    counts = tf.math.bincount(tf.cast(row_of, tf.int32), dtype=tf.int64)
+    encoder = _pack_side(tf.gather(inputs, order), counts, inputs_length)
+    decoder = _pack_side(tf.gather(targets, order), counts, targets_length)
+    tokens, segments, positions = decoder
+    packed = {
+        "encoder_input_tokens": encoder[0],
+        "encoder_segment_ids": encoder[1],
+        "encoder_positions": encoder[2],
+        "decoder_segment_ids": segments,
+        "decoder_positions": positions,
+        **_decoder_features(tokens, positions),
+    }
     return {feature: packed[feature] for feature in PACKED}
 
 
-def _pack_side(name: str, side: Ragged, counts: np.ndarray, length: int) -> dict[str, np.ndarray]:
+def _pack_side(
+    side: tf.RaggedTensor, counts: tf.Tensor, length: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Tokens, segment ids and positions of one side, whose rows are in order, `counts[r]` each."""
-    starts = starts_of(counts)
-    segments = np.arange(1, starts[-1] + 1) - np.repeat(starts[:-1], counts)
-    rows = Ragged(side.values, side.splits[starts])
-    kind = "input" if name == "encoder" else "target"
-    features = {
-        f"{name}_{kind}_tokens": rows.values,
-        f"{name}_segment_ids": np.repeat(segments, side.lengths),
-        f"{name}_positions": side.places(),
-    }
-    places = rows.padded_places(length)
-    packed = {}
-    for feature, values in features.items():
-        packed[feature] = np.zeros((len(counts), length), np.int32)
-        packed[feature].reshape(-1)[places] = values
-    return packed
+    examples = of_lengths(tf.range(side.nrows()), counts)
+    segments = examples.values - rows_of(examples, examples.row_starts()) + 1
+    rows = tf.RaggedTensor.from_row_splits(
+        side.values, tf.gather(side.row_splits, examples.row_splits), validate=False
+    )
+    features = (
+        side.values,
+        tf.cast(rows_of(side, segments), tf.int32),
+        tf.cast(tf.range(side.row_splits[-1]) - rows_of(side, side.row_starts()), tf.int32),
+    )
+    return tuple(rows.with_values(values).to_tensor(shape=[None, length]) for values in features)
 
 
 def pad(
-    inputs: Ragged, targets: Ragged, inputs_length: int, targets_length: int
-) -> dict[str, np.ndarray]:
+    inputs: tf.RaggedTensor, targets: tf.RaggedTensor, inputs_length: int, targets_length: int
+) -> dict[str, tf.Tensor]:
     """Rows of `PADDED` features, one an example, int32 [M, length]."""
-    tokens = targets.padded(targets_length)
-    shifted = np.zeros_like(tokens)
-    shifted[:, 1:] = tokens[:, :-1]
+    tokens = targets.to_tensor(shape=[None, targets_length])
     return {
-        "encoder_input_tokens": inputs.padded(inputs_length),
-        "decoder_target_tokens": tokens,
-        "decoder_input_tokens": shifted,
-        "decoder_loss_weights": (tokens != 0).astype(np.int32),
+        "encoder_input_tokens": inputs.to_tensor(shape=[None, inputs_length]),
+        **_decoder_features(tokens, tf.ones_like(tokens)),
     }
 
 
-def _shifted(tokens: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """What the decoder reads: the token before, and 0 where an example starts."""
-    shifted = np.zeros_like(tokens)
-    shifted[:, 1:] = np.where(positions[:, 1:] > 0, tokens[:, :-1], 0)
-    return shifted
+def _decoder_features(tokens: tf.Tensor, positions: tf.Tensor) -> dict[str, tf.Tensor]:
+    """The decoder reads the token before, and 0 where an example starts."""
+    before = tf.pad(tokens[:, :-1], [[0, 0], [1, 0]])
+    return {
+        "decoder_target_tokens": tokens,
+        "decoder_input_tokens": tf.where(positions > 0, before, 0),
+        "decoder_loss_weights": tf.cast(tokens != 0, tf.int32),
+    }
