@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.lookalikes import break_lookalikes
+from recllm_tasks.prompts.escaping import escape
 from recllm_tasks.prompts.ragged import Ragged
 
 # Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 5 MB.
@@ -103,9 +103,9 @@ def concatenate(tables: Sequence[TokenTable]) -> TokenTable:
 def write_item(catalog: Catalog, form: str, row: int, max_words: int | None = None) -> str:
     """One item in the words of `form`; its long texts keep at most `max_words` words each.
 
-    Nothing in the item's texts reads like a piece of the prompt (`lookalikes`).
+    Text that looks like part of a prompt is escaped (`escaping.py`).
     """
-    texts = {column: break_lookalikes(getattr(catalog, column)[row]) for column in columns(form)}
+    texts = {column: escape(getattr(catalog, column)[row]) for column in columns(form)}
     if max_words is not None:
         texts = {column: " ".join(text.split()[:max_words]) for column, text in texts.items()}
     return form.format(short_id=catalog.short_id[row], number=row + 1, **texts)

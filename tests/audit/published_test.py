@@ -6,8 +6,8 @@ import pytest
 import seqio
 
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
 pytestmark = pytest.mark.shared
 

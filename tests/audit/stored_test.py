@@ -10,11 +10,11 @@ import pytest
 
 from recllm_tasks import cli
 from recllm_tasks.audit import short_ids
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.id_schemes import write_codes
 from recllm_tasks.data.sequences import order_items
-from recllm_tasks.prompts.ragged import Ragged
 
 USER = "U012"
 

@@ -17,7 +17,7 @@ from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
 
 # Our choice: as many pieces as make the `tiny` model's vocabulary, 4,096 with the sentinels.
-OWN_PIECES = 4096 - SENTINELS
+NUM_PIECES = 4096 - SENTINELS
 
 # Our choice: ids are pieces of their own as long as they take no more than this share of the
 # vocabulary, because a small model learns an item from one embedding faster than from digits.
@@ -93,13 +93,13 @@ def train_vocabulary(
         are always, and where they are many the vocabulary is so much larger. Of semantic ones each
         part is, such as "a200".
     """
-    are_few = len(short_ids) <= MAX_SHARE_OF_IDS * OWN_PIECES
+    are_few = len(short_ids) <= MAX_SHARE_OF_IDS * NUM_PIECES
     symbols = [phrase for phrase in phrases if " " in phrase.strip()]
     if ids == id_schemes.SEMANTIC:
         symbols += id_schemes.code_pieces(short_ids)
     elif are_few or ids == id_schemes.ATOMIC:
         symbols += [f" {i}" for i in short_ids]
-    pieces = OWN_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
+    pieces = NUM_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
     model = io.BytesIO()
     lines = (f"{' '.join(text.split())}\t{count}" for text, count in texts)
     sentencepiece.SentencePieceTrainer.train(
