@@ -32,7 +32,7 @@ def test_rows(rows, random):
 
 @given(ROWS.filter(any))
 def test_last_columns(rows):
-    expected = [([-1, -1] + row)[-2:] for row in rows]
+    expected = [[-1, -1, *row][-2:] for row in rows]
     assert ragged(rows).last_columns(2).tolist() == expected
 
 

@@ -232,7 +232,7 @@ def test_ties_are_reported(stored, run_audit, only_tasks):
     assert code == 0
 
 
-def test_what_the_user_can_mend(stored, tmp_path, capsys):
+def test_what_the_user_can_fix(stored, tmp_path, capsys):
     def fails(*arguments):
         assert cli.main(["audit", *arguments]) == 2
         return capsys.readouterr().err
