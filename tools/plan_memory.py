@@ -335,8 +335,8 @@ def parse_arguments(argv) -> argparse.Namespace:
         for data, model in meshes(args, accelerator):
             if data * model != accelerator.devices or args.batch % data or DECODE_BATCH % data:
                 parser.error(
-                    f"got the mesh {data}x{model} for '{accelerator.name}', expected one of all its "
-                    f"devices with a data axis that divides {args.batch} rows and {DECODE_BATCH}"
+                    f"got the mesh {data}x{model} for '{accelerator.name}', expected all its "
+                    f"devices, and a data axis that divides {args.batch} rows and {DECODE_BATCH}"
                 )
     return args
 
