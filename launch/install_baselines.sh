@@ -5,7 +5,7 @@
 #
 #   launch/install_baselines.sh
 #   PYTHON=/opt/python3.11 launch/install_baselines.sh    # with this Python 3.11
-#   VENV=~/recbole launch/install_baselines.sh            # in another folder; pass it to --recbole_python
+#   VENV=~/recbole launch/install_baselines.sh            # elsewhere; see --recbole_python
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

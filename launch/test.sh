@@ -3,7 +3,7 @@
 # are relative to the checkout.
 #
 #   launch/test.sh                                  # all except slow ones
-#   launch/test.sh -m slow -n 0                     # slow tests, one at a time because some measure time
+#   launch/test.sh -m slow -n 0                     # slow tests, one at a time: some measure time
 #   launch/test.sh tests/metrics_test.py -k ndcg
 set -euo pipefail
 

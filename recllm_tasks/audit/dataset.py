@@ -34,7 +34,7 @@ def audit(dataset: str, num_seeds: int = 2, with_numbers: bool = False) -> Itera
 
     Args:
       dataset: its name; it is read from the current data folder.
-      num_seeds: how many SeqIO seeds to run each task with that samples.
+      num_seeds: number of SeqIO seeds for each task that samples.
       with_numbers: also check P5's tasks, which write items as bare numbers.
 
     Yields:

@@ -57,9 +57,8 @@ def _misplaced_users(records: Records) -> Iterator[Offender]:
                 yield Offender("two records", "2", user.decode(errors="replace"), name)
         users, test_users = {*split.users}, {*records.users}
         for user in sorted(users ^ test_users):
-            problem = f"in the test split, but not in {name}"
-            if user in users:
-                problem = "not in the test split"
+            missing_in = "test" if user in users else name
+            problem = f"no record in the {missing_in} split"
             yield Offender(problem, "no record", user.decode(errors="replace"), name)
 
 
@@ -129,9 +128,9 @@ def check_repeats(records: Records) -> Check:
 
 
 def check_ties(records: Records) -> Check:
-    """Reports tied times and their order; a fact for comparing results, which cannot fail.
+    """Reports how many times are tied and how ties are ordered, for comparing results; never fails.
 
-    Times are not stored, so these are the counts of `recllm prepare`.
+    Times are not stored, so `recllm prepare` counts the ties.
     """
     facts = records.info.tie_counts
     if facts is None:

@@ -98,7 +98,7 @@ def _register_p5(path: str, own: list[str]) -> None:
 
     found = p5_file.read(path)
     console.print(f"P5's templates: {', '.join(found.templates)}", markup=False)
-    for number, reason in found.skipped.items():
+    for number, reason in found.left_out.items():
         console.print(f"left out {number}: {reason}", markup=False, highlight=False)
     for dataset in (*SPECS, *own):
         mixtures.register_p5(dataset, found.templates)

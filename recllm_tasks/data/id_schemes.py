@@ -4,7 +4,7 @@
 vocabulary, in which an atomic id is always one piece. `semantic`: "I12a200b7c0", the codes of an
 item's content (`semantic_ids.py`), coarse before fine, a letter behind each level, and at the end a
 number that tells items of the same codes apart. All begin with "I" and a digit, so that whatever
-reads or protects ids (`prompts/escaping.py`, the audit) knows them.
+reads or protects ids (`lookalikes.py`, the audit) knows them.
 Letters: N items, C numbers of an id.
 """
 

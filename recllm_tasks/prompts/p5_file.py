@@ -54,11 +54,11 @@ class P5Templates:
     Attributes:
       templates: `<kind>_<n>` → template, where n is its id with an underscore (`retrieval_2_1`),
         because SeqIO's names have no hyphens.
-      skipped: id → why the template was skipped.
+      left_out: id → why the template was skipped.
     """
 
     templates: dict[str, Template]
-    skipped: dict[str, str]
+    left_out: dict[str, str]
 
 
 class _Values(dict):
@@ -77,14 +77,14 @@ def read(path: str | Path) -> P5Templates:
     """
     path = Path(path).expanduser()
     templates: dict[str, Template] = {}
-    skipped: dict[str, str] = {}
+    left_out: dict[str, str] = {}
     seen: set[str] = set()
     for line, values in _found(_Reader(path)):
         _check(path, line, values, seen)
         task, needs = values["task"], [*values["source_argv"], *values["target_argv"]]
         reason = _reason(task, values)
         if reason:
-            skipped[values["id"]] = reason
+            left_out[values["id"]] = reason
             continue
         kind = "ranking" if "candidates" in needs else _KINDS[task]
         name = f"{kind}_{values['id'].replace('-', '_')}"
@@ -94,7 +94,7 @@ def read(path: str | Path) -> P5Templates:
             f"templates for '{path}': got none that can be used, expected some for the tasks "
             f"{', '.join(_KINDS)}; {_REMEDY}"
         )
-    return P5Templates(templates, skipped)
+    return P5Templates(templates, left_out)
 
 
 class _Reader:

@@ -37,7 +37,7 @@ STARS = entry(
     ["star_rating"],
 )  # fmt: skip
 LIKE = entry("1-4", "rating", "user_{} and item_{} ?", ["user_id", "item_id"], ["like_dislike"])
-SKIPPED = (
+LEFT_OUT = (
     entry("5-5", "traditional", "For {} : {}", ["user_desc", "candidates"], ["item_id"])
     + entry("2-11", "sequential", "user_{} {} {}", ["user_id", "purchase_history", "item_id"],
             ["yes_no"])
@@ -58,7 +58,7 @@ def write(tmp_path):
 
 
 def test_templates_by_what_they_ask_for(write):
-    found = p5_file.read(write(HEAD + NEXT + CHOOSE + STARS + LIKE + SKIPPED + TAIL))
+    found = p5_file.read(write(HEAD + NEXT + CHOOSE + STARS + LIKE + LEFT_OUT + TAIL))
     assert found.templates == {
         "retrieval_2_1": Template(
             (User("user_{number}"), "'s past :", p5.history(), "next ?"), (p5.ANSWER,)
@@ -81,7 +81,7 @@ def test_templates_by_what_they_ask_for(write):
         "rating_1_4": found.templates["rating_1_4"],
     }
     assert found.templates["rating_1_4"].answer.answers == ("dislike", "like")
-    assert list(found.skipped) == ["5-5", "2-11", "3-1", "1-9", "2-20"]
+    assert list(found.left_out) == ["5-5", "2-11", "3-1", "1-9", "2-20"]
     for number, reason in (
         ("5-5", "users' names"),
         ("2-11", "yes or no"),
@@ -89,7 +89,7 @@ def test_templates_by_what_they_ask_for(write):
         ("1-9", "town"),
         ("2-20", "shows the item that it asks for"),
     ):
-        assert reason in found.skipped[number]
+        assert reason in found.left_out[number]
 
 
 HOSTILE = {
@@ -120,7 +120,7 @@ HOSTILE = {
     NEXT + NEXT: "got id '2-1', expected an id .* that no other template has",
     "template = {}\ntemplate['source'] = 'a'": "got target 'None'",
     "group['self'] = group\ngroup['source'] = group": "got source",
-    SKIPPED: "got none that can be used",
+    LEFT_OUT: "got none that can be used",
 }
 
 
@@ -153,7 +153,7 @@ def _restore_figure_1():
 
 @pytest.mark.usefixtures("_restore_figure_1")
 def test_the_commands_read_it(write, small_data_dir, capsys):
-    path = write(HEAD + NEXT + CHOOSE + STARS + LIKE + SKIPPED + TAIL)
+    path = write(HEAD + NEXT + CHOOSE + STARS + LIKE + LEFT_OUT + TAIL)
     command = ["show", "gift_cards_p5", "--data_dir", str(small_data_dir), "--num", "40"]
     assert cli.main([*command, "--p5_templates", path]) == 0
     shown = capsys.readouterr()
