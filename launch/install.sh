@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv in the checkout, and installs the locked packages and this package into it.
-# What is installed already is left alone, so it costs nothing to call it again.
+# Creates .venv in the checkout and installs the locked packages and this package into it.
+# Skips what is already installed, so calling it again costs nothing.
 #
 #   launch/install.sh                      # what the package needs
-#   launch/install.sh --with-tests         # and what its tests need
+#   launch/install.sh --with-tests         # also what its tests need
 #   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11 or 3.12
 set -euo pipefail
 
@@ -16,13 +16,13 @@ fail() {
   exit 2
 }
 
-# Prints 311 or 312; nothing for another Python, or for none.
+# Prints 311 or 312; prints nothing for other versions or if there is no such Python.
 supported_version() {
   "$1" -c 'import sys; v = sys.version_info; print(v[0] * 100 + v[1])' 2>/dev/null |
     grep -E '^31[12]$' || true
 }
 
-# Prints the first supported Python: $PYTHON alone where it is set.
+# Prints the first supported Python; only considers $PYTHON if it is set.
 find_python() {
   local candidate candidates=(python3 python3.12 python3.11)
   [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
@@ -34,13 +34,13 @@ find_python() {
   done
 }
 
-# Installs a requirements file once for each of its contents; the copy beside it in .venv tells.
+# Installs a requirements file unless .venv has an identical copy from the last installation.
 install_lock() {
   local lock="$1" stamp
   stamp="$venv/installed-$(basename "$1")"
   cmp -s "$lock" "$stamp" && return
   echo "launch/install.sh: installing $(basename "$lock") into .venv"
-  # First the pinned setuptools, and then no isolated builds, which would fetch the newest one.
+  # Installs the pinned setuptools first: isolated builds would download the newest version.
   "$venv/bin/python" -m pip install -qq "$(grep '^setuptools==' "$runtime_lock")"
   "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$runtime_lock" -r "$lock"
   cp "$lock" "$stamp"

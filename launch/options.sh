@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Options that the launch scripts of T5X share; sourced by them.
-# shellcheck disable=SC2034  # read by who sources this
+# Options shared by the launch scripts for T5X, which source this file.
+# shellcheck disable=SC2034  # the sourcing scripts use the variables
 
 mixture="" model="" bucket="" data_dir="" seed=0 distributed=false dry_run=false
 name="recllm" zone="" accelerator="v3-8" version="tpu-ubuntu2204-base" spot=false
@@ -53,7 +53,7 @@ require_options() {
   done
 }
 
-# Runs a command, or prints it so that a shell can read it.
+# Runs a command; with --dry_run, prints it quoted for a shell instead.
 execute() {
   if $dry_run; then
     printf '%q ' "$@"
@@ -63,7 +63,7 @@ execute() {
   fi
 }
 
-# The options that launch/t5x_run.sh takes, as one line for another shell.
+# Prints the options of launch/t5x_run.sh as one line, quoted for a shell.
 run_options() {
   printf '%q ' --mixture "$mixture" --model "$model" --bucket "$bucket" --seed "$seed" \
     ${gin_settings[@]+"${gin_settings[@]}"} "$@"

@@ -21,11 +21,12 @@ from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, p5, random_targets, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
-from recllm_tasks.prompts.own_vocabulary import check_atomic_ids
+from recllm_tasks.prompts.vocabulary_training import check_atomic_ids
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Template, Wording
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.prompts.vocabulary_training import check_atomic_ids
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
 

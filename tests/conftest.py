@@ -78,8 +78,8 @@ def small_data_dir(tmp_path_factory) -> pathlib.Path:
     import seqio
 
     from recllm_tasks.data.prepare import prepare
-    from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
     from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
     folder = tmp_path_factory.mktemp("small")
     write_gift_cards(folder / "raw")

@@ -8,8 +8,8 @@ from recllm_tasks import mixtures
 from recllm_tasks.baselines.house import read_split
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.data.specs import own_spec
-from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
+from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
 

@@ -10,16 +10,16 @@ import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import cli, tasks
-from recllm_tasks.audit.item_ids import IdReader
+from recllm_tasks.audit.id_readers import IdReader
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
-from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.token_table import encode
+from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
 NAME = "movielens_100k"
 

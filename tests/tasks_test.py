@@ -256,7 +256,7 @@ def test_answers_follow_from_the_template():
 )
 def test_training_examples_are_as_many_as_in_table_10(name, folder, count, shared, tmp_path):
     from recllm_tasks.data.prepare import prepare
-    from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+    from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
     prepare(name, tmp_path, shared / "data" / folder)
     seqio.set_tfds_data_dir_override(str(tmp_path))

@@ -1,12 +1,12 @@
-"""What measuring every test user takes, end to end: `recllm eval` beside transformers.
+"""Time to evaluate every test user, end to end: `recllm eval` compared with transformers.
 
     tools/bench_evaluation.py --dataset toys --data_dir ~/recllm_data
     tools/bench_evaluation.py --dataset toys --data_dir ~/recllm_data --their_users 2048
 
-The same random weights of the tiny shape, the same retrieval prompts, beam 20 over the same trie,
-float32. Ours is the whole of an evaluation: reading and writing prompts, compiling, decoding,
-metrics, SeqIO's evaluator. For transformers `generate` alone is timed, in the same batches, padded
-to the same lengths; with `--their_users` on batches spread evenly over the lengths.
+Both use the same random weights of the tiny shape, the same retrieval prompts, beam 20 over the
+same trie, and float32. Ours is a whole evaluation: building prompts, compiling, decoding, metrics,
+SeqIO's evaluator. For transformers, only `generate` is timed, on the same batches padded to the
+same lengths; with `--their_users`, on batches spread evenly over the lengths.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 from bench_decode import make_work
-from decode_subjects import BEAMS, SUBJECTS
+from decode_competitors import BEAMS, COMPETITORS
 from side_by_side import SHAPES, our_params
 
 BATCH = 32
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True, help="where it was prepared")
     parser.add_argument("--vocabulary", help="SentencePiece model; default: the dataset's own")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
-    parser.add_argument("--their_users", type=int, help="users that transformers decodes; all")
-    parser.add_argument("--num_examples", type=int, help="users in all; all there are")
+    parser.add_argument("--their_users", type=int, help="users for transformers; default: all")
+    parser.add_argument("--num_examples", type=int, help="test users; default: all")
     args = parser.parse_args()
     args.length, args.batch = [LENGTHS["inputs"]], [BATCH]
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def _theirs(args, work, users: list[np.ndarray]) -> tuple[float, int]:
     """(seconds, users decoded)."""
     from recllm_tasks.engine.decoding import padded_length
 
-    subject = SUBJECTS["transformers"](work)
+    competitor = COMPETITORS["transformers"](work)
     users = sorted(users, key=len)
     batches = [users[start : start + BATCH] for start in range(0, len(users), BATCH)]
     wanted = min(len(batches), -(-(args.their_users or len(users)) // BATCH))
@@ -98,7 +98,7 @@ def _theirs(args, work, users: list[np.ndarray]) -> tuple[float, int]:
         for row, tokens in zip(prompts, batch):
             row[: len(tokens)] = tokens
         start = time.perf_counter()
-        subject.run(prompts)
+        competitor.run(prompts)
         seconds += time.perf_counter() - start
         number += len(batch)
     return seconds, number

@@ -1,11 +1,10 @@
-"""Measures `prepare` on logs of growing size: seconds a stage, peak memory of all processes.
+"""Measures `prepare` on logs of growing size: seconds per stage, peak memory of all processes.
 
     python tools/bench_prepare.py WORK --sizes 1_000_000 10_000_000 100_000_000 --format parquet
 
-Makes the logs with tools/make_log.py in WORK (where they stay, for the next run), prepares each in
-a process of its own, and prints one table in Markdown. Memory is the sum over the process tree of
-the proportional set size (PSS: a page that two processes share counts once), sampled twice a
-second.
+Makes the logs with tools/make_log.py in WORK, where they stay for the next run, prepares each in a
+separate process, and prints a Markdown table. Memory is the sum over the process tree of the
+proportional set size (PSS: a page shared by two processes counts once), sampled twice a second.
 """
 
 import argparse
@@ -59,7 +58,7 @@ def measure(work: Path, size: int, kind: str) -> dict:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, text=True)
         peak = watch(process)
     if process.returncode:
-        sys.exit(f"bench_prepare: prepare failed, see {log}")
+        sys.exit(f"bench_prepare: prepare failed; see {log}")
     run = {"size": size, "seconds": time.monotonic() - start, "peak": peak}
     run["cpu"] = cpu_seconds() - cpu
     run["disk"] = sum(path.stat().st_size for path in data_dir.rglob("*") if path.is_file())
@@ -68,13 +67,13 @@ def measure(work: Path, size: int, kind: str) -> dict:
 
 
 def cpu_seconds() -> float:
-    """Processor time of all processes that ended below this one."""
+    """Processor time of all finished child processes."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def watch(process: subprocess.Popen) -> int:
-    """The greatest memory of `process` and all below it, in bytes, until it ends."""
+    """Peak memory of `process` and its descendants in bytes; returns when it ends."""
     peak, root = 0, psutil.Process(process.pid)
     while process.poll() is None:
         total = 0
@@ -92,7 +91,7 @@ def watch(process: subprocess.Popen) -> int:
 
 
 def read_stages(text: str) -> dict[str, float]:
-    """Seconds a stage, from the line that `prepare` says at its end."""
+    """Seconds per stage, from the last line that `prepare` prints."""
     return {
         name: float(seconds)
         for line in text.splitlines()
@@ -104,7 +103,7 @@ def read_stages(text: str) -> dict[str, float]:
 
 
 def table(runs: list[dict]) -> str:
-    """A row a stage, a column a size, and how many times longer each size takes than the last."""
+    """One row per stage, one column per size."""
     stages = list(dict.fromkeys(stage for run in runs for stage in run["stages"]))
     rows = [["", *(f"{run['size']:,}" for run in runs)], ["---"] + ["---:"] * len(runs)]
     rows += [
@@ -116,7 +115,7 @@ def table(runs: list[dict]) -> str:
     rows.append(["whole run (s)", *(f"{run['seconds']:.1f}" for run in runs)])
     rows.append(["processor time (s)", *(f"{run['cpu']:.1f}" for run in runs)])
     micros = [run["cpu"] / run["size"] * 1e6 for run in runs]
-    rows.append(["µs of it an interaction", *(f"{value:.1f}" for value in micros)])
+    rows.append(["µs per interaction", *(f"{value:.1f}" for value in micros)])
     rows.append(["peak memory (GB)", *(f"{run['peak'] / 1e9:.2f}" for run in runs)])
     rows.append(["dataset (GB)", *(f"{run['disk'] / 1e9:.2f}" for run in runs)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

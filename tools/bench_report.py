@@ -1,10 +1,10 @@
-"""What a report takes: synthetic runs of a large dataset, read, resampled, tested and written.
+"""Time and memory of a report on synthetic runs of a large dataset.
 
     tools/bench_report.py
     tools/bench_report.py --users 35598 --items 18357 --rows 15 --keep /tmp/synthetic
 
-Every row is measured on retrieval, ranking and rating, with one row a user, and left a training
-log of its own where it is a language model. Nothing in them is a result of anything.
+Each run has retrieval, ranking and rating results with one row per user. Language models also have
+a training log. All numbers are made up.
 """
 
 import argparse
@@ -30,10 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--users", type=int, default=35_598, help="as Sports & Outdoors has")
+    parser.add_argument("--users", type=int, default=35_598, help="default: as in Sports")
     parser.add_argument("--items", type=int, default=18_357)
     parser.add_argument("--rows", type=int, default=15)
-    parser.add_argument("--keep", help="folder to leave runs and report in; made once")
+    parser.add_argument("--keep", help="folder that keeps the runs and the report")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(args.keep or temporary)
@@ -45,7 +45,7 @@ def main() -> None:
         parts = _stages(folder)
         for name, seconds in parts.items():
             print(f"{name:<34}{seconds:9.2f}")
-        print(f"{'all, in this process':<34}{sum(parts.values()):9.2f}")
+        print(f"{'total, in this process':<34}{sum(parts.values()):9.2f}")
         start = time.perf_counter()
         arguments = ["report", folder / "runs", "--data_dir", folder / "data"]
         subprocess.run(
@@ -61,7 +61,7 @@ def main() -> None:
             check=True,
             stderr=subprocess.DEVNULL,
         )
-        print(f"{'recllm report, from its start':<34}{time.perf_counter() - start:9.2f}")
+        print(f"{'recllm report, with startup':<34}{time.perf_counter() - start:9.2f}")
         memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         print(f"memory {memory:.2f} GiB; page {(folder / 'r.html').stat().st_size / 1e6:.2f} MB")
 
@@ -88,7 +88,7 @@ def _stages(folder: pathlib.Path) -> dict[str, float]:
 
 
 def write_dataset(folder: pathlib.Path, num_items: int) -> None:
-    """A prepared `sports` without records, as far as a report reads it."""
+    """The parts of a prepared `sports` that a report reads; it has no records."""
     from recllm_tasks.data.catalog import Catalog
     from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
     from recllm_tasks.data.statistics import Statistics

@@ -1,20 +1,20 @@
-"""How fast a step of training is: ours beside transformers, T5X and the hardware's limit.
+"""Speed of a training step: ours, transformers, T5X and the hardware limit.
 
     tools/bench_train.py
     tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
 
-The same random weights and batches, float32, Adafactor. Every subject runs in a process of its own;
-all take turns, round by round, each round another first, and the medians are compared. A turn is
-one step that is not timed, since it pays for the memory that another process had, and then steps
-back to back, as in training: `--steps` of one batch, or the packed batches. `transformers` trains
-in torch; `t5x` is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR
-names a checkout). All have huge pages, which `recllm train` asks for. The limit is the matmul FLOPs
-of a step at padded length, three times the forward pass's, over the peak of a large float32 matmul
-measured in the same run.
+All competitors use the same random weights and batches, float32 and Adafactor. Each runs in a
+separate process. They take turns, a different one starts each round, and the table shows medians.
+A turn starts with an untimed step, which absorbs the cost of memory that another process used, and
+continues with timed steps back to back, as in training: `--steps` of one batch, or the packed
+batches. `transformers` trains in torch. `t5x` is T5X's step with its own network; it is skipped if
+T5X cannot be imported (set T5X_DIR to a checkout). All use huge pages, as `recllm train` does. The
+limit is the matmul FLOPs of a step at padded length, three times those of the forward pass, divided
+by the peak of a large float32 matmul measured in the same run.
 
-`--packed DATASET` compares useful tokens (no padding) on its mixture UT+AT, without rating where
-the dataset has no ratings: packed rows for ours; for transformers the same examples in batches,
-padded to the longest of each.
+`--packed DATASET` compares useful tokens (without padding) on the dataset's UT+AT mixture, without
+rating if the dataset has no ratings. Ours trains on packed rows, transformers on the same examples
+in batches padded to their longest example.
 """
 
 import argparse
@@ -26,16 +26,16 @@ import tempfile
 import numpy as np
 from bench_pipeline import set_up
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, processor, write_weights
-from train_subjects import SUBJECTS
+from train_competitors import COMPETITORS
 
 from recllm_tasks.commands import huge_pages
 
 
 def main() -> None:
     args = _parse()
-    found = [name for name in args.subjects if SUBJECTS[name].available()]
-    for name in sorted(set(args.subjects) - set(found)):
-        print(f"{name}: cannot be imported, left out")
+    found = [name for name in args.competitors if COMPETITORS[name].available()]
+    for name in sorted(set(args.competitors) - set(found)):
+        print(f"{name}: cannot be imported, skipped")
     with tempfile.TemporaryDirectory() as folder:
         if args.packed:
             _compare_packed(args, folder)
@@ -52,16 +52,16 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--inputs", type=int, default=512, help="tokens of an input")
-    parser.add_argument("--targets", type=int, default=16, help="tokens of a target")
+    parser.add_argument("--inputs", type=int, default=512, help="tokens per input")
+    parser.add_argument("--targets", type=int, default=16, help="tokens per target")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=3, help="of a turn, timed")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
+    parser.add_argument("--competitors", nargs="+", choices=COMPETITORS, default=list(COMPETITORS))
     parser.add_argument("--packed", metavar="DATASET", help="a prepared dataset")
     parser.add_argument("--data_dir", help="where it was prepared")
     parser.add_argument("--vocabulary", help="SentencePiece model; default: the dataset's own")
-    parser.add_argument("--packed_inputs", type=int, default=1024, help="tokens of a packed row")
+    parser.add_argument("--packed_inputs", type=int, default=1024, help="tokens per packed row")
     parser.add_argument("--packed_targets", type=int, default=128)
     parser.add_argument("--rows", type=int, default=4, help="packed rows in a batch")
     return parser.parse_args()
@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
 
 def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worker]:
     threads = len(os.sched_getaffinity(0))
-    return {name: Worker(SUBJECTS[name], sizes, folder, dropout, threads) for name in names}
+    return {name: Worker(COMPETITORS[name], sizes, folder, dropout, threads) for name in names}
 
 
 def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -> None:
@@ -89,7 +89,7 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
     tokens = args.batch * (args.inputs + args.targets)
     title = f"{args.shape}, {args.batch} x ({args.inputs} + {args.targets}), dropout {dropout:g}"
     print(f"\n{title}, {len(os.sched_getaffinity(0))} threads")
-    head = ("subject", "tokens/s", "ours is", "GFLOP/s", "of peak", "peak GiB", "first loss")
+    head = ("competitor", "tokens/s", "ours is", "GFLOP/s", "of peak", "peak GiB", "first loss")
     print("{:14}{:>10}{:>9}{:>9}{:>9}{:>10}{:>12}".format(*head))
     for name in names:
         rate = flops / seconds[name] / 1e9
@@ -105,7 +105,7 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
 
 
 def _rounds(args, work: dict) -> tuple[dict, dict, dict, float]:
-    """(first results, last results, median seconds of a turn, peak): each on its batches."""
+    """(first results, last results, median seconds per turn, peak GFLOP/s)."""
     first = {name: worker.run(batches) for name, (worker, batches) in work.items()}
     seconds, last, gflops = {name: [] for name in work}, {}, []
     for turn in range(args.rounds):
@@ -119,7 +119,7 @@ def _rounds(args, work: dict) -> tuple[dict, dict, dict, float]:
 
 
 def step_flops(sizes: dict, batch: int, inputs: int, targets: int) -> float:
-    """Matmul FLOPs of forward and backward pass, the backward one twice the forward one."""
+    """Matmul FLOPs of forward and backward pass; the backward pass counts twice the forward."""
     s = sizes
     joined = s["num_heads"] * s["head_dim"]
     project, mlp = 2 * s["emb_dim"] * joined, 3 * 2 * s["emb_dim"] * s["mlp_dim"]
@@ -150,7 +150,7 @@ def _compare_packed(args, folder: str) -> None:
         print(f"\n{args.packed} UT+AT, {args.shape}, dropout {dropout:g}: {useful} useful tokens")
         print(
             "{:14}{:>9}{:>17}{:>9}{:>9}".format(
-                "subject", "batches", "useful tokens/s", "of all", "ours is"
+                "competitor", "batches", "useful tokens/s", "useful", "ours is"
             )
         )
         for name, (_, batches) in work.items():
@@ -167,7 +167,7 @@ def _compare_packed(args, folder: str) -> None:
 
 
 def _real_batches(args) -> tuple[list, list, int]:
-    """Two batches of packed rows, the same examples padded, and the vocabulary's size."""
+    """Two batches of packed rows, the same examples padded, and the vocabulary size."""
     from recllm_tasks import tasks
     from recllm_tasks.engine import batches
 
@@ -177,7 +177,7 @@ def _real_batches(args) -> tuple[list, list, int]:
     stream = batches.training_batches(mixture, lengths, args.rows, seed=0)
     packed = [next(stream) for _ in range(2)]
     examples = [pair for batch in packed for pair in _unpacked(batch)]
-    # As a shuffled epoch has them, not sorted by what fits into a row.
+    # Shuffled as in an epoch; packing sorts examples by what fits into a row.
     order = np.random.default_rng(0).permutation(len(examples))
     examples = [examples[place] for place in order]
     padded = [

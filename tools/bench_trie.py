@@ -1,13 +1,13 @@
-"""What the trie of a catalog costs: time, memory and disk.
+"""Cost of a catalog's trie: time, memory and disk.
 
     tools/bench_trie.py --vocabulary t5.spiece.model --items 12000 20000 10000000
 
-Catalogs are synthetic, of short ids I1, I2, …, made while they are encoded. Every size runs in
-processes of its own: one encodes, builds and saves, one loads, one decodes. Seconds are of the wall
-clock, and in brackets of the processor, all threads together. Memory is the peak over what the
-imports take; what a loaded trie takes are pages of the file, which the system may drop. Decoding
-is that of T5-small's shape with random weights: 8 users, 256 tokens, beam 20; the sizes take turns,
-and the medians are shown.
+Catalogs are synthetic short ids I1, I2, …, generated while they are encoded. Each size runs in
+three separate processes: one encodes, builds and saves, one loads, one decodes. Seconds are wall
+time, with processor time of all threads in brackets. Memory is the peak above that of the imports;
+a loaded trie consists of pages of the file, which the system may drop. Decoding uses T5-small's
+shape with random weights, 8 users, 256 tokens and beam 20; the sizes take turns, and the output
+shows medians.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 
 
 class Stopwatch:
-    """Wall and processor seconds of named steps, as text."""
+    """Formats wall and processor seconds of named steps."""
 
     def __init__(self):
         self.seconds = {}
@@ -76,10 +76,10 @@ def load(path: Path) -> dict[str, str]:
 
 
 def serve_searches(path: Path, pipe) -> None:
-    """Answers every message with the seconds that one batch takes."""
+    """Answers every message with the seconds that one batch took."""
     import jax
     import numpy as np
-    from decode_subjects import BEAMS
+    from decode_competitors import BEAMS
     from side_by_side import SHAPES
 
     from recllm_tasks.engine import trie_file
@@ -98,13 +98,13 @@ def serve_searches(path: Path, pipe) -> None:
 
 
 def compare_searches(context, paths: dict[int, Path], rounds: int) -> None:
-    """Prints what decoding takes with each catalog, beside the first one's."""
+    """Prints the decoding speed with each catalog, relative to the first."""
     pipes, processes, seconds = {}, {}, {}
     for size, path in paths.items():
         pipes[size], theirs = context.Pipe()
         processes[size] = context.Process(target=serve_searches, args=(path, theirs))
         processes[size].start()
-    for number in range(rounds + 1):  # the first one compiles
+    for number in range(rounds + 1):  # the first round compiles
         for size, pipe in pipes.items():
             pipe.send(True)
             found = pipe.recv()
@@ -125,7 +125,7 @@ def main():
     )
     parser.add_argument("--vocabulary", required=True, help="a SentencePiece model")
     parser.add_argument("--items", type=int, nargs="+", default=[12_000, 20_000, 10_000_000])
-    parser.add_argument("--rounds", type=int, default=5, help="of decoding; 0: none")
+    parser.add_argument("--rounds", type=int, default=5, help="decoding rounds; 0: none")
     args = parser.parse_args()
     columns = ("items", "nodes", "encode", "build", "save", "load")
     columns += ("MB, encode", "MB, all", "MB, load", "MB, disk")

@@ -3,10 +3,10 @@
     python tools/make_log.py OUT --interactions 1_000_000            # gzip JSON lines
     python tools/make_log.py OUT --interactions 100_000_000 --format parquet
 
-The catalog follows a power law, a user has 5 interactions and a log-normal number more, and both
-are so dense that a 5-core keeps most. Lines stand in no order, days are ties as at Amazon, and some
-lines repeat a (user, item) pair. The same arguments, the same log. Memory grows with users and
-items, not with interactions.
+Item popularity follows a power law. A user has 5 interactions plus a log-normal number. Both are
+dense enough that a 5-core keeps most of them. Lines are in random order, times are whole days with
+ties as at Amazon, and some lines repeat a (user, item) pair. The same arguments give the same log.
+Memory grows with users and items, not with interactions.
 """
 
 import argparse
@@ -35,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("out", type=Path, help="folder for the two files")
     parser.add_argument("--interactions", type=int, default=1_000_000)
-    parser.add_argument("--users", type=int, help="default: one for 50 interactions")
-    parser.add_argument("--items", type=int, help="default: one for 200 interactions")
+    parser.add_argument("--users", type=int, help="default: one per 50 interactions")
+    parser.add_argument("--items", type=int, help="default: one per 200 interactions")
     parser.add_argument("--name", default="Gift_Cards", help="category in the files' names")
     parser.add_argument("--format", choices=_FORMATS, default="json")
     parser.add_argument("--seed", type=int, default=0)
@@ -44,7 +44,7 @@ def main() -> None:
     users = args.users or max(10, args.interactions // 50)
     items = args.items or max(10, args.interactions // 200)
     if args.interactions < 5 * users:
-        parser.error(f"--interactions: got {args.interactions}, expected at least 5 a user")
+        parser.error(f"--interactions: got {args.interactions}, expected at least 5 per user")
     args.out.mkdir(parents=True, exist_ok=True)
     suffix = _FORMATS[args.format]
     rng = np.random.default_rng(args.seed)
@@ -56,19 +56,19 @@ def main() -> None:
 def draw_interactions(
     interactions: int, users: int, items: int, rng: np.random.Generator
 ) -> Iterator[pa.Table]:
-    """Yields tables of `reviewerID`, `asin`, `overall` and `unixReviewTime`, in no order."""
+    """Yields tables of `reviewerID`, `asin`, `overall` and `unixReviewTime` in random order."""
     ends = np.cumsum(_draw_lengths(interactions, users, rng))
     popularity = np.cumsum((np.arange(items) + _HEAD) ** -_EXPONENT)
     popularity /= popularity[-1]
-    # Raw ids tell nothing of rank: items are renamed at random.
+    # Items are renamed at random, so that raw ids do not reveal popularity.
     names = rng.permutation(items)
-    # An affine map of the lines scatters each user over the file without holding a permutation.
+    # An affine map of line numbers scatters each user over the file without a permutation.
     step = int(rng.integers(interactions // 3 + 1, interactions // 2 + 2))
     while math.gcd(step, interactions) != 1:
         step += 1
     for start in range(0, interactions, _CHUNK):
         line = np.arange(start, min(start + _CHUNK, interactions), dtype=np.int64)
-        # 64 bits hold the product up to three billion interactions.
+        # The product fits into 64 bits up to three billion interactions.
         user = np.searchsorted(ends, line * step % interactions, side="right")
         item = names[np.searchsorted(popularity, rng.random(len(line)), side="right")]
         days = _FIRST_DAY + rng.integers(0, _DAYS, len(line))
@@ -83,7 +83,7 @@ def draw_interactions(
 
 
 def _draw_lengths(interactions: int, users: int, rng: np.random.Generator) -> np.ndarray:
-    """Interactions a user: 5, and a log-normal share of those that are left."""
+    """Interactions per user: 5, plus a log-normal share of the remaining ones."""
     shares = rng.lognormal(0, 1, users)
     ends = np.floor(np.cumsum(shares) / shares.sum() * (interactions - 5 * users)).astype(np.int64)
     ends[-1] = interactions - 5 * users
@@ -118,10 +118,10 @@ def _name(letter: str, numbers: np.ndarray, width: int) -> pa.Array:
 
 
 def write(path: Path, tables: Iterator[pa.Table]) -> None:
-    """Writes tables as Parquet, CSV, or gzip JSON lines, as the path's name says."""
+    """Writes tables as Parquet, CSV or gzip JSON lines, depending on the path's suffix."""
     first = next(tables)
     if path.suffix == ".gz":
-        # Level 1 is four times as fast as the default; members of a chunk each are one gzip file.
+        # Level 1 is four times as fast as the default. Concatenated gzip members are a valid file.
         with path.open("wb") as file:
             for table in _chain(first, tables):
                 file.write(gzip.compress(_json_lines(table), 1, mtime=0))
@@ -138,7 +138,7 @@ def _chain(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _json_lines(table: pa.Table) -> pa.Buffer:
-    """JSON lines of columns that hold numbers, or strings without quotes and backslashes."""
+    """JSON lines for columns of numbers, or of strings without quotes and backslashes."""
     parts, opening = [], "{"
     for name, column in zip(table.column_names, table.columns):
         quote = '"' if pa.types.is_string(column.type) else ""

@@ -1,24 +1,24 @@
-"""What a model's training step and beam search need of each accelerator, by the compiler.
+"""Memory and work of a model's train step and beam search on each accelerator, by the compiler.
 
     python tools/plan_memory.py --model flan_t5_base
     python tools/plan_memory.py --model flan_t5_xl --layers 2,4 --libtpu FOLDER
     python tools/plan_memory.py --model flan_t5_xl --layers 2,4 --devices 8 --mesh 4x2
 
-Lowers and compiles our engine's train step (Adafactor, dropout) and its beam search over a catalog
-ahead of time, for devices that are not there, and prints Markdown: memory of each device, work of
-one step, and which accelerators hold it. Nothing is allocated and nothing is run. Steps, batch,
-remat policy and how many devices share one copy of the parameters are those of the model's gin
-file, unless an option says otherwise.
+Compiles our engine's train step (Adafactor, dropout) and its beam search over a catalog ahead of
+time, for devices that need not be present. Prints Markdown: memory per device, work per step, and
+which accelerators the model fits on. Nothing is allocated or run. Steps, batch size, remat policy
+and the number of devices that share one copy of the parameters come from the model's gin file,
+unless an option overrides them.
 
-Without `--libtpu` everything is compiled for CPUs. They compute bfloat16 in float32 and do not
-order the work so as to save memory: activations come out several times too large, and work within
-a few percent. With it (`pip install --target FOLDER --no-deps libtpu`), TPUs are compiled for by
-their own compiler. Neither knows of buffers between devices that the runtime keeps.
+Without `--libtpu`, everything is compiled for CPUs. They compute bfloat16 in float32 and do not
+schedule work to save memory: activations come out several times too large, work is right within a
+few percent. With `--libtpu` (`pip install --target FOLDER --no-deps libtpu`), programs for TPUs are
+compiled by the TPU compiler. Neither counts the runtime's buffers for exchange between devices.
 
-A large model takes long to compile: `--layers 2,4` compiles models of 2 and of 4 layers a stack,
-and goes on along the straight line through both. Work lies on that line. Memory does on CPUs; by
-TPUs' compiler, which takes other ways with more layers, the line may end at twice of what is true,
-or at less than nothing, which is told as unknown. Compile all layers to know.
+A large model takes long to compile. `--layers 2,4` compiles models of 2 and 4 layers per stack and
+extrapolates linearly. Work is linear in the layers, and so is memory on CPUs. The TPU compiler
+chooses other strategies for more layers, so extrapolated memory may be twice the true value, or
+decrease, which is printed as unknown. Compile all layers to be sure.
 """
 
 import argparse
@@ -32,19 +32,19 @@ import time
 
 GIN = pathlib.Path(__file__).resolve().parents[1] / "gin" / "models"
 
-# TPUs' compiler spends less effort on the speed of what it makes, so that large models compile.
+# Makes the TPU compiler optimise speed less, so that large models compile.
 TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
 
-# Of the peak of the matrix units.
+# Share of the matrix units' peak.
 UTILIZATION = 0.4
-# Of a device's memory; the rest is for the runtime and what it fragments.
+# Share of a device's memory; the rest is left to the runtime and to fragmentation.
 USABLE = 0.9
 
-# gin/runs/t5x_finetune.gin and t5x_eval.gin.
+# As in gin/runs/t5x_finetune.gin and t5x_eval.gin.
 LENGTHS = {"encoder": 1024, "decoder": 128}
 TRAIN_DTYPE, BEAM_DTYPE = "bfloat16", "float32"
 BEAMS, DECODE_BATCH = 20, 32
-# Items of a catalog as large as Toys, and the tokens of an id in the published vocabulary.
+# Items in a catalog as large as Toys, and tokens per id in the published vocabulary.
 CATALOG, ID_TOKENS = 12_000, 4
 
 V3 = {"topology_name": "v3:2x2"}
@@ -57,9 +57,9 @@ class Accelerator:
     """Devices as JAX counts them.
 
     Attributes:
-      memory: of one device, GB.
-      peak: of one device, bfloat16, TFLOP/s; both by the makers' data sheets.
-      topology: how libtpu knows it.
+      memory: of one device in GB, from the vendor's data sheet.
+      peak: of one device in bfloat16 TFLOP/s, from the vendor's data sheet.
+      topology: libtpu's description of it.
     """
 
     name: str
@@ -80,7 +80,7 @@ ACCELERATORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Of one device: bytes of memory; work and bytes moved of one call."""
+    """Per device: bytes of memory; FLOPs and bytes moved by one call."""
 
     parameters: float
     optimizer: float
@@ -90,13 +90,13 @@ class Need:
     moved: float
 
     def toward(self, other: "Need", share: float) -> "Need":
-        """On the line from this one through `other`, which lies at 1."""
+        """Linear interpolation: this one at share 0, `other` at share 1."""
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other))
         return Need(*(a + (b - a) * share for a, b in pairs))
 
 
 def read_model(args, dtype: str, layers: int | None = None):
-    """The network of the gin file with `layers` a stack (None: all), and the file's macros."""
+    """The gin file's network with `layers` per stack (None: all), and the file's macros."""
     import gin
 
     from recllm_tasks.models.network import Transformer
@@ -114,7 +114,7 @@ def read_model(args, dtype: str, layers: int | None = None):
         config = dataclasses.replace(config, **sizes)
     names = ("STEPS", "BATCH_SIZE", "MODEL_PARALLEL")
     macros = {name: gin.query_parameter(f"%FINETUNE_{name}") for name in names}
-    # What `None` would decide by the device that compiles, which is not the one that runs.
+    # `None` would choose for the device that compiles, not for the one that runs.
     return Transformer(dataclasses.replace(config, loop_attention=False)), macros
 
 
@@ -132,7 +132,7 @@ def bytes_on_a_device(tree) -> int:
 
 
 def lower_train(args, mesh, layers):
-    """(lowered step, bytes of the parameters, of the optimizer's state)."""
+    """(lowered step, bytes of the parameters, bytes of the optimizer state)."""
     import jax
     import jax.numpy as jnp
 
@@ -160,7 +160,7 @@ def lower_train(args, mesh, layers):
 
 
 def lower_beam(args, mesh, layers):
-    """The same of a beam search over a catalog; nothing is optimised."""
+    """The same for a beam search over a catalog, which has no optimizer."""
     import jax
     import jax.numpy as jnp
 
@@ -190,7 +190,7 @@ def catalog():
 
 
 def compile_need(args, lower, devices, mesh_shape, layers: int | None) -> Need:
-    """Compiles one program and asks the compiler what it needs."""
+    """Compiles one program and reads the compiler's estimates."""
     import numpy as np
     from jax.sharding import Mesh
 
@@ -212,14 +212,14 @@ def compile_need(args, lower, devices, mesh_shape, layers: int | None) -> Need:
 
 
 def need_of(args, lower, devices, mesh_shape) -> Need:
-    """Of the whole model: compiled, or on the line through two models of fewer layers."""
+    """The needs of the whole model: compiled, or extrapolated from two models of fewer layers."""
     if not args.layers:
         return compile_need(args, lower, devices, mesh_shape, None)
     few, more = args.layers
     one, other = (compile_need(args, lower, devices, mesh_shape, n) for n in (few, more))
     all_layers = read_model(args, TRAIN_DTYPE)[0].config.num_encoder_layers
     need = one.toward(other, (all_layers - few) / (more - few))
-    if other.temporary < one.temporary:  # The compiler took another way; no line leads on.
+    if other.temporary < one.temporary:  # The compiler changed its strategy.
         need = dataclasses.replace(need, temporary=math.nan, peak=math.nan)
     return need
 
@@ -232,7 +232,7 @@ MEMORY_HEAD = (
 
 
 def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Need) -> str:
-    """Of one device, in one step, or in one search for all prompts."""
+    """One row: needs per device of one step, or of one search for all prompts."""
     share = need.peak / 1e9 / accelerator.memory
     fits = f"{share:.0%}, {'fits' if share <= USABLE else 'does not fit'}"
     known = (f"{need.temporary / 1e9:.2f}", f"{need.peak / 1e9:.2f}", fits)
@@ -254,7 +254,7 @@ TIME_HEAD = ("| accelerator | mesh | steps/s | hours | device hours |", "|---|--
 
 
 def time_row(args, accelerator: Accelerator, mesh_shape, train: Need) -> str:
-    """What all training steps take at `UTILIZATION` of the peak."""
+    """One row: time of all training steps at `UTILIZATION` of the peak."""
     per_second = UTILIZATION * accelerator.peak * 1e12 / train.flops
     hours = args.steps / per_second / 3600
     mesh = f"{mesh_shape[0]}x{mesh_shape[1]}"
@@ -265,7 +265,7 @@ def time_row(args, accelerator: Accelerator, mesh_shape, train: Need) -> str:
 
 
 def report(args, find_devices) -> list[str]:
-    """The lines of both tables; `find_devices` gives those to compile for, and their compiler."""
+    """The lines of both tables; `find_devices` returns devices to compile for and their name."""
     measured, memory, times = {}, [], []
     for accelerator in args.accelerators:
         devices, compiler = find_devices(accelerator)
@@ -283,7 +283,7 @@ def report(args, find_devices) -> list[str]:
     lines = [
         f"`{args.model}`, remat {remat}: a step trains on {args.batch} rows of "
         f"{LENGTHS['encoder']} + {LENGTHS['decoder']} tokens, a search finds {BEAMS} beams for "
-        f"{DECODE_BATCH} prompts. Of each device, estimated by the compiler, not run:",
+        f"{DECODE_BATCH} prompts. Per device, estimated by the compiler, not run:",
         "",
     ]
     lines += [*MEMORY_HEAD, *memory, "", f"At {UTILIZATION:.0%} of peak, {args.steps:,} steps:", ""]
@@ -291,7 +291,7 @@ def report(args, find_devices) -> list[str]:
 
 
 def meshes(args, accelerator: Accelerator) -> list[tuple[int, int]]:
-    """(data, model) of --mesh, or that of the model's gin file."""
+    """(data, model) from --mesh, or from the model's gin file."""
     model = read_model(args, TRAIN_DTYPE)[1]["MODEL_PARALLEL"]
     return args.mesh or [(accelerator.devices // model, model)]
 
@@ -309,15 +309,15 @@ def parse_arguments(argv) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="flan_t5_xl", help="a file of gin/models")
-    parser.add_argument("--devices", type=int, help="only accelerators of so many")
-    parser.add_argument("--accelerator", action="append", help="only this; repeatable")
+    parser.add_argument("--devices", type=int, help="only accelerators with this many devices")
+    parser.add_argument("--accelerator", action="append", help="only this accelerator; repeatable")
     parser.add_argument("--mesh", type=pair("x"), action="append", help="DATAxMODEL; repeatable")
-    parser.add_argument("--batch", type=int, help="rows of a training batch")
-    parser.add_argument("--steps", type=int, help="of the whole training")
+    parser.add_argument("--batch", type=int, help="rows per training batch")
+    parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--remat", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--layers", type=pair(","), help="compile so many, such as 2,4")
-    parser.add_argument("--libtpu", metavar="FOLDER", help="that pip put libtpu in")
+    parser.add_argument("--layers", type=pair(","), help="extrapolate from two, such as 2,4")
+    parser.add_argument("--libtpu", metavar="FOLDER", help="where pip installed libtpu")
     args = parser.parse_args(argv)
     args.accelerators = [
         accelerator
@@ -327,7 +327,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     ]
     if not args.accelerators:
         known = ", ".join(f"'{x.name}' ({x.devices} devices)" for x in ACCELERATORS)
-        parser.error(f"got options that no accelerator fits, expected one of {known}")
+        parser.error(f"got options that match no accelerator, expected one of {known}")
     _, macros = read_model(args, TRAIN_DTYPE)
     args.batch = args.batch or macros["BATCH_SIZE"]
     args.steps = args.steps or macros["STEPS"]
@@ -342,17 +342,17 @@ def parse_arguments(argv) -> argparse.Namespace:
 
 
 def prepare() -> None:
-    """Before JAX starts: as many CPU devices as any accelerator has."""
+    """Gives JAX, before it starts, as many CPU devices as any accelerator has."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     flag = f"--xla_force_host_platform_device_count={max(x.devices for x in ACCELERATORS)}"
-    # Without the second one, the scheduler of CPUs trades memory for concurrency.
+    # By default, the CPU scheduler trades memory for concurrency.
     flag += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
 
 def find_devices(accelerator: Accelerator, libtpu: str | None):
-    """Devices to compile for, and what they are called: the TPU's, or the CPU's in its place."""
+    """Devices to compile for and their name: TPU devices, or CPU devices in their place."""
     import jax
     from jax.experimental import topologies
 

@@ -1,6 +1,7 @@
-"""What the benchmarks against other libraries share: sizes, weights, processes, the peak.
+"""Shared by the benchmarks against other libraries: sizes, weights, processes, hardware peak.
 
-Every subject lives in a process of its own, so that its peak memory is its own, and all take turns.
+Each competitor runs in a separate process, so that its peak memory can be measured, and all take
+turns.
 """
 
 import multiprocessing
@@ -55,7 +56,7 @@ def write_weights(sizes: dict, folder: str) -> None:
 
 
 def load_transformers(folder: str, **config):
-    """transformers' model with these weights, in evaluation mode; `config` replaces settings."""
+    """transformers' model with these weights, in evaluation mode; `config` overrides settings."""
     import torch
     import transformers
     from safetensors.torch import load_file
@@ -68,7 +69,7 @@ def load_transformers(folder: str, **config):
 
 
 def _untie(model) -> None:
-    """transformers 5 ties the head to the table whatever the config says, and then scales by it."""
+    """Unties the head: transformers 5 ties it regardless of the config, and scales outputs."""
     import torch
 
     model.config.tie_word_embeddings = False
@@ -90,7 +91,7 @@ def our_params(sizes: dict, folder: str) -> Any:
 
 
 class Worker:
-    """A subject in a process of its own: `run(*asked)` is what its `run` returns."""
+    """A competitor in a separate process; `run(*arguments)` returns what its `run` returns."""
 
     def __init__(self, make: Callable[..., Any], *arguments):
         context = multiprocessing.get_context("spawn")
@@ -98,8 +99,8 @@ class Worker:
         self._process = context.Process(target=_serve, args=(make, arguments, theirs), daemon=True)
         self._process.start()
 
-    def run(self, *asked) -> Any:
-        self._pipe.send(asked)
+    def run(self, *arguments) -> Any:
+        self._pipe.send(arguments)
         return self._pipe.recv()
 
     def stop(self) -> None:
@@ -108,28 +109,28 @@ class Worker:
 
 
 def _serve(make: Callable[..., Any], arguments: tuple, pipe) -> None:
-    subject = make(*arguments)
-    while (asked := pipe.recv()) is not None:
-        pipe.send(subject.run(*asked))
+    competitor = make(*arguments)
+    while (request := pipe.recv()) is not None:
+        pipe.send(competitor.run(*request))
 
 
-def in_turn(subjects: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
-    """The subjects in this round's order: each round another begins.
+def in_turn(competitors: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
+    """The competitors in the order of this round; each round starts with a different one.
 
-    What ran before changes what a processor and its caches give the next one.
+    What ran before changes the state of the processor and its caches for the next one.
     """
-    order = list(subjects.items())
+    order = list(competitors.items())
     start = turn % len(order)
     return order[start:] + order[:start]
 
 
 def peak_gib() -> float:
-    """The most memory that this process has had, or has had since `memory.forget_peak`."""
+    """Peak memory of this process, since `memory.forget_peak` if that was called."""
     return memory.peak_bytes() / 2**30
 
 
 def matmul_gflops(size: int = 3072) -> float:
-    """The peak that a limit is measured against: torch's or XLA's, whichever is faster."""
+    """The hardware peak: a large matmul in torch or XLA, whichever is faster."""
     import time
 
     import jax
@@ -148,7 +149,7 @@ def matmul_gflops(size: int = 3072) -> float:
 
 
 def processor() -> str:
-    """This machine's processor: what one library gains on another depends on it."""
+    """The name of this machine's processor; relative speeds depend on it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux

@@ -1,1 +1,1 @@
-"""Proof that a prepared dataset, and every task over it, gives nothing held out away."""
+"""Proof that a prepared dataset and every task over it leak nothing that is held out."""

@@ -8,13 +8,12 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.audit import item_numbers
-from recllm_tasks.audit.item_ids import IdReader
+from recllm_tasks.audit import id_readers
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import stream
 from recllm_tasks.prompts.candidates import OFFERS
-from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.source import CatalogSource
 
 _BATCH = 512
@@ -80,7 +79,7 @@ def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
         source = task.source
         if not isinstance(source, CatalogSource) or source.dataset_name != dataset:
             continue
-        if item_numbers.are_written(task) and not with_numbers:
+        if id_readers.writes_numbers(task) and not with_numbers:
             continue
         needs_ratings = getattr(source, "needs_ratings", False)
         if split in task.splits and (source.info().has_ratings or not needs_ratings):
@@ -161,10 +160,10 @@ class BatchReader:
     def __init__(self, records: Records, task: seqio.Task, split: str, seed: int):
         self._records, self._task, self._split, self._seed = records, task, split, seed
         vocabulary = task.output_features["inputs"].vocabulary
-        if item_numbers.are_written(task):
-            self._ids = item_numbers.NumberReader(vocabulary, len(records.catalog))
+        if id_readers.writes_numbers(task):
+            self._ids = id_readers.NumberReader(vocabulary, len(records.catalog))
         else:
-            self._ids = IdReader(vocabulary, records.catalog)
+            self._ids = id_readers.IdReader(vocabulary, records.catalog)
 
     def read(self, arrays: Arrays) -> Batch:
         inputs, targets = (

@@ -1,32 +1,32 @@
-"""Whether an example shows a pair of a user and an item that its split must not know."""
+"""Whether an example reveals an interaction that its split must not know."""
 
 import re
 
 import numpy as np
 import seqio
 
-from recllm_tasks.audit import item_numbers
+from recllm_tasks.audit import id_readers
+from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.examples import Batch, Ids
 from recllm_tasks.audit.records import Records
-from recllm_tasks.audit.titles import ALL_TEXTS, TitleReader
-from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.audit.title_reader import ALL_TEXTS, TitleReader
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.prompts.token_table import write_item
 
 
 class Confirmation:
-    """Whether ids that were found in tokens are what they look like, and not part of a title."""
+    """Confirms that an id found in tokens is really an id, and not part of a title."""
 
     def __init__(self, records: Records, task: seqio.Task):
         self._catalog = records.catalog
         self._vocabulary = task.output_features["inputs"].vocabulary
-        self._are_numbers = item_numbers.are_written(task)
+        self._writes_numbers = id_readers.writes_numbers(task)
 
     def holds(self, batch: Batch, example: int, row: int) -> bool:
-        """False if the text of an item in the example holds the id of `row`."""
-        if self._are_numbers:  # beside which no text of an item stands
-            sides = (batch.inputs[example], batch.targets[example])
-            return item_numbers.holds(self._vocabulary, sides, row)
+        """False if the id of `row` is only text of another item in the example."""
+        sides = (batch.inputs[example], batch.targets[example])
+        if self._writes_numbers:  # such examples contain no text of items
+            return id_readers.contains_number(self._vocabulary, sides, row)
         written = re.compile(rf"(?<![A-Za-z0-9]){self._catalog.short_id[row]}(?![0-9])")
         shown = {
             int(shown)
@@ -36,17 +36,16 @@ class Confirmation:
         texts = (write_item(self._catalog, ALL_TEXTS, shown_row) for shown_row in shown)
         if any(written.search(text) for text in texts):
             return False
-        sides = (batch.inputs[example], batch.targets[example])
         return batch.corrupted or any(
             written.search(self._vocabulary.decode(side.tolist())) for side in sides
         )
 
 
 class HeldOut:
-    """No example of a task holds an item that its user has interacted with later.
+    """No example of a task contains an item that its user interacts with later.
 
-    An item that is merely offered, as a negative, is no interaction. A held-out item may be drawn
-    as one: to leave it out would tell the model which items are held out.
+    An item that is only offered as a negative is not an interaction. A held-out item may be drawn
+    as a negative: leaving it out would tell the model which items are held out.
     """
 
     def __init__(self, records: Records, task: seqio.Task, split: str):
@@ -57,7 +56,7 @@ class HeldOut:
         self._offender: Offender | None = None
         self._examples = self._tokens = self._ids = self._negatives = 0
 
-    def see(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         self._examples += len(batch)
         self._tokens += len(batch.inputs.values) + len(batch.targets.values)
         self._ids += len(batch.in_inputs.row) + len(batch.in_targets.row)
@@ -67,12 +66,12 @@ class HeldOut:
                 if times <= offered:
                     self._negatives += times
                 elif self._offender is None and self._confirmation.holds(batch, example, row):
-                    self._offender = self._tell(batch, example, row)
+                    self._offender = self._offender_of(batch, example, row)
         if self._offender is None:
-            self._offender = self._nobody(batch) or self._title(batch)
+            self._offender = self._pair_without_user(batch) or self._title(batch)
 
     def _found(self, batch: Batch, ids: Ids):
-        """(example, row, how often) of every held-out item in the tokens."""
+        """Yields (example, row, count) for every held-out item in the tokens."""
         user = batch.user[ids.example]
         held_out = (self._held_out[user] == ids.row[:, np.newaxis]).any(axis=1) & (user >= 0)
         found = np.stack([ids.example[held_out], ids.row[held_out]], axis=1)
@@ -80,11 +79,11 @@ class HeldOut:
         yield from ((int(e), int(r), int(n)) for (e, r), n in zip(pairs, times))
 
     def _title(self, batch: Batch) -> Offender | None:
-        """The first example that tells a held-out item by its title alone."""
-        told = next(self._titles.read(batch), None)
-        return told and self._tell(batch, *told, what="title of the user's")
+        """The first example that reveals a held-out item by its title alone."""
+        found = next(self._titles.read(batch), None)
+        return found and self._offender_of(batch, *found, what="title of the user's")
 
-    def _tell(self, batch: Batch, example: int, row: int, what: str = "user's") -> Offender:
+    def _offender_of(self, batch: Batch, example: int, row: int, what: str = "user's") -> Offender:
         number = int(batch.user[example])
         items = self._records.splits["test"].items[number]
         position = int(np.flatnonzero(items == row)[-1])
@@ -100,8 +99,8 @@ class HeldOut:
             position=position,
         )
 
-    def _nobody(self, batch: Batch) -> Offender | None:
-        """An example of no known user that shows two items: they could be anyone's."""
+    def _pair_without_user(self, batch: Batch) -> Offender | None:
+        """An example without a known user that contains two items: any user may have both."""
         unknown = np.flatnonzero(batch.user < 0)
         if not len(unknown):
             return None
@@ -110,11 +109,11 @@ class HeldOut:
         pairs = np.unique(np.stack([example, row], axis=1)[batch.user[example] < 0], axis=0)
         for second in np.flatnonzero(np.diff(pairs[:, 0]) == 0) + 1:
             number, other, item = *pairs[second], pairs[second - 1, 1]
-            # What is left of two ids is more than one item only if neither is the other's text.
+            # The example has two items only if neither id is text of the other item.
             if all(self._confirmation.holds(batch, int(number), int(r)) for r in (other, item)):
                 short_id = self._records.catalog.short_id
                 return Offender(
-                    f"beside {short_id[other]} in an example of {batch.task} that names no user",
+                    f"with {short_id[other]} in an example of {batch.task} that names no user",
                     value=short_id[item],
                     split=self._split,
                 )
@@ -129,9 +128,9 @@ class HeldOut:
 
 
 class OwnTarget:
-    """No example tells its answer: an item in the targets is in the inputs only if it is offered.
+    """No example reveals its answer: the inputs contain a target item only if they offer it.
 
-    Where spans are corrupted the targets are a part of the text, and there is nothing to tell.
+    Examples with corrupted spans are skipped: their targets are part of the input text.
     """
 
     def __init__(self, records: Records):
@@ -139,7 +138,7 @@ class OwnTarget:
         self._offender: Offender | None = None
         self._examples = self._answers = 0
 
-    def see(self, batch: Batch, confirmation: Confirmation) -> None:
+    def add(self, batch: Batch, confirmation: Confirmation) -> None:
         if batch.corrupted:
             return
         self._examples += len(batch)
@@ -149,9 +148,9 @@ class OwnTarget:
         shown, times = np.unique(
             batch.in_inputs.example * size + batch.in_inputs.row, return_counts=True
         )
-        told = np.isin(shown, answers)
-        ids = Ids(shown[told] // size, shown[told] % size)
-        too_often = times[told] > batch.times_offered(ids)
+        is_answer = np.isin(shown, answers)
+        ids = Ids(shown[is_answer] // size, shown[is_answer] % size)
+        too_often = times[is_answer] > batch.times_offered(ids)
         for example, row in zip(ids.example[too_often], ids.row[too_often]):
             if self._offender is None and confirmation.holds(batch, int(example), int(row)):
                 number = int(batch.user[example])
@@ -165,5 +164,5 @@ class OwnTarget:
 
     def check(self) -> Check:
         figures = {"examples": self._examples, "answers": self._answers}
-        claim = "no answer in its own input, unless it is one of several to choose from"
+        claim = "no answer in its own input, except among the items to choose from"
         return Check("own_target", claim, figures, self._offender)

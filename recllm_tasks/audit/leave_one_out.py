@@ -1,17 +1,17 @@
-"""Whether the stored splits are what leave-one-out makes of each user's sequence."""
+"""Whether the stored splits are the leave-one-out splits of each user's sequence."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.records import Records
-from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.statistics import Statistics
 
 
 def check_whole(records: Records) -> Check:
-    """Every row is of the catalog, and the counts are those that `recllm prepare` wrote down."""
+    """Every item is in the catalog, and the counts are those that `recllm prepare` stored."""
     size, offender = len(records.catalog), None
     for name, split in records.splits.items():
         for rows in (split.items, split.negatives):
@@ -23,7 +23,7 @@ def check_whole(records: Records) -> Check:
                     value=str(rows.values[wrong[0]]),
                     user=split.users[number].decode(errors="replace"),
                     split=name,
-                    position=int(rows.places()[wrong[0]]),
+                    position=int(rows.positions[wrong[0]]),
                 )
     test = records.splits["test"]
     figures = {
@@ -33,37 +33,37 @@ def check_whole(records: Records) -> Check:
     }
     if offender is None and test.users:
         found = Statistics.from_lengths(test.items.lengths, size, records.info.window).to_json()
-        for name, noted in records.info.statistics.to_json().items():
-            if offender is None and not np.isclose(found[name], noted, rtol=1e-9):
+        for name, stored in records.info.statistics.to_json().items():
+            if offender is None and not np.isclose(found[name], stored, rtol=1e-9):
                 offender = Offender(
-                    f"{name} counted in the records; recllm.json says {noted}",
+                    f"{name} counted in the records; recllm.json says {stored}",
                     value=str(found[name]),
                     split="test",
                 )
-    return Check("whole", "the records are whole, as counted when prepared", figures, offender)
+    return Check("whole", "the records are complete, as counted by prepare", figures, offender)
 
 
 def check_same_users(records: Records) -> Check:
     """Each user has exactly one record in each split."""
-    offender = next(_odd_users(records), None)
+    offender = next(_misplaced_users(records), None)
     figures = {name: len(split.users) for name, split in records.splits.items()}
     return Check("same_users", "the same users in all splits, each once", figures, offender)
 
 
-def _odd_users(records: Records) -> Iterator[Offender]:
+def _misplaced_users(records: Records) -> Iterator[Offender]:
     for name, split in records.splits.items():
         for before, user in zip(split.users, split.users[1:]):
             if before == user:
                 yield Offender("two records", "2", user.decode(errors="replace"), name)
-        here_all, there_all = {*split.users}, {*records.users}
-        for user in sorted(here_all ^ there_all):
-            here = user in here_all
-            problem = "not in the test split" if here else "in the test split, but not here"
+        users, test_users = {*split.users}, {*records.users}
+        for user in sorted(users ^ test_users):
+            missing_in = "test" if user in users else name
+            problem = f"no record in the {missing_in} split"
             yield Offender(problem, "no record", user.decode(errors="replace"), name)
 
 
 def check_splits(records: Records) -> Check:
-    """Train is the test record without its last two interactions, validation without its last."""
+    """Train is the test record minus its last two interactions, validation minus its last one."""
     offender = None
     for name, held_out in HELD_OUT.items():
         offender = offender or _later_interaction(records, name, held_out)
@@ -80,16 +80,18 @@ def _later_interaction(records: Records, name: str, held_out: int) -> Offender |
     stored = records.splits[name].items
     expected = records.splits["test"].items.without_last(held_out)
     for number in _unequal_rows(stored, expected):
-        ours, theirs = stored[number], expected[number]
-        common = min(len(ours), len(theirs))
-        differing = np.flatnonzero(ours[:common] != theirs[:common])
+        found, wanted = stored[number], expected[number]
+        common = min(len(found), len(wanted))
+        differing = np.flatnonzero(found[:common] != wanted[:common])
         position = int(differing[0]) if len(differing) else common
         short_id = records.catalog.short_id
-        is_more = position < len(ours)
-        wanted = short_id[theirs[position]] if position < len(theirs) else "no interaction"
+        got, right = (
+            short_id[rows[position]] if position < len(rows) else "no interaction"
+            for rows in (found, wanted)
+        )
         return Offender(
-            f"expected {wanted}: the test record without its last {held_out} interactions",
-            value=short_id[ours[position]] if is_more else "no interaction",
+            f"expected {right}: the test record without its last {held_out} interactions",
+            value=got,
             user=records.user(number),
             split=name,
             position=position,
@@ -107,7 +109,7 @@ def _unequal_rows(first, second) -> Iterator[int]:
 
 
 def check_repeats(records: Records) -> Check:
-    """No sequence holds an item twice, so that no target is in its own history."""
+    """No sequence has an item twice, so no target is in its own history."""
     items = records.splits["test"].items
     pairs = records.pair(items.rows, items.values)
     order = np.argsort(pairs, kind="stable")
@@ -115,11 +117,30 @@ def check_repeats(records: Records) -> Check:
     offender = None
     if len(again):
         offender = Offender(
-            f"interacted with before ({len(again):,} such interactions in all)",
+            f"the user has interacted with it before ({len(again):,} repeats in all)",
             value=records.catalog.short_id[items.values[again[0]]],
             user=records.user(items.rows[again[0]]),
             split="test",
-            position=int(items.places()[again[0]]),
+            position=int(items.positions[again[0]]),
         )
     figures = {"sequences": len(items), "repeats": len(again)}
     return Check("no_repeats", "no target in its own history", figures, offender)
+
+
+def check_ties(records: Records) -> Check:
+    """Reports how many times are tied and how ties are ordered, for comparing results; never fails.
+
+    Times are not stored, so `recllm prepare` counts the ties.
+    """
+    facts = records.info.tie_counts
+    if facts is None:
+        figures = {"not counted": "prepare again with --overwrite to count them"}
+        return Check("ties", "ties: nothing to check", figures)
+    share = facts.users_with_test_tied / max(1, len(records.users))
+    figures = {
+        "order": facts.order,
+        "interactions tied": facts.interactions,
+        "users whose test item is tied": facts.users_with_test_tied,
+        "share of users": round(share, 4),
+    }
+    return Check("ties", "ties counted, their order known", figures)

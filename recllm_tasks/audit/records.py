@@ -1,4 +1,4 @@
-"""The stored records of a dataset, all splits in memory, users in one order."""
+"""The stored records of a dataset: all splits in memory, users in the same order."""
 
 import dataclasses
 import functools
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
 from recllm_tasks.prompts.training_windows import stored_records
 
@@ -32,7 +32,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """A dataset as it is stored. Once `same_users` holds, user u is the same in all splits."""
+    """A stored dataset. If `same_users` holds, user u is the same in all splits."""
 
     info: DatasetInfo
     catalog: Catalog
@@ -52,17 +52,17 @@ class Records:
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 (one Records a run)
     def own(self, split: str) -> np.ndarray:
-        """All (user, item) pairs of a split as sorted numbers, int64: see `pair`."""
+        """All (user, item) pairs of a split as sorted numbers, int64 (see `pair`)."""
         items = self.splits[split].items
         return np.sort(self.pair(items.rows, items.values))
 
     def pair(self, user: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """One number for a user's number and a row of the catalog."""
+        """One number for each pair of a user's number and a row of the catalog."""
         return user * np.int64(len(self.catalog)) + row
 
 
 def is_in(pairs: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """bool: which of `pairs` (any shape) are among the sorted `of`."""
+    """Which of `pairs` (any shape) are in the sorted array `of`, bool."""
     places = np.searchsorted(of, pairs)
     return of[np.minimum(places, len(of) - 1)] == pairs
 
@@ -71,13 +71,14 @@ def read_records(source: CatalogSource) -> Records:
     """Reads a prepared dataset.
 
     Raises:
-      UserError: it is not prepared, not whole or damaged. TFRecord's checksums find changed bytes.
+      UserError: it is not prepared, incomplete or damaged. TFRecord's checksums detect changed
+        bytes.
     """
     info, catalog = source.info(), source.catalog()
     try:
         splits = {split: _read_split(source.dataset_dir(), split) for split in SPLITS}
     except (tf.errors.OpError, OSError, ValueError) as error:
-        # Of TensorFlow's message without the names of its nodes.
+        # TensorFlow's message without the names of its nodes.
         reason = str(error).splitlines()[0].split("}} ")[-1].split(" [Op:")[0]
         raise UserError(
             f"records of '{source.dataset_name}' in {source.dataset_dir()}: got '{reason}', "
@@ -87,20 +88,15 @@ def read_records(source: CatalogSource) -> Records:
 
 
 def _read_split(directory: str, split: str) -> Split:
-    """Parsed many at a time, in a third of the time that TFDS takes to do it one by one."""
+    """Parses many records at a time, in a third of the time that TFDS takes one by one."""
     rows = tf.io.RaggedFeature(tf.int64, row_splits_dtype=tf.int64)
     features = {"user": tf.io.FixedLenFeature([], tf.string), "items": rows, "negatives": rows}
-    users, items, negatives = [], [], []
+    users, rows_of = [], {"items": [], "negatives": []}
     for records in stored_records(directory, split):
         batch = tf.io.parse_example(records, features)
         users += batch["user"].numpy().tolist()
-        items.append(Ragged(batch["items"].values.numpy(), batch["items"].row_splits.numpy()))
-        negatives.append(
-            Ragged(batch["negatives"].values.numpy(), batch["negatives"].row_splits.numpy())
-        )
+        for name, parts in rows_of.items():
+            parts.append(Ragged(batch[name].values.numpy(), batch[name].row_splits.numpy()))
     order = np.array(sorted(range(len(users)), key=users.__getitem__), np.int64)
-    return Split(
-        users=[users[number] for number in order],
-        items=Ragged.concatenate(items).take(order),
-        negatives=Ragged.concatenate(negatives).take(order),
-    )
+    rows_of = {name: Ragged.concatenate(parts).take(order) for name, parts in rows_of.items()}
+    return Split(users=[users[number] for number in order], **rows_of)

@@ -1,8 +1,8 @@
-"""Whether short ids give anything away: they must be in no order (paper §A.1).
+"""Whether short ids leak anything: their order must be random (paper §A.1).
 
-P5 numbered items as it first saw them; the rule "previous id + 1" then finds a share of the test
-items without any learning. Semantic ids tell what an item is, and so which items are alike; they
-must not tell which came first. Their order is that of their numbers. Letters: N items.
+P5 numbered items in the order in which it first saw them. The rule "previous id + 1" then finds
+some test items without any learning. Semantic ids reveal what an item is, and so which items are
+similar; they must not reveal which came first. Ids are ordered by their numbers. Letters: N items.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.records import Records
-from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.id_schemes import read_numbers
 
-# Our choice: five standard deviations of the null distribution, and the same tail of the binomial
-# one, so that an honest dataset fails once in some two million; what leaks is far beyond.
+# Our choice: five standard deviations of the null distribution, and the same tail probability for
+# binomial tests. A correct dataset fails once in about two million; leaks are far beyond the bound.
 DEVIATIONS = 5.0
 TAIL = stats.norm.sf(DEVIATIONS)
 
@@ -25,8 +25,8 @@ NEXT_IDS = 10
 def check_order(records: Records) -> Check:
     """Spearman's rank correlation of short ids with raw-id order and first-seen order.
 
-    Of two independent orders of N items it has mean 0 and the deviation of `null_deviation`. First
-    seen is counted user by user, in the order of raw ids, each sequence from its oldest item on.
+    For two independent orders of N items it has mean 0 and standard deviation `null_deviation`.
+    First-seen order goes through users by raw id, and through each sequence from the oldest item.
     """
     size = len(records.catalog)
     numbers = read_numbers(records.catalog.short_id)
@@ -51,7 +51,7 @@ def check_order(records: Records) -> Check:
             row = orders[name][0][place]
             offender = Offender(
                 f"rank correlation {correlation:+.3f} of short ids with {name}, expected at most "
-                f"{limit:.3f} either way; the first item in that order is '"
+                f"{limit:.3f} in absolute value; the first item in that order is '"
                 f"{records.catalog.item[row]}'",
                 value=records.catalog.short_id[row],
                 position=int(row),
@@ -59,31 +59,31 @@ def check_order(records: Records) -> Check:
     figures = {name: round(float(rho), 4) for name, rho in correlations.items()}
     return Check(
         "short_id_order",
-        "short ids in no order",
+        "short ids in random order",
         {**figures, "at most": round(float(limit), 4)},
         offender,
     )
 
 
 def ranks_of(numbers: np.ndarray) -> np.ndarray:
-    """Each id's place in the order of the ids' numbers [N, C], int64 [N]."""
+    """Each id's rank when ids are sorted by their numbers [N, C], int64 [N]."""
     ranks = np.empty(len(numbers), np.int64)
     ranks[np.lexsort(numbers.T[::-1])] = np.arange(len(numbers))
     return ranks
 
 
 def null_deviation(groups: np.ndarray, order: np.ndarray) -> float:
-    """The rank correlation's standard deviation if groups and their members stand in no order.
+    """The rank correlation's standard deviation if groups and their members are ordered randomly.
 
-    A group is the items whose ids begin with the same number. Like items may well be near each
-    other in another order, and then it is the groups that are independent, and not the items: with
-    a share s of the order's variance between G groups (by the inverse of the sum of their squared
-    shares of items), the variance is s / (G - 1) + (1 - s) / (N - 1). Where each group is one item,
-    as in ids of one number, that is 1 / (N - 1).
+    A group consists of the items whose ids start with the same number. Similar items may be close
+    together in the other order; then the groups are independent, but the items are not. If a share
+    s of the order's variance lies between G groups (G is the inverse of the sum of their squared
+    shares of items), the variance is s / (G - 1) + (1 - s) / (N - 1). If every group is a single
+    item, as with ids of one number, that is 1 / (N - 1).
 
     Args:
       groups: int [n], the first number of each id.
-      order: [n], the place of each item in the other order.
+      order: [n], the rank of each item in the other order.
     """
     size = len(order)
     if size < 2:
@@ -99,7 +99,7 @@ def null_deviation(groups: np.ndarray, order: np.ndarray) -> float:
 
 
 def natural_ranks(ids: Sequence[str]) -> np.ndarray:
-    """Each id's place in their order, int64 [n]; as numbers where all of them are."""
+    """Each id's rank, int64 [n]; ids are compared as numbers if all of them are numbers."""
     as_numbers = all(text.isascii() and text.isdigit() for text in ids)
     order = sorted(range(len(ids)), key=lambda n: int(ids[n]) if as_numbers else ids[n])
     ranks = np.empty(len(ids), np.int64)
@@ -108,22 +108,22 @@ def natural_ranks(ids: Sequence[str]) -> np.ndarray:
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's; 0 where there is no order to speak of."""
+    """Spearman's rank correlation; 0 for fewer than two values."""
     if len(first) < 2:
         return 0.0
     return float(stats.spearmanr(first, second).statistic)
 
 
 def check_next_id(records: Records) -> Check:
-    """The rule "previous id + 1": HR@10 of the ten ids after the user's last one.
+    """The rule "previous id + 1": HR@10 of the ten ids that follow the user's last one.
 
-    Of a random mapping, one pair of different items is a hit with probability p, a little less than
-    10 / N. The bound is the binomial one over the distinct pairs of last item and test item, for
-    users with the same pair are hit together.
+    In a random mapping, a pair of different items is a hit with probability p, slightly less than
+    10 / N. The bound is binomial over the distinct pairs of last item and test item, because users
+    with the same pair are hit together.
 
-    Like items stand side by side in semantic ids, so that the next ones are found more often than
-    by chance, and so are the previous ones; of the pairs that either rule finds, one is a hit of
-    this rule with probability 1 / 2.
+    Semantic ids place similar items next to each other, so both the next and the previous ids are
+    hits more often than by chance. Of the pairs that either rule hits, this rule hits each with
+    probability 1 / 2.
     """
     numbers = read_numbers(records.catalog.short_id)
     is_semantic = numbers.shape[1] > 1
@@ -147,7 +147,7 @@ def check_next_id(records: Records) -> Check:
         number = int(np.flatnonzero(hit)[0])
         offender = Offender(
             f"{step[number]} after the last id, {records.catalog.short_id[last_two[number, 0]]}; "
-            f"{hits:,} of {len(pairs):,} pairs are found so, expected at most {most:,}",
+            f"the rule finds {hits:,} of {len(pairs):,} pairs, expected at most {most:,}",
             value=records.catalog.short_id[last_two[number, 1]],
             user=records.user(number),
             split="test",

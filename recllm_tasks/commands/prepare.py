@@ -19,9 +19,9 @@ from recllm_tasks.progress import console
 def run(args) -> int:
     data_dir = setup.use_data_dir(args)
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
-    from recllm_tasks.prompts.own_vocabulary import OWN_PIECES, ensure_vocabulary
     from recllm_tasks.prompts.source import CatalogSource
     from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
+    from recllm_tasks.prompts.vocabulary_training import NUM_PIECES, ensure_vocabulary
 
     dataset, raw_dir = _dataset(args), args.raw_dir and os.path.expanduser(args.raw_dir)
     if args.download:
@@ -42,7 +42,7 @@ def run(args) -> int:
     if ensure_vocabulary(source):
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
         console.print(f"trained the vocabulary: {size:,} ids")
-        if size > OWN_PIECES + SENTINELS:
+        if size > NUM_PIECES + SENTINELS:
             console.print(f"a model must have as many: --gin.network.T5Config.vocab_size={size}")
     info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
     if args.json:

@@ -1,8 +1,8 @@
-"""P5's representation, to compare with (Geng et al. 2022): users and items are numbers, no titles.
+"""P5's representation for comparison (Geng et al. 2022): users and items as numbers, no titles.
 
-The wording is that of the paper's Figure 1(a1)-(a3). A number is a place in an order that says
-nothing: of an item in the catalog, of a user among the training records (paper, §A.1: random
-instead of sequential). More templates come from a file of P5's own (`p5_file.py`).
+The wording is that of the paper's Figure 1(a1)-(a3). Numbers are random instead of sequential
+(paper §A.1): an item's row in the catalog, a user's row among the train records. More templates
+come from P5's template file (`p5_file.py`).
 """
 
 from collections.abc import Callable
@@ -16,21 +16,21 @@ from recllm_tasks.prompts.templates import Choice, Items, Template, User
 
 NUMBER = "{number}"
 ANSWER = Items("target", NUMBER)
-# Our choice: whole stars. P5's own answers are drawn around the rating, 4.8 for a 5.
+# Our choice: whole stars. P5 draws its answers around the rating, such as 4.8 for a 5.
 STARS = Choice("target_star", ("1.0", "2.0", "3.0", "4.0", "5.0"))
 
 
 def history(after: str = "") -> Items:
-    """The items of the history, with an arrow between each two, and a word's rest after them."""
+    """The items of the history, separated by arrows, followed directly by `after`."""
     return Items("history", f"{NUMBER} ->", last_form=f"{NUMBER}{after}")
 
 
 def candidates(after: str = "") -> Items:
-    """The items to choose from, with a comma between each two, and a word's rest after them."""
+    """The items to choose from, separated by commas, followed directly by `after`."""
     return Items("candidates", f"{NUMBER} ,", last_form=f"{NUMBER}{after}")
 
 
-# Figure 1(a) of the paper, by the kind of task.
+# Figure 1(a) of the paper, by kind of task.
 FIGURE_1 = {
     "retrieval": Template(
         inputs=(
@@ -64,7 +64,7 @@ FIGURE_1 = {
 def answers_by_liking(
     slot: Choice, like_threshold: float
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The answers of a rating template that say dislike, and those that say like."""
+    """The answers of a rating template that mean dislike, and those that mean like."""
     if slot.field != STARS.field:
         return slot.answers[:1], slot.answers[1:]
     first_liked = sum(star <= like_threshold for star in range(1, len(slot.answers) + 1))

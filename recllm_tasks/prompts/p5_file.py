@@ -1,4 +1,4 @@
-"""The templates in a file of P5's own code, read without running it.
+"""Reads templates from P5's template file without running it.
 
 The file (`src/all_amazon_templates.py` of github.com/jeykigung/P5) is Python that fills
 dictionaries:
@@ -8,9 +8,9 @@ dictionaries:
     template['target'], template['target_argv'], template['task'], template['id']
     task_subgroup_2["2-1"] = template
 
-Such assignments are read from its syntax tree; anything else in it is an error. What a template
-needs decides what becomes of it: retrieval, ranking where it lists candidates (so is the paper's
-2-7, which P5 counts as sequential), rating; or it is left out, and the reason is told.
+These assignments are read from the syntax tree; anything else in the file is an error. A template
+becomes retrieval, ranking if it lists candidates (such as the paper's 2-7, which P5 calls
+sequential), or rating. Other templates are skipped, and the reason is reported.
 """
 
 import ast
@@ -24,11 +24,11 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import p5
 from recllm_tasks.prompts.templates import Choice, Items, Part, Slot, Template, User
 
-# P5's own has 70 KB. Python's parser is not made for what an enemy may write, such as brackets in
-# brackets without end; it is given no more than this.
+# P5's own file has 70 KB. Python's parser is not safe against hostile input such as endlessly
+# nested brackets, so larger files are refused.
 _MAX_BYTES = 1 << 20
 _MAX_TEXT = 2000
-_REMEDY = "give P5's own src/all_amazon_templates.py, or one written as it is"
+_REMEDY = "use P5's src/all_amazon_templates.py, or a file of the same form"
 
 _ID = re.compile(r"[0-9A-Za-z]{1,8}-[0-9]{1,4}")
 _KINDS = {"rating": "rating", "sequential": "retrieval", "traditional": "ranking"}
@@ -43,18 +43,18 @@ _CHOICES = {
 }
 _MISSING = {
     "user_desc": "users' names",
-    "yes_no": "pairs with an answer of yes or no",
+    "yes_no": "pairs with a yes or no answer",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class P5Templates:
-    """What a file holds.
+    """The templates of a file.
 
     Attributes:
-      templates: `<kind>_<n>` → template, n being its id with a low line (`retrieval_2_1`): SeqIO's
-        names have no hyphen.
-      left_out: id → what it needs that is not there.
+      templates: `<kind>_<n>` → template, where n is its id with an underscore (`retrieval_2_1`),
+        because SeqIO's names have no hyphens.
+      left_out: id → why the template was skipped.
     """
 
     templates: dict[str, Template]
@@ -62,7 +62,7 @@ class P5Templates:
 
 
 class _Values(dict):
-    """A dictionary of the file, with the line of each key."""
+    """A dictionary in the file, with the line of each key."""
 
     def __init__(self):
         super().__init__()
@@ -70,10 +70,10 @@ class _Values(dict):
 
 
 def read(path: str | Path) -> P5Templates:
-    """The templates of a file that can be asked of a prepared dataset.
+    """Reads the templates that work with a prepared dataset.
 
     Raises:
-      UserError: no such file, or not of that form; it names the line and the value.
+      UserError: the file is missing or has another form; the message names line and value.
     """
     path = Path(path).expanduser()
     templates: dict[str, Template] = {}
@@ -91,19 +91,19 @@ def read(path: str | Path) -> P5Templates:
         templates[name] = _template(path, values)
     if not templates:
         raise UserError(
-            f"templates for '{path}': got none that can be asked for, expected some of the tasks "
+            f"templates for '{path}': got none that can be used, expected some for the tasks "
             f"{', '.join(_KINDS)}; {_REMEDY}"
         )
     return P5Templates(templates, left_out)
 
 
 class _Reader:
-    """The dictionaries that a file's assignments make, by name."""
+    """Collects the dictionaries that a file's assignments create, by name."""
 
     def __init__(self, path: Path):
         self.path = path
         self.names: dict[str, _Values] = {}
-        self.made: list[_Values] = []
+        self.created: list[_Values] = []
         for node in self._parse():
             if isinstance(node, ast.Assign) and len(node.targets) == 1:
                 self._assign(node.targets[0], node.value)
@@ -119,13 +119,13 @@ class _Reader:
                 )
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            got = getattr(error, "strerror", None) or "bytes that are no UTF-8"
+            got = getattr(error, "strerror", None) or "bytes that are not UTF-8"
             raise UserError(
                 f"templates for '{self.path}': got {got}, expected a Python file; {_REMEDY}"
             ) from error
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of escapes in strings
+                warnings.simplefilter("ignore")  # about escapes in strings
                 return ast.parse(text).body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             line = getattr(error, "lineno", None) or 1
@@ -140,9 +140,9 @@ class _Reader:
                 self.names[target.id] = self.names[value.id]
             elif isinstance(value, ast.Dict) and not value.keys:
                 self.names[target.id] = _Values()
-                self.made.append(self.names[target.id])
+                self.created.append(self.names[target.id])
             else:
-                self._refuse(value, "{} or a dictionary made before")
+                self._refuse(value, "{} or a known dictionary")
             return
         known = (
             isinstance(target, ast.Subscript)
@@ -152,13 +152,13 @@ class _Reader:
             and isinstance(target.slice.value, str)
         )
         if not known:
-            self._refuse(target, "a dictionary made before, with a text as its key")
+            self._refuse(target, "a known dictionary with a string as its key")
         values = self.names[target.value.id]
         values[target.slice.value] = self._value(value)
         values.lines[target.slice.value] = target.lineno
 
     def _value(self, node: ast.expr) -> object:
-        """A text, a number, a list of texts, or a dictionary made before."""
+        """A string, an integer, a list of strings, or a dictionary defined before."""
         if isinstance(node, ast.Name) and node.id in self.names:
             return self.names[node.id]
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, int)):
@@ -167,7 +167,7 @@ class _Reader:
             isinstance(item, ast.Constant) and isinstance(item.value, str) for item in node.elts
         ):
             return [item.value for item in node.elts]
-        self._refuse(node, "a text, a whole number, a list of texts, or a dictionary made before")
+        self._refuse(node, "a string, an integer, a list of strings, or a known dictionary")
 
     def _refuse(self, node: ast.AST, expected: str) -> None:
         try:
@@ -176,19 +176,19 @@ class _Reader:
             got = type(node).__name__
         got = got.splitlines()[0][:60]
         raise UserError(
-            f"templates for '{self.path}', line {node.lineno}: got {got}, expected {expected}, "
-            f"since the file is read and not run; {_REMEDY}"
+            f"templates for '{self.path}', line {node.lineno}: got {got}, expected {expected} "
+            f"(the file is read, not run); {_REMEDY}"
         )
 
 
 def _found(reader: _Reader) -> list[tuple[int, _Values]]:
-    """The dictionaries that are templates, each with its first line, in the file's order."""
-    found = [values for values in reader.made if "source" in values]
+    """The dictionaries that are templates, with their first lines, in the file's order."""
+    found = [values for values in reader.created if "source" in values]
     return [(min(values.lines.values()), values) for values in found]
 
 
 def _check(path: Path, line: int, values: _Values, seen: set[str]) -> None:
-    """Raises UserError for a template that lacks something, or has it otherwise."""
+    """Raises UserError for a template with a missing or invalid value."""
 
     def refuse(key: str, expected: str) -> None:
         raise UserError(
@@ -199,7 +199,7 @@ def _check(path: Path, line: int, values: _Values, seen: set[str]) -> None:
     for key in _TEXTS:
         text = values.get(key)
         if not isinstance(text, str) or not 0 < len(text) <= _MAX_TEXT:
-            refuse(key, f"a text of at most {_MAX_TEXT:,} characters")
+            refuse(key, f"a string of at most {_MAX_TEXT:,} characters")
     for key in _LISTS:
         if not isinstance(values.get(key), list):
             refuse(key, "a list of names")
@@ -210,19 +210,19 @@ def _check(path: Path, line: int, values: _Values, seen: set[str]) -> None:
         try:
             fields = [field for _, *field in string.Formatter().parse(values[text])]
         except ValueError:
-            refuse(text, "a text with {} in it, and no other braces")
+            refuse(text, "a string with {} and no other braces")
         fields = [field for field in fields if field[0] is not None]
         plain = values[text].replace("{}", "")
         if any(field != ["", "", None] for field in fields) or "{" in plain or "}" in plain:
-            refuse(text, "a text with {} in it, and no other braces")
+            refuse(text, "a string with {} and no other braces")
         if len(fields) != len(values[names]):
             refuse(text, f"a {{}} for each of {', '.join(values[names])}")
 
 
 def _reason(task: str, values: _Values) -> str | None:
-    """Why a template is left out; None if it is not."""
+    """Why a template is skipped; None if it is not."""
     if task not in _KINDS:
-        return f"its task, {task[:40]}, is none of {', '.join(_KINDS)}"
+        return f"its task, {task[:40]}, is not one of {', '.join(_KINDS)}"
     source, target = values["source_argv"], values["target_argv"]
     for name in (*source, *target):
         if name in _MISSING:
@@ -234,7 +234,7 @@ def _reason(task: str, values: _Values) -> str | None:
         return "its target is more than one answer"
     if task == "rating":
         fits = target[0] in _CHOICES and not {*_LISTED} & {*source}
-        return None if fits else f"asks of a rating for {target[0][:40]}"
+        return None if fits else f"asks for {target[0][:40]} of a rating"
     if target[0] not in _ITEM_ANSWERS:
         return f"asks for {target[0][:40]}"
     if {"item_id", "item_title"} & {*source}:
@@ -256,8 +256,8 @@ def _template(path: Path, values: _Values) -> Template:
         if count > 1:
             line = values.lines["source"]
             raise UserError(
-                f"templates for '{path}', line {line}: got the word {word[:40]!r}, expected one "
-                f"{{}} a word at most; {_REMEDY}"
+                f"templates for '{path}', line {line}: got the word {word[:40]!r}, expected at "
+                f"most one {{}} per word; {_REMEDY}"
             )
         if words:
             parts.append(" ".join(words))
@@ -271,11 +271,11 @@ def _template(path: Path, values: _Values) -> Template:
 
 
 def _slot(path: Path, values: _Values, name: str, before: str, after: str) -> Slot:
-    """What is written in place of {} in `before{}after`."""
+    """The slot that replaces {} in `before{}after`."""
     if name in _LISTED and before:
         raise UserError(
-            f"templates for '{path}', line {values.lines['source']}: got {before[:40]!r} right "
-            f"before the list of {name}, expected a space; {_REMEDY}"
+            f"templates for '{path}', line {values.lines['source']}: got {before[:40]!r} "
+            f"directly before the list of {name}, expected a space; {_REMEDY}"
         )
     return _SLOTS[name](before, after)
 
@@ -285,6 +285,6 @@ _SLOTS = {
     "item_id": lambda before, after: Items("target", f"{before}{p5.NUMBER}{after}"),
     "item_title": lambda before, after: Items("target", f"{before}{{title}}{after}"),
     "purchase_history": lambda before, after: p5.history(after),
-    "visit_history": lambda before, after: p5.history(after),  # of Yelp
+    "visit_history": lambda before, after: p5.history(after),  # in Yelp's templates
     "candidates": lambda before, after: p5.candidates(after),
 }

@@ -1,4 +1,4 @@
-"""A few prompts with items of no dataset, to try a model with where there is no catalog."""
+"""Sample prompts with made-up items, to try a model without a dataset."""
 
 from recllm_tasks.prompts.templates import (
     RANKING,
@@ -19,11 +19,11 @@ _TITLES = {
 }
 _WORDING = Wording(noun="movies", verb="watch", verb_past="watched")
 _FIELDS = {"history": ("I471", "I958", "I348"), "candidates": ("I60", "I235"), "target": ("I235",)}
-_WHERE = {"liked": ("I471", "I348"), "disliked": ("I958",)}
+_SUBSETS = {"liked": ("I471", "I348"), "disliked": ("I958",)}
 
 
 def sample_prompts() -> list[tuple[str, str]]:
-    """(input, target) of retrieval, ranking and rating, in the paper's wording."""
+    """(input, target) for retrieval, ranking and rating, in the paper's wording."""
     return [
         (_written(template, "inputs"), _written(template, "targets"))
         for template in (RETRIEVAL, RANKING, RATING)
@@ -34,7 +34,7 @@ def _written(template: Template, side: str) -> str:
     texts = []
     for part in getattr(template.worded(_WORDING), side):
         if isinstance(part, Items):
-            items = _WHERE[part.where] if part.where else _FIELDS[part.field]
+            items = _SUBSETS[part.where] if part.where else _FIELDS[part.field]
             forms = [part.form] * (len(items) - 1) + [part.last_form or part.form]
             texts += [f.format(short_id=i, title=_TITLES[i]) for f, i in zip(forms, items)]
         else:

@@ -1,4 +1,4 @@
-"""A token table as one file: a flat `.npy` array of bytes that NumPy maps into memory."""
+"""Stores a token table as a flat `.npy` array of bytes that NumPy can map into memory."""
 
 import contextlib
 import os
@@ -7,27 +7,27 @@ import zlib
 
 import numpy as np
 
-# Raised whenever the same catalog and vocabulary would give another file.
+# Increment when the same catalog and vocabulary would give a different file.
 FORMAT_VERSION = 1
 
-# Parts begin at multiples of this, in bytes.
+# Parts start at multiples of this many bytes.
 _ALIGNMENT = 64
 
 
 def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
-    """Writes the file, whole or not at all; whoever writes last wins.
+    """Writes the file atomically; the last writer wins.
 
     Args:
       path: the file to write.
-      values: uint16 or int32, tokens of all rows, one after the other.
-      splits: int64 [rows + 1], where each row begins.
+      values: uint16 or int32, the concatenated tokens of all rows.
+      splits: int64 [rows + 1], where each row starts.
 
     Raises:
       OSError: the folder cannot be written to.
     """
-    facts = np.array([len(splits), len(values), values.dtype.itemsize], np.int64)
+    header = np.array([len(splits), len(values), values.dtype.itemsize], np.int64)
     chunks = []
-    for part in (facts, splits, values):
+    for part in (header, splits, values):
         data = memoryview(np.ascontiguousarray(part)).cast("B")
         chunks += [data, bytes(-len(data) % _ALIGNMENT)]
     checksum = 0
@@ -51,19 +51,19 @@ def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
 
 
 def load(path: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(values, splits) of a file, mapped read-only; None where none is there, or a damaged one.
+    """(values, splits) of a file, mapped read-only; None if it is missing or damaged.
 
-    The whole file is read once, to compare its checksum, which covers every byte of it.
+    Reads the whole file once to verify its checksum, which covers every byte.
     """
     try:
         flat = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):  # the last two for what is no whole .npy file
+    except (OSError, EOFError, ValueError):  # the last two if it is no complete .npy file
         return None
     if not isinstance(flat, np.ndarray) or flat.dtype != np.uint8 or flat.ndim != 1:
         return None
-    head, body = flat[:_ALIGNMENT].tobytes(), flat.view(np.ndarray)[_ALIGNMENT:]
+    stored, body = flat[:_ALIGNMENT].tobytes(), flat.view(np.ndarray)[_ALIGNMENT:]
     checksum = zlib.crc32(body.data).to_bytes(4, "little").ljust(_ALIGNMENT, b"\0")
-    if not len(body) or head != checksum:
+    if not len(body) or stored != checksum:
         return None
     num_splits, num_values, itemsize = body[:24].view(np.int64).tolist()
     values_at = _ALIGNMENT + -(-8 * num_splits // _ALIGNMENT) * _ALIGNMENT

@@ -1,7 +1,7 @@
-"""Token rows of a catalog: every item written in one form, tokenised once.
+"""Token tables of a catalog: every item written in one form and tokenised once.
 
-The T5 vocabulary never merges across a space, so a prompt's tokens are the tokens of its words in
-a row; an item's tokens can be made ahead and gathered.
+The T5 vocabulary never merges across a space, so a prompt's tokens are the concatenated tokens of
+its parts. Items are therefore tokenised in advance and gathered.
 """
 
 import array
@@ -17,19 +17,19 @@ import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.lookalikes import break_lookalikes
+from recllm_tasks.prompts.escaping import escape
 
-# Texts that SentencePiece encodes in one call, on all cores; their Python lists take some 5 MB.
+# Texts per call of SentencePiece, which uses all cores; their Python lists take about 5 MB.
 _CHUNK = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenTable:
-    """Tokens of texts, row by row.
+    """Tokens of texts, one row per text.
 
     Attributes:
-      values: uint16 or int32 [total], the tokens of all rows, one after the other; it may be
-        mapped from a file.
+      values: uint16 or int32 [total], the concatenated tokens of all rows; it may be mapped from a
+        file.
       splits: int64 [rows + 1]; row r is values[splits[r]:splits[r + 1]].
     """
 
@@ -46,7 +46,7 @@ class TokenTable:
 
     @functools.cached_property
     def _tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        # Made outside of any graph: a graph that holds more than 2 GB cannot be written down.
+        # Made outside of any graph: a graph of more than 2 GB cannot be serialised.
         with tf.init_scope():
             return tuple(
                 tf.constant(a) for a in (self.values, self.splits, np.diff(self.splits))
@@ -74,11 +74,11 @@ def tokenise(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> TokenTable:
 
 
 def encode(texts: Iterable[str], vocabulary: seqio.Vocabulary) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all texts, in as little memory as they need: millions of ids are encoded here.
+    """Tokens of all texts in little memory, for millions of ids.
 
     Returns:
-      The tokens, one text after the other, uint16 where the vocabulary is small enough and else
-      int32; and int64 [texts + 1], where each text begins.
+      The concatenated tokens, uint16 if the vocabulary is small enough, otherwise int32; and int64
+      [texts + 1], where each text starts.
     """
     values = array.array("H" if vocabulary.vocab_size <= 1 << 16 else "i")
     lengths = array.array("i", [0])
@@ -102,11 +102,11 @@ def concatenate(tables: Sequence[TokenTable]) -> TokenTable:
 
 
 def write_item(catalog: Catalog, form: str, row: int, max_words: int | None = None) -> str:
-    """One item in the words of `form`; its long texts keep at most `max_words` words each.
+    """One item written as `form`; each of its texts is cut after `max_words` words.
 
-    Nothing in the item's texts reads like a piece of the prompt (`lookalikes`).
+    Text that looks like part of a prompt is escaped (`escaping.py`).
     """
-    texts = {column: break_lookalikes(getattr(catalog, column)[row]) for column in columns(form)}
+    texts = {column: escape(getattr(catalog, column)[row]) for column in columns(form)}
     if max_words is not None:
         texts = {column: " ".join(text.split()[:max_words]) for column, text in texts.items()}
     return form.format(short_id=catalog.short_id[row], number=row + 1, **texts)
@@ -114,7 +114,7 @@ def write_item(catalog: Catalog, form: str, row: int, max_words: int | None = No
 
 @functools.lru_cache(maxsize=64)
 def columns(form: str) -> tuple[str, ...]:
-    """The catalog's texts that a form writes."""
+    """The text columns of the catalog that a form uses."""
     named = {name for _, name, *_ in string.Formatter().parse(form)}
     return tuple(column for column in _TEXT_COLUMNS if column in named)
 
@@ -127,8 +127,8 @@ def item_table(
 ) -> TokenTable:
     """Every item of the catalog written as `form`, in at most `max_tokens` tokens.
 
-    An item that is too long keeps its id and as many whole words of its text as fit, and whatever
-    the form says after them.
+    A longer item keeps its id, the fixed words of the form, and as many whole words of each text as
+    fit.
 
     Raises:
       UserError: an item does not fit even without its text.
@@ -138,7 +138,7 @@ def item_table(
         return table
     long = np.flatnonzero(table.lengths > max_tokens)
     texts = [item_text(catalog, vocabulary, form, int(row), max_tokens) for row in long]
-    # Each row keeps its own tokens, but a long one gets those of the shortened text.
+    # Long rows are replaced by those of the shortened texts, which are appended to the table.
     together = concatenate([table, tokenise(texts, vocabulary)])
     order = np.arange(len(table))
     order[long] = len(table) + np.arange(len(long))
@@ -149,45 +149,44 @@ def item_table(
 
 
 def item_texts(catalog: Catalog, form: str) -> Iterator[str]:
-    """All items as a form writes them, each when it is asked for."""
+    """Yields all items written as a form, in the order of the catalog."""
     return (write_item(catalog, form, row) for row in range(len(catalog)))
 
 
 def item_text(
     catalog: Catalog, vocabulary: seqio.Vocabulary, form: str, row: int, max_tokens: int | None
 ) -> str:
-    """What `item_table` has the tokens of in that row."""
+    """The text whose tokens `item_table` has in that row."""
     text = write_item(catalog, form, row)
     if max_tokens is None or len(vocabulary.encode(text)) <= max_tokens:
         return text
     return _shortened(catalog, vocabulary, form, row, max_tokens)
 
 
-# Texts that are read as one, to see whether the vocabulary tells them apart.
-_SIDE_BY_SIDE = 16
+# Texts that are joined to check that the vocabulary keeps them apart.
+_JOINED_TEXTS = 16
 
-# Two segmentations whose log-probabilities differ by less are as good as each other: SentencePiece
-# adds them up in float32, in another order in another text.
+# Segmentations whose log-probabilities differ by less are equally good: SentencePiece adds up
+# float32 scores in an order that depends on the text.
 _SAME_SCORE = 0.01
 
 
 def check_boundaries(texts: Iterable[str], table: TokenTable, vocabulary: seqio.Vocabulary) -> None:
-    """Raises UserError unless texts side by side have the tokens of each of them.
+    """Raises UserError unless the tokens of joined texts are the joined tokens of the texts.
 
-    That is what prompts are assembled by. It holds for a vocabulary none of whose pieces reaches
-    across a space that is not fixed words; where two segmentations of a text are as good as each
-    other, either may come out.
+    Prompts are assembled on that assumption. It holds if no piece of the vocabulary reaches across
+    a space, except for pieces of fixed words. Equally good segmentations of a text may be swapped.
     """
     texts, row = iter(texts), 0
-    while group := list(itertools.islice(texts, _SIDE_BY_SIDE)):
+    while group := list(itertools.islice(texts, _JOINED_TEXTS)):
         parts = table.values[table.splits[row] : table.splits[row + len(group)]].tolist()
         whole = vocabulary.tokenizer.EncodeAsIds(" ".join(text for text in group if text))
         row += len(group)
         if whole != parts and not _equally_good(whole, parts, vocabulary):
             raise UserError(
-                f"Vocabulary '{vocabulary.sentencepiece_model_file}' does not fit prompts made of "
-                f"parts: got other tokens for '{_differing(group, vocabulary)}' as one text than "
-                "for its two parts, expected no piece to reach across a space; bind "
+                f"Vocabulary '{vocabulary.sentencepiece_model_file}' cannot assemble prompts from "
+                f"parts: got different tokens for '{_differing(group, vocabulary)}' as one text "
+                "and as two parts, expected no piece to reach across a space; bind "
                 "vocabulary.sentencepiece_file.path to T5's vocabulary, or to None for the "
                 "dataset's own"
             )
@@ -202,7 +201,7 @@ def _equally_good(one: list[int], other: list[int], vocabulary: seqio.Vocabulary
 
 
 def _differing(group: list[str], vocabulary: seqio.Vocabulary) -> str:
-    """The first two neighbours that are read otherwise together."""
+    """The first two adjacent texts whose tokens change when they are joined."""
     encode_ids = vocabulary.tokenizer.EncodeAsIds
     for pair in itertools.pairwise(group):
         if encode_ids(" ".join(pair)) != [token for text in pair for token in encode_ids(text)]:
@@ -213,7 +212,7 @@ def _differing(group: list[str], vocabulary: seqio.Vocabulary) -> str:
 def _shortened(
     catalog: Catalog, vocabulary: seqio.Vocabulary, form: str, row: int, max_tokens: int
 ) -> str:
-    """The item with as many words of its texts as fit, found by bisection."""
+    """The item with as many words of each text as fit, found by bisection."""
 
     def length(num_words: int) -> int:
         return len(vocabulary.encode(write_item(catalog, form, row, num_words)))

@@ -1,4 +1,4 @@
-"""Vocabularies: the dataset's own small one, or a published one that gin names."""
+"""Vocabularies: each dataset's own small one, or a published one bound in gin."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +13,25 @@ from recllm_tasks.errors import UserError
 
 FILE_NAME = "vocabulary.model"
 
-# T5's sentinels, at the end of every vocabulary (paper: span corruption, Raffel et al. 2020).
+# T5's sentinels at the end of every vocabulary, for span corruption (Raffel et al. 2020).
 SENTINELS = 100
 
 
 @gin.configurable(module="vocabulary")
 def sentencepiece_file(path: str | None = None) -> str | None:
-    """The SentencePiece model that all tasks use; None is each dataset's own."""
+    """The SentencePiece model that all tasks use; None: each dataset's own."""
     return path
 
 
 class DatasetVocabulary(seqio.SentencePieceVocabulary):
-    """SentencePiece with T5's 100 sentinels; the file is looked up when it is first needed.
+    """SentencePiece with T5's 100 sentinels, which looks up its file on first use.
 
-    Importing the tasks therefore reads nothing, and `vocabulary.sentencepiece_file.path` in gin
-    changes the vocabulary of all of them.
+    So importing the tasks reads nothing, and `vocabulary.sentencepiece_file.path` in gin changes
+    the vocabulary of all tasks.
     """
 
     def __init__(self, own_file: Callable[[], str]):
-        """Args: own_file: gives the dataset's own vocabulary file."""
+        """Args: own_file: returns the path of the dataset's own vocabulary."""
         self._own_file = own_file
         self._opened = None
         self._texts: dict[bytes, str] | None = None
@@ -57,8 +57,8 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         except (RuntimeError, ValueError, DecodeError) as error:
             self._sentencepiece_model_file = ""
             raise UserError(
-                f"Damaged vocabulary '{path}': got {error}, expected a SentencePiece model; put "
-                "back a whole copy; a dataset's own is made anew by `recllm prepare … --overwrite`"
+                f"Damaged vocabulary '{path}': got {error}, expected a SentencePiece model; "
+                "restore the file, or retrain a dataset's own with `recllm prepare … --overwrite`"
             ) from error
 
     def __eq__(self, other):
@@ -76,9 +76,10 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """Within it the file is looked up once, and each different array of ids decoded once.
+        """A context that looks up the file once and decodes each distinct array of ids once.
 
-        For loops over many texts: beams are mostly the same items. The file must not change.
+        Speeds up loops over many texts: beams mostly repeat the same items. The file must not
+        change in the meantime.
         """
         before = self._opened, self._texts
         self._opened, self._texts = self._model_context(), {}
@@ -97,7 +98,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         return text
 
     def decode_with_sentinels(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, `<extra_id_0>` for the first sentinel; stops after EOS."""
+        """The text of `ids`, with `<extra_id_0>` for the first sentinel; stops at EOS."""
         words, run = [], []
         for token in ids:
             if token == self.eos_id:

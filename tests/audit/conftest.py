@@ -1,4 +1,4 @@
-"""The audit as a user runs it, on a small dataset that a test may damage."""
+"""Runs the audit as a user does, on a small dataset that a test may damage."""
 
 import json
 import shutil
@@ -16,13 +16,13 @@ NAME = "gift_cards"
 
 
 class Stored:
-    """A prepared dataset whose files can be rewritten."""
+    """A prepared dataset whose files a test can rewrite."""
 
     def __init__(self, data_dir):
         self.data_dir, self.directory = data_dir, dataset_dir(data_dir, NAME)
 
     def records(self, split):
-        """The records of a split by user."""
+        """User → record of a split."""
         builder = tfds.builder_from_directory(self.directory)
         records = tfds.as_numpy(builder.as_dataset(split))
         return {record["user"].decode(): record for record in records}
@@ -63,7 +63,7 @@ def run_audit(capsys):
 
 @pytest.fixture
 def only_tasks(monkeypatch):
-    """only_tasks(task, …): the audit looks at these tasks alone."""
+    """only_tasks(task, …): the audit checks only these tasks."""
 
     def choose(*tasks):
         def tasks_of(dataset, split, with_numbers):

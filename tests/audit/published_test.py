@@ -6,8 +6,8 @@ import pytest
 import seqio
 
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
 pytestmark = pytest.mark.shared
 
@@ -23,7 +23,7 @@ def test_gift_cards(shared, tmp_path, run_audit):
     code, checks = run_audit(tmp_path)
     assert [name for name, check in checks.items() if not check["passed"]] == []
     assert code == 0
-    # Held-out items are drawn as negatives, as they must be.
+    # Held-out items must be drawn as negatives too.
     assert checks["held_out_negatives"]["figures"]["gift_cards_ranking"] > 900
     assert checks["held_out:gift_cards_rating:train"]["figures"]["ids"] > 2_000
 
@@ -36,6 +36,6 @@ def test_beauty_within_a_minute(shared, tmp_path, run_audit):
     assert code == 0
     assert time.monotonic() - start < 60
     ties = checks["ties"]["figures"]
-    # As counted by others too: LRURec's first issue.
+    # The first issue of LRURec's repository reports the same count.
     assert ties["users whose test item is tied"] == 9_719
     assert checks["held_out:beauty_mlm:train"]["figures"]["examples"] == 2 * 36_582

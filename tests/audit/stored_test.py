@@ -1,4 +1,4 @@
-"""Leaks planted in a stored dataset: each is caught, and the record is named."""
+"""Leaks planted in a stored dataset: each is found, and its record is named."""
 
 import dataclasses
 import hashlib
@@ -10,18 +10,18 @@ import pytest
 
 from recllm_tasks import cli
 from recllm_tasks.audit import short_ids
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.id_schemes import write_codes
 from recllm_tasks.data.sequences import order_items
-from recllm_tasks.prompts.ragged import Ragged
 
 USER = "U012"
 
 
 @pytest.fixture
 def audit_records(run_audit, only_tasks, stored):
-    """Runs the checks of the records; returns the offender of the one check that must fail."""
+    """Runs the checks of the records; returns the offender of the check that must fail."""
 
     def run(name):
         only_tasks()
@@ -46,7 +46,7 @@ def test_a_later_interaction_in_train(stored, audit_records):
     assert (offender["position"], offender["value"]) == (len(items), short_id(test[-1]))
 
 
-def test_the_test_item_in_the_place_of_another_one(stored, audit_records):
+def test_the_test_item_in_place_of_another_item(stored, audit_records):
     items = stored.records("validation")[USER]["items"].copy()
     items[1] = stored.records("test")[USER]["items"][-1]
     stored.change("validation", USER, items=items)
@@ -92,7 +92,7 @@ def test_popularity_that_counts_a_held_out_interaction(stored, audit_records):
 
 
 def renumber(stored, order):
-    """Gives the items (raw ids) of `order` the short ids I1, I2, … in the whole dataset."""
+    """Renames the items (raw ids) in `order` to I1, I2, … in the whole dataset."""
     catalog = Catalog.load(stored.directory)
     old = [catalog.item.index(item) for item in order]
     new_row = np.argsort(old).astype(np.int32)
@@ -116,7 +116,7 @@ def test_short_ids_in_the_order_of_raw_ids(stored, audit_records):
 
 
 def test_short_ids_as_items_are_first_seen(stored, audit_records):
-    """P5's way: users one after the other, each from the oldest item on."""
+    """As in P5: user by user, each from the oldest item."""
     catalog, records = Catalog.load(stored.directory), stored.records("test")
     rows = np.concatenate([records[user]["items"] for user in sorted(records)])
     renumber(stored, [catalog.item[row] for row in dict.fromkeys(rows.tolist())])
@@ -124,7 +124,7 @@ def test_short_ids_as_items_are_first_seen(stored, audit_records):
 
 
 def sequences_of_neighbours(new_row):
-    """400 users who each took one of 200 items and the next one, as rows of the catalog."""
+    """400 users, each with one of 200 items and the item after it, as rows of the catalog."""
     last = (7 * np.arange(400)) % 199
     rows = np.asarray(new_row)[np.stack([last, last + 1], axis=1)].reshape(-1)
     items = Ragged.of_lengths(rows, np.full(400, 2))
@@ -134,17 +134,17 @@ def sequences_of_neighbours(new_row):
     return Records(None, catalog, {"test": Split(users, items, items)})
 
 
-def test_short_ids_that_follow_one_another_in_no_overall_order():
-    """Stretches of neighbours, the stretches shuffled: no rank correlation shows it."""
-    stretches = np.arange(200).reshape(10, 20)[[3, 8, 1, 6, 0, 9, 4, 7, 2, 5]]
-    check = short_ids.check_next_id(sequences_of_neighbours(np.argsort(stretches.reshape(-1))))
+def test_consecutive_short_ids_in_shuffled_blocks():
+    """No rank correlation shows it: neighbours stay together, but their blocks are shuffled."""
+    blocks = np.arange(200).reshape(10, 20)[[3, 8, 1, 6, 0, 9, 4, 7, 2, 5]]
+    check = short_ids.check_next_id(sequences_of_neighbours(np.argsort(blocks.reshape(-1))))
     assert check.figures["HR@10"] > 0.9
     assert check.offender.split == "test"
     assert check.offender.position == 1
     assert check.offender.user == "U0"
 
 
-def test_the_order_that_prepare_makes_gives_nothing_away():
+def test_the_order_that_prepare_makes_leaks_nothing():
     with duckdb.connect() as connection:
         connection.execute("""
             create table item_codes as select 'A' || item as item_id, item from range(200) t (item)
@@ -158,7 +158,7 @@ def test_the_order_that_prepare_makes_gives_nothing_away():
 
 
 def semantic_records(last_numbers):
-    """Ten items of the same codes each; a user goes on to the next of them, as they came out."""
+    """Groups of ten items with the same codes; each user moves on to the item released next."""
     codes = np.tile(np.arange(200)[:, np.newaxis] // 10 * 7 % 20, (1, 3))
     records = sequences_of_neighbours(np.arange(200))
     texts = write_codes(np.concatenate([codes, last_numbers[:, np.newaxis]], axis=1))
@@ -174,8 +174,8 @@ def test_semantic_ids_whose_last_number_is_in_order_of_time():
     assert check.offender.value.startswith("I")
 
 
-def test_semantic_ids_of_like_items_that_follow_one_another_either_way():
-    """The rule finds far more than chance would, but no more than the one that goes back."""
+def test_semantic_ids_of_similar_items_that_follow_each_other_in_either_direction():
+    """The rule finds far more than chance, but no more than "previous id - 1" does."""
     drawn = [hashlib.sha256(str(row).encode()).digest() for row in range(200)]
     last = np.concatenate([np.argsort(np.argsort(drawn[n : n + 10])) for n in range(0, 200, 10)])
     check = short_ids.check_next_id(semantic_records(last))
@@ -184,7 +184,7 @@ def test_semantic_ids_of_like_items_that_follow_one_another_either_way():
 
 
 def test_the_deviation_of_groups_is_that_of_random_groups():
-    """Against a simulation: 20 groups of 10, whose order has nothing to do with the items'."""
+    """Against a simulation: 20 groups of 10, ordered independently of the items."""
     order = np.arange(200)
     group = order // 10
     found = []
@@ -217,7 +217,7 @@ def test_a_row_that_is_not_in_the_catalog(stored, audit_records):
     assert (offender["user"], offender["position"], offender["value"]) == (USER, 2, "36")
 
 
-def test_counts_that_are_not_those_of_the_records(stored, audit_records):
+def test_counts_that_differ_from_the_records(stored, audit_records):
     path = stored.directory / "recllm.json"
     facts = json.loads(path.read_text())
     facts["statistics"]["interactions"] += 1
@@ -225,14 +225,14 @@ def test_counts_that_are_not_those_of_the_records(stored, audit_records):
     assert "interactions" in audit_records("whole")["problem"]
 
 
-def test_ties_are_told(stored, run_audit, only_tasks):
+def test_ties_are_reported(stored, run_audit, only_tasks):
     only_tasks()
     code, checks = run_audit(stored.data_dir)
     assert checks["ties"]["figures"]["order"] == "published"
     assert code == 0
 
 
-def test_what_the_user_can_mend(stored, tmp_path, capsys):
+def test_what_the_user_can_fix(stored, tmp_path, capsys):
     def fails(*arguments):
         assert cli.main(["audit", *arguments]) == 2
         return capsys.readouterr().err

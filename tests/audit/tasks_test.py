@@ -1,4 +1,4 @@
-"""Leaks planted in tasks: each is caught on the tokens, and the record is named."""
+"""Leaks planted in tasks: each is found in the tokens, and its record is named."""
 
 import re
 
@@ -32,7 +32,7 @@ def arguments_of(kind):
 
 @pytest.fixture
 def leaky(only_tasks):
-    """leaky(arguments): registers the task and makes it the only one that is looked at."""
+    """leaky(arguments): registers the task and makes it the only one that is checked."""
 
     def register(arguments):
         seqio.TaskRegistry.add("leaky", **arguments)
@@ -51,7 +51,7 @@ def sequences(small_data_dir):
 
 
 def lookup(sequences, place):
-    """A function of a user's raw id that gives an item of the whole sequence."""
+    """A function from a user's raw id to one item of the user's whole sequence."""
     values = np.array([items[place] for items in sequences.values()], np.int64)
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.constant(list(sequences)), tf.constant(values)), -1
@@ -84,7 +84,7 @@ def test_a_held_out_item_in_the_history(
     held_out = lookup(sequences, place)
 
     def swap(example):
-        """The oldest item of the history gives way to one that is held out."""
+        """Replaces the oldest item of the history by a held-out item."""
         item = held_out(example["user"])[tf.newaxis]
         return {"history": tf.concat([item, example["history"][1:]], axis=0)}
 
@@ -170,7 +170,7 @@ def test_a_held_out_item_in_batches_of_examples(leaky, sequences, small_data_dir
 
 
 def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
-    """Of all users one leaks, and only in one window."""
+    """Only one user leaks, in only one window."""
     item = int(sequences["U016"][-1])
 
     def swap(example):
@@ -236,7 +236,7 @@ def test_a_negative_of_the_users_own(kind, offers, leaky, sequences, small_data_
     first = lookup(sequences, 0)
 
     def swap(example):
-        """The first negative gives way to the user's first item."""
+        """Replaces the first negative by the user's first item."""
         negative = tf.argmax(tf.cast(example[offers] != example["target"], tf.int32))
         item = first(example["user"])[tf.newaxis]
         return {offers: tf.tensor_scatter_nd_update(example[offers], [[negative]], item)}
@@ -248,8 +248,8 @@ def test_a_negative_of_the_users_own(kind, offers, leaky, sequences, small_data_
     assert f"I{sequences[offender['user']][0] + 1}" in offender["value"]
 
 
-def test_negatives_that_keep_clear_of_held_out_items(leaky, sequences, small_data_dir, run_audit):
-    """No token shows it: only that held-out items never come up."""
+def test_negatives_that_avoid_held_out_items(leaky, sequences, small_data_dir, run_audit):
+    """No token reveals it; held-out items are just never drawn."""
     users = tf.constant(list(sequences))
     whole = tf.ragged.constant([items.tolist() for items in sequences.values()], tf.int32)
 
@@ -280,7 +280,7 @@ def test_our_tasks_pass(small_data_dir, run_audit):
     assert code == 0
     kinds = (*KINDS, "ie")
     assert {f"held_out:{NAME}_{kind}:train" for kind in kinds} <= set(checks)
-    # Tasks that sample are run with both seeds.
+    # Tasks that sample run with both seeds.
     windows = checks[f"held_out:{NAME}_retrieval:train"]["figures"]["examples"]
     for kind in ("mim", "mlm", "bpr"):
         figures = checks[f"held_out:{NAME}_{kind}:train"]["figures"]
@@ -290,7 +290,7 @@ def test_our_tasks_pass(small_data_dir, run_audit):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_the_ids_of_the_tokens_are_those_of_the_text(small_data, published, request):
-    """Every id that decoding shows is read, with the dataset's own vocabulary and T5's."""
+    """The reader finds every id in the decoded text, with the dataset's vocabulary and T5's."""
     if published:
         import gin
 
@@ -310,8 +310,8 @@ def test_the_ids_of_the_tokens_are_those_of_the_text(small_data, published, requ
                 assert [str(r + 1) for r in ids.row[ids.example == example]] == written
 
 
-def test_corrupted_tokens_are_put_together_again(small_data):
-    """The text before corruption, out of inputs and targets."""
+def test_corrupted_tokens_are_reassembled(small_data):
+    """The text before corruption, from inputs and targets."""
     task = seqio.TaskRegistry.get(f"{NAME}_mlm")
     reader = BatchReader(read_records(CatalogSource(NAME)), task, "train", 0)
     vocabulary = task.output_features["inputs"].vocabulary

@@ -14,10 +14,10 @@ from recllm_tasks.data.options import Options
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.own_vocabulary import train_vocabulary, training_texts
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.prompts.vocabulary_training import train_vocabulary, training_texts
 
 NUM_ITEMS = 30
 

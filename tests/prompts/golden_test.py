@@ -12,10 +12,10 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.options import Options
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.own_vocabulary import train_vocabulary
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Wording
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.prompts.vocabulary_training import train_vocabulary
 
 _SPEC = importlib.util.spec_from_file_location(
     "table_11", pathlib.Path(__file__).with_name("table_11.py")

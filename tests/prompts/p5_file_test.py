@@ -1,4 +1,4 @@
-"""A file of P5's templates: read, never run; what it may not hold is told with its line."""
+"""P5's template file is read and never run; an error names the line."""
 
 import pytest
 import seqio
@@ -11,7 +11,7 @@ from recllm_tasks.prompts.templates import Items, Template, User
 
 
 def entry(number, task, source, source_argv, target_argv, target="{}"):
-    """A template as P5's file writes it; the words are not P5's."""
+    """A template in the form of P5's file; the words are not P5's."""
     return (
         "template = {}\n'''\nInput template: {{user_id}}\n'''\n"
         f"template['source'] = {source!r}\ntemplate['target'] = {target!r}\n"
@@ -112,15 +112,15 @@ HOSTILE = {
     ),
     entry("2-1", "sequential", "{{}} {}", ["user_id"], ["item_id"]): "no other braces",
     entry("2-1", "sequential", "{} {", ["user_id"], ["item_id"]): "no other braces",
-    entry("2-1", "sequential", "{}{}", ["user_id", "candidates"], ["item_id"]): "one {} a word",
-    entry("2-1", "sequential", "a{}", ["purchase_history"], ["item_id"]): "got 'a' right before",
+    entry("2-1", "sequential", "{}{}", ["user_id", "candidates"], ["item_id"]): "one {} per word",
+    entry("2-1", "sequential", "a{}", ["purchase_history"], ["item_id"]): "got 'a' directly before",
     entry("2-1", "sequential", "{}", ["user_id", "candidates"], ["item_id"]): "a {} for each of",
     entry("2-1", "sequential", "x" * 3000, [], ["item_id"]): "at most 2,000 characters",
     entry("../x", "sequential", "{}", ["user_id"], ["item_id"]): r"got id '\.\./x'",
     NEXT + NEXT: "got id '2-1', expected an id .* that no other template has",
     "template = {}\ntemplate['source'] = 'a'": "got target 'None'",
     "group['self'] = group\ngroup['source'] = group": "got source",
-    LEFT_OUT: "got none that can be asked for",
+    LEFT_OUT: "got none that can be used",
 }
 
 
@@ -129,29 +129,29 @@ def test_a_hostile_file_is_refused_and_not_run(text, message, write, tmp_path, m
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message) as error:
         p5_file.read(write(HEAD + text + "\n"))
-    assert "give P5's own" in str(error.value)
+    assert "use P5's src" in str(error.value)
     assert len(str(error.value)) < 600
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_file_too_large_or_absent_or_of_bytes(write, tmp_path):
+def test_a_file_that_is_too_large_missing_or_not_text(write, tmp_path):
     with pytest.raises(UserError, match="expected at most 1,048,576"):
         p5_file.read(write("#" * (1 << 20) + "\n"))
     with pytest.raises(UserError, match="No such file"):
         p5_file.read(tmp_path / "absent.py")
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="no UTF-8"):
+    with pytest.raises(UserError, match="not UTF-8"):
         p5_file.read(tmp_path / "bytes.py")
 
 
 @pytest.fixture
-def _figure_again():
+def _restore_figure_1():
     yield
     mixtures.register_p5("gift_cards", {})
     seqio.set_tfds_data_dir_override(None)
 
 
-@pytest.mark.usefixtures("_figure_again")
+@pytest.mark.usefixtures("_restore_figure_1")
 def test_the_commands_read_it(write, small_data_dir, capsys):
     path = write(HEAD + NEXT + CHOOSE + STARS + LIKE + LEFT_OUT + TAIL)
     command = ["show", "gift_cards_p5", "--data_dir", str(small_data_dir), "--num", "40"]

@@ -11,9 +11,9 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.options import Options
 from recllm_tasks.prompts import p5
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.own_vocabulary import train_vocabulary
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.prompts.vocabulary_training import train_vocabulary
 
 # Figure 1(a1)-(a3) of the paper.
 FIGURE = {

@@ -123,7 +123,7 @@ def test_pieces_across_spaces_are_refused(source, tmp_path):
     across = _train(
         tmp_path / "across.model", texts, vocab_size=400, user_defined_symbols=["nice;\u2581Item"]
     )
-    with pytest.raises(UserError, match=r"'.*across.model' does not fit .* across a space; bind"):
+    with pytest.raises(UserError, match=r"across.model' cannot assemble .* across a space; bind"):
         slot_tables.slot_table(SLOT, source, across, None)
 
 

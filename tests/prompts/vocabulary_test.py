@@ -1,4 +1,4 @@
-"""Vocabularies: a damaged file is told."""
+"""Vocabularies: damaged files, and decoding many texts."""
 
 import pathlib
 
@@ -10,7 +10,7 @@ from recllm_tasks.prompts.vocabulary import FILE_NAME, DatasetVocabulary
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.5])
-def test_a_damaged_file_is_told_and_a_whole_one_read_again(small_data_dir, tmp_path, kept):
+def test_a_damaged_file_is_reported_and_a_restored_one_read(small_data_dir, tmp_path, kept):
     whole = next(small_data_dir.rglob(FILE_NAME)).read_bytes()
     path = pathlib.Path(tmp_path) / FILE_NAME
     vocabulary = DatasetVocabulary(lambda: str(path))
@@ -23,7 +23,7 @@ def test_a_damaged_file_is_told_and_a_whole_one_read_again(small_data_dir, tmp_p
     assert vocabulary.decode(vocabulary.encode("Item")) == "Item"
 
 
-def test_an_opened_one_decodes_each_array_once(small_data_dir, monkeypatch):
+def test_an_opened_vocabulary_decodes_each_array_once(small_data_dir, monkeypatch):
     path = str(next(small_data_dir.rglob(FILE_NAME)))
     vocabulary = DatasetVocabulary(lambda: path)
     beams = np.array([[*vocabulary.encode("I7"), vocabulary.eos_id, 0, 5]], np.int32)

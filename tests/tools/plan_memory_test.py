@@ -1,4 +1,4 @@
-"""The planner: what a compiler says of a small model, and the arithmetic around it."""
+"""The memory planner: a compiler's estimates for a small model, and the arithmetic."""
 
 import importlib.util
 from pathlib import Path
@@ -17,44 +17,44 @@ TINY_PARAMETERS = 721_856
 
 
 @pytest.mark.slow
-def test_a_small_model_is_compiled_and_told(monkeypatch):
+def test_a_small_model_is_compiled_and_reported(monkeypatch):
     """Half a minute: 4 rows of 32 + 8 tokens, 2 beams over 20 items, on one device of 0.1 GB."""
     small = {"LENGTHS": {"encoder": 32, "decoder": 8}, "DECODE_BATCH": 2, "BEAMS": 2}
     small |= {"CATALOG": 20, "ID_TOKENS": 2}
     small |= {"ACCELERATORS": (plan_memory.Accelerator("one", 1, 0.1, 2.0),)}
     for name, value in small.items():
         monkeypatch.setattr(plan_memory, name, value)
-    told = []
+    needs = []
     row = plan_memory.memory_row
-    monkeypatch.setattr(plan_memory, "memory_row", lambda *a: (told.append(a[-1]), row(*a))[1])
+    monkeypatch.setattr(plan_memory, "memory_row", lambda *a: (needs.append(a[-1]), row(*a))[1])
 
     args = plan_memory.parse_arguments(["--model=tiny"])
     assert (args.batch, args.steps) == (4, 14_000)
     text = "\n".join(plan_memory.report(args, lambda _: (jax.devices()[:1], "CPU")))
     assert "| one | 1x1 | CPU | train step | 0.00 | " in text
     assert "14,000 steps" in text
-    train, beam = told
+    train, beam = needs
     assert train.parameters == beam.parameters == 4 * TINY_PARAMETERS
-    # Adafactor keeps a row and a column of a large matrix, and as much as a small one.
+    # Adafactor keeps a row and a column of a large matrix, but all of a small one.
     assert 0 < train.optimizer < train.parameters / 4
     assert beam.optimizer == 0
     # The gradient is as large as the parameters.
     assert train.temporary > train.parameters
     assert train.peak > train.parameters + train.optimizer + train.temporary
-    # Six operations a parameter that is not embedded, and token, and attention besides.
+    # Six operations per token and parameter outside the embedding, plus attention.
     matrices = TINY_PARAMETERS - 4096 * 128
     least = 6 * (4 * 32 * 0.4 * matrices + 4 * 8 * (0.6 * matrices + 4096 * 128))
     assert least < train.flops < 3 * least
     assert beam.flops < train.flops
 
 
-def test_a_line_goes_through_both_models():
+def test_extrapolation_goes_through_both_models():
     two, four = plan_memory.Need(*range(6)), plan_memory.Need(*range(10, 16))
     assert two.toward(four, 1) == four
     assert two.toward(four, 5) == plan_memory.Need(*(n + 50 for n in range(6)))
 
 
-def test_memory_that_falls_with_more_layers_is_unknown(monkeypatch):
+def test_memory_that_decreases_with_more_layers_is_unknown(monkeypatch):
     pair = (1e9, 0, 3e9, 4e9, 1e12, 0), (2e9, 0, 2e9, 4e9, 2e12, 0)
     needs = [plan_memory.Need(*values) for values in pair]
     monkeypatch.setattr(plan_memory, "compile_need", lambda *a: needs.pop(0))
@@ -66,7 +66,7 @@ def test_memory_that_falls_with_more_layers_is_unknown(monkeypatch):
     assert "| – | – | unknown |" in row
 
 
-def test_a_row_says_which_layers_were_compiled(monkeypatch):
+def test_a_row_names_the_compiled_layers(monkeypatch):
     monkeypatch.setattr(plan_memory, "need_of", lambda *a: plan_memory.Need(*[1e9] * 6))
     args = plan_memory.parse_arguments(["--model=flan_t5_base", "--layers=2,4", "--devices=16"])
     text = "\n".join(plan_memory.report(args, lambda _: (jax.devices()[:1], "CPU")))
@@ -102,7 +102,7 @@ def test_the_gin_files_fill_every_accelerator(model):
 
 
 @pytest.mark.parametrize("options", [["--devices=5"], ["--devices=8", "--mesh=4x4"], ["--batch=3"]])
-def test_what_no_accelerator_fits_is_refused(options, capsys):
+def test_options_that_match_no_accelerator_are_refused(options, capsys):
     with pytest.raises(SystemExit):
         plan_memory.parse_arguments(["--model=flan_t5_base", *options])
     assert "expected" in capsys.readouterr().err

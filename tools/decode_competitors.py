@@ -1,7 +1,8 @@
-"""What the decoding benchmarks compare: beam searches over the same weights and prompts.
+"""The competitors of the decoding benchmarks: beam searches on the same weights and prompts.
 
-Each subject has `available()`, `flops(work, length)` of one user, and `run(prompts)`, int32 [B, L]
-padded with 0; `run` of a `comparable` one returns log-probabilities by item: see `_beams`.
+Each competitor has `available()`, `flops(work, length)` for one user, and `run(prompts)` for
+prompts int32 [B, L] padded with 0. If it is `comparable`, `run` returns log-probabilities by item:
+see `_beams`.
 """
 
 import dataclasses
@@ -20,32 +21,32 @@ NEW_TOKENS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What all subjects are given; `prompts` maps a length to int32 tokens [users, length]."""
+    """The input of all competitors; `prompts` maps a length to int32 tokens [users, length]."""
 
     sizes: dict
-    weights: str  # a folder that transformers wrote
+    weights: str  # a folder written by transformers
     prompts: dict[int, np.ndarray]
     items: list[tuple[int, ...]]  # tokens of each item, without EOS
     threads: int
 
 
 def _beams(tokens, scores) -> list[dict]:
-    """For each user the log-probability of each hypothesis, by its tokens up to EOS."""
+    """For each user, tokens up to EOS → log-probability of each hypothesis."""
     return [
         {tuple(t[: t.index(1) + 1]): s for t, s in zip(own, row) if 1 in t and s > -1e6}
         for own, row in zip(tokens, scores)
     ]
 
 
-def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) -> float:
-    """Of one user: encoder, cross keys and values once, `rows` decoder positions."""
+def matmul_flops(work: Work, length: int, rows: int) -> float:
+    """FLOPs for one user: encoder, cross keys and values once, `rows` decoder positions."""
     s = work.sizes
     joined = s["num_heads"] * s["head_dim"]
     project, mlp = 2 * s["emb_dim"] * joined, 3 * 2 * s["emb_dim"] * s["mlp_dim"]
     encoder = length * (4 * project + mlp + 2 * 2 * length * joined)
     cross = length * 2 * project
     step = 6 * project + mlp + 2 * 2 * length * joined
-    logits = 2 * s["emb_dim"] * s["vocab_size"] if whole_logits else 0
+    logits = 2 * s["emb_dim"] * s["vocab_size"]
     return (
         s["num_encoder_layers"] * encoder
         + s["num_decoder_layers"] * (cross + rows * step)
@@ -56,16 +57,16 @@ def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) 
 class Ours:
     """`beam_search` over the trie of the items."""
 
-    over, comparable = "vocabulary", True
+    comparable = True
 
     @staticmethod
     def available() -> bool:
         return True
 
-    @classmethod
-    def flops(cls, work: Work, length: int) -> float:
+    @staticmethod
+    def flops(work: Work, length: int) -> float:
         steps = max(map(len, work.items)) + 1
-        return matmul_flops(work, length, 1 + (steps - 1) * BEAMS, cls.over == "vocabulary")
+        return matmul_flops(work, length, 1 + (steps - 1) * BEAMS)
 
     def __init__(self, work: Work):
         import jax
@@ -80,21 +81,8 @@ class Ours:
         self._search = beam_search
 
     def run(self, prompts: np.ndarray) -> np.ndarray:
-        beams = self._search(
-            self._model,
-            self._params,
-            prompts,
-            self._trie,
-            num_beams=BEAMS,
-            normalize_over=self.over,
-        )
+        beams = self._search(self._model, self._params, prompts, self._trie, num_beams=BEAMS)
         return _beams(beams.tokens_BxKxT.tolist(), beams.log_probs_BxK.tolist())
-
-
-class OursOverCatalog(Ours):
-    """The same, with probabilities over what the trie allows."""
-
-    over, comparable = "catalog", False
 
 
 class Transformers:
@@ -146,7 +134,7 @@ class Transformers:
 
 
 class T5X:
-    """T5X's `predict_batch_with_aux`, its own network and beam search, `NEW_TOKENS` tokens."""
+    """T5X's `predict_batch_with_aux` with its own network and beam search, `NEW_TOKENS` tokens."""
 
     comparable = False
 
@@ -232,7 +220,7 @@ class CTranslate2:
 
 
 def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
-    """Converts the model; its converter's command wants a tokenizer, which random weights lack."""
+    """Converts the model without its tokenizer, which the command-line converter requires."""
     from ctranslate2.converters import transformers as converters
 
     spec = converters.T5Loader().get_model_spec(load_transformers(weights))
@@ -251,9 +239,8 @@ def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
     spec.save(folder)
 
 
-SUBJECTS = {
+COMPETITORS = {
     "ours": Ours,
-    "ours, catalog": OursOverCatalog,
     "transformers": Transformers,
     "t5x": T5X,
     "ctranslate2": CTranslate2,

@@ -1,4 +1,4 @@
-"""A dataset's own vocabulary: SentencePiece, trained on its catalog and the tasks' wording."""
+"""Trains a dataset's own SentencePiece vocabulary on its catalog and the tasks' wording."""
 
 import io
 import os
@@ -16,16 +16,16 @@ from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
 
-# Our choice: as many pieces as make the `tiny` model's vocabulary, 4,096 with the sentinels.
-OWN_PIECES = 4096 - SENTINELS
+# Our choice: the size of the `tiny` model's vocabulary, 4,096 with the sentinels.
+NUM_PIECES = 4096 - SENTINELS
 
-# Our choice: ids are pieces of their own as long as they take no more than this share of the
-# vocabulary, because a small model learns an item from one embedding faster than from digits.
+# Our choice: each id is one piece as long as ids take no more than this share of the vocabulary,
+# because a small model learns an item from one embedding faster than from digits.
 MAX_SHARE_OF_IDS = 0.5
 
 
 def ensure_vocabulary(source: CatalogSource) -> bool:
-    """Trains the vocabulary beside the dataset's records unless it is there; whether it did."""
+    """Trains the vocabulary next to the records if it is missing; returns whether it did."""
     path = source.vocabulary_file()
     if tf.io.gfile.exists(path):
         return False
@@ -37,9 +37,10 @@ def ensure_vocabulary(source: CatalogSource) -> bool:
 
 
 def check_atomic_ids(source: CatalogSource, vocabulary: DatasetVocabulary) -> None:
-    """Raises UserError where ids are to be atomic and are not one piece each of the vocabulary.
+    """Raises UserError if ids are atomic but the vocabulary splits one of them.
 
-    Our choice: a published vocabulary gets no pieces added: its model has no embeddings of them.
+    Our choice: no pieces are added to a published vocabulary, because its model has no embeddings
+    for them.
     """
     if source.info().ids != id_schemes.ATOMIC:
         return
@@ -49,16 +50,16 @@ def check_atomic_ids(source: CatalogSource, vocabulary: DatasetVocabulary) -> No
             raise UserError(
                 f"Vocabulary '{vocabulary.sentencepiece_model_file}' for '{source.dataset_name}': "
                 f"got {len(pieces)} pieces for the atomic id {short_id}, expected one; bind "
-                "vocabulary.sentencepiece_file.path to None for the dataset's own, in which each "
-                "id is a piece, or prepare the dataset with --ids random or --ids semantic, which "
-                "any vocabulary can write"
+                "vocabulary.sentencepiece_file.path to None to use the dataset's own vocabulary, "
+                "where each id is a piece, or prepare the dataset with --ids random or --ids "
+                "semantic, which any vocabulary can write"
             )
 
 
 def training_texts(catalog: Catalog, phrases: Iterable[str]) -> Iterator[tuple[str, int]]:
-    """(text, how often a model reads it): items as often as they were bought, words each time.
+    """Yields (text, weight): items weighted by their train count, words by the sum of all counts.
 
-    The phrases come word by word, so that prompts of one's own are made of known words too.
+    Phrases are split into words, so that custom prompts consist of known words too.
     """
     counts = [max(1, int(count)) for count in catalog.train_count]
     for row, count in enumerate(counts):
@@ -75,31 +76,31 @@ def train_vocabulary(
     phrases: Iterable[str] = (),
     ids: str = id_schemes.RANDOM,
 ) -> None:
-    """Trains a SentencePiece model and writes it to `path`, whole or not at all.
+    """Trains a SentencePiece model and writes it to `path` atomically.
 
-    Our choice: byte-pair encoding, because it makes whole pieces of frequent words; the unigram
-    trainer only knows pieces that stand in two different words, and splits "Item" or "(1997)".
-    Phrases of several words are one piece each: the wording is the same in every example, and a
-    small model need not read it word by word; prompts become a third shorter.
-    Ids 0, 1 and 2 are PAD, EOS and UNK, as T5 has them. Every character of the texts and of ASCII
-    is covered, so that own tasks may use any words.
+    Our choice: byte-pair encoding, because it keeps frequent words whole. The unigram trainer only
+    considers pieces that occur in two different words, so it splits "Item" or "(1997)". Phrases of
+    several words become one piece each: the wording is the same in every example, a small model
+    need not read it word by word, and prompts become a third shorter. Ids 0, 1 and 2 are PAD, EOS
+    and UNK, as in T5. All characters of the texts and of printable ASCII are covered, so that
+    custom tasks can use any words.
 
     Args:
       path: the file to write.
-      texts: (text, how often the model will read it); the items, and the words of the prompts.
+      texts: (text, weight) of the items and of the prompts' words.
       short_ids: the catalog's ids.
-      phrases: stretches of fixed words; with a space before them where they start a word.
-      ids: their scheme. Random ones are pieces of their own where they are few enough. Atomic ones
-        are always, and where they are many the vocabulary is so much larger. Of semantic ones each
-        part is, such as "a200".
+      phrases: the prompts' fixed words, with a leading space where a phrase starts a word.
+      ids: the id scheme. Random ids are one piece each if they are few enough. Atomic ids always
+        are; if there are many, the vocabulary grows by their number. Semantic ids have one piece
+        per part, such as "a200".
     """
-    are_few = len(short_ids) <= MAX_SHARE_OF_IDS * OWN_PIECES
+    are_few = len(short_ids) <= MAX_SHARE_OF_IDS * NUM_PIECES
     symbols = [phrase for phrase in phrases if " " in phrase.strip()]
     if ids == id_schemes.SEMANTIC:
         symbols += id_schemes.code_pieces(short_ids)
     elif are_few or ids == id_schemes.ATOMIC:
         symbols += [f" {i}" for i in short_ids]
-    pieces = OWN_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
+    pieces = NUM_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
     model = io.BytesIO()
     lines = (f"{' '.join(text.split())}\t{count}" for text, count in texts)
     sentencepiece.SentencePieceTrainer.train(

@@ -1,4 +1,4 @@
-"""Whether train examples are the same when the held-out records are not there."""
+"""Whether train examples stay the same when the held-out records are removed."""
 
 import contextlib
 import os
@@ -10,46 +10,46 @@ import numpy as np
 import seqio
 
 from recllm_tasks.audit import examples
-from recllm_tasks.audit.verdict import Check, Offender
+from recllm_tasks.audit.check import Check, Offender
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import source
-from recllm_tasks.prompts.ragged import Ragged
 
 _HELD_OUT_SPLITS = ("validation", "test")
 
 
-class Withheld:
-    """Training examples are the same, token by token, when the held-out records are not there."""
+class HeldOutAblation:
+    """Train examples are the same, token by token, without the validation and test records."""
 
     def __init__(self):
         self._offender: Offender | None = None
         self._examples: dict[str, int] = {}
 
-    def compare(self, task: seqio.Task, seed: int, stored: Iterator[dict]) -> Iterator[dict]:
-        """Passes `stored` on, while comparing it with what comes without held-out records."""
+    def compare(self, task: seqio.Task, seed: int, batches: Iterator[dict]) -> Iterator[dict]:
+        """Yields `batches` unchanged, and compares each with the same batch of the ablation."""
         with copy_without_held_out(task.source) as copy:
-            withheld = _read_from(copy, task, seed)
-            for before in stored:
-                self._examples[task.name] = self._examples.get(task.name, 0) + _size(before)
+            ablated = _read_from(copy, task, seed)
+            for batch in batches:
+                self._examples[task.name] = self._examples.get(task.name, 0) + _size(batch)
                 if self._offender is None:
-                    self._offender = self._difference(task, before, next(withheld, None))
-                yield before
+                    self._offender = self._difference(task, batch, next(ablated, None))
+                yield batch
 
-    def _difference(self, task: seqio.Task, before: dict, without: dict | None) -> Offender | None:
-        if without is not None and same_arrays(before, without):
+    def _difference(self, task: seqio.Task, full: dict, ablated: dict | None) -> Offender | None:
+        if ablated is not None and same_arrays(full, ablated):
             return None
         example = 0
-        if without is not None and _size(before) == _size(without):
-            numbers = range(_size(before))
-            example = next(n for n in numbers if not same_arrays(*_one(n, before, without)))
+        if ablated is not None and _size(full) == _size(ablated):
+            numbers = range(_size(full))
+            example = next(n for n in numbers if not same_arrays(*_one(n, full, ablated)))
         return Offender(
-            f"an example of {task.name} that is another one, or none, when the records of "
-            "validation and test are taken away",
+            f"an example of {task.name} that changes or disappears when the validation and test "
+            "records are removed",
             value="inputs or targets",
-            user=before["user"][example].decode() if "user" in before else None,
+            user=full["user"][example].decode() if "user" in full else None,
             split="train",
-            position=int(before["window"][example]) if "window" in before else None,
+            position=int(full["window"][example]) if "window" in full else None,
         )
 
     def check(self) -> Check:
@@ -58,7 +58,7 @@ class Withheld:
 
 
 def same_arrays(first: dict, second: dict) -> bool:
-    """Whether two batches hold the same bytes."""
+    """Whether two batches hold equal arrays."""
     return first.keys() == second.keys() and all(
         np.array_equal(a, b)
         for name in first
@@ -79,18 +79,18 @@ def _one(number: int, *batches: dict) -> list[dict]:
 
 
 def _read_from(data_dir: str, task: seqio.Task, seed: int) -> Iterator[dict]:
-    """A task's training batches from another data folder; they end where it cannot go on."""
-    usual, batches = source.data_dir(), None
+    """A task's train batches from another data folder; stops where the task fails there."""
+    original, batches = source.data_dir(), None
     while True:
         try:
-            # Whatever a step looks up, and whenever, it finds the other folder.
+            # Set for every batch, because steps may look things up lazily.
             use_data_dir(task.source, data_dir)
             batches = batches or examples.arrays(task, "train", seed)
             batch = next(batches, None)
         except UserError:
             return
         finally:
-            use_data_dir(task.source, usual)
+            use_data_dir(task.source, original)
         if batch is None:
             return
         yield batch
@@ -111,7 +111,7 @@ def copy_without_held_out(of: source.CatalogSource) -> Iterator[str]:
 
 
 def use_data_dir(of: source.CatalogSource, data_dir: str) -> None:
-    """Makes the data folder that of all sources, and of one that has remembered another."""
+    """Sets the data folder of all sources, and of `of`, which may remember another one."""
     seqio.set_tfds_data_dir_override(data_dir)
     if isinstance(of, seqio.TfdsDataSource):
         of.tfds_dataset.override_data_dir(data_dir)

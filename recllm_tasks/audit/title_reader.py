@@ -1,6 +1,6 @@
-"""Titles of held-out items in the tokens of an example, where no id gives them away.
+"""Finds titles of held-out items in an example's tokens, where no id reveals them.
 
-Short titles of one piece are not looked for: "Brush" is a word like any other.
+Titles of a single piece are ignored: "Brush" is a word like any other.
 """
 
 import functools
@@ -10,20 +10,20 @@ import numpy as np
 import seqio
 
 from recllm_tasks.audit.examples import Batch
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.data.sequences import HELD_OUT
-from recllm_tasks.prompts.ragged import Ragged
 from recllm_tasks.prompts.token_table import encode, write_item
 
-# Our choice: this many pieces at a title's beginning tell it; the rest may be cut off in a prompt.
-_PIECES = 12
-_AT_LEAST = 2
+# Our choice: a title is identified by this many first pieces; a prompt may cut off the rest.
+_MAX_PIECES = 12
+_MIN_PIECES = 2
 
 ALL_TEXTS = "{title} {brand} {price} {categories} {description}"
 
 
 class TitleReader:
-    """Finds titles that nothing but a held-out item can have brought into an example."""
+    """Finds titles that can only come from a held-out item."""
 
     def __init__(self, records: Records, vocabulary: seqio.Vocabulary, split: str):
         self._records, self._tokenizer = records, vocabulary.tokenizer
@@ -37,7 +37,7 @@ class TitleReader:
         self._text = functools.lru_cache(maxsize=1 << 14)(self._text)
 
     def read(self, batch: Batch) -> Iterator[tuple[int, int]]:
-        """(example, row of the catalog) of each held-out item whose title alone is told."""
+        """Yields (example, row of the catalog) for each held-out item revealed by its title."""
         is_known = batch.user >= 0
         for side in batch.texts:
             example = side.rows
@@ -47,29 +47,29 @@ class TitleReader:
                 yield from (
                     (number, int(rows[number]))
                     for number in found.tolist()
-                    if self._is_told(batch, number, int(rows[number]))
+                    if self._is_revealed(batch, number, int(rows[number]))
                 )
 
     def _find(self, tokens: np.ndarray, example: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Examples, int64 [n], whose tokens hold the beginning of the title of `rows` [B]."""
+        """The examples, int64 [n], whose tokens contain the start of the title of `rows` [B]."""
         first = np.where(
-            (rows >= 0) & (self._length_N[rows] >= _AT_LEAST), self._pattern_NxP[rows, 0], -1
+            (rows >= 0) & (self._length_N[rows] >= _MIN_PIECES), self._pattern_NxP[rows, 0], -1
         )
         at = np.flatnonzero(tokens == first[example])
-        of = example[at]
-        for place in range(1, _PIECES):
-            next_to = np.minimum(at + place, len(tokens) - 1)
-            same = (tokens[next_to] == self._pattern_NxP[rows[of], place]) & (
-                example[next_to] == of
+        found = example[at]
+        for place in range(1, _MAX_PIECES):
+            following = np.minimum(at + place, len(tokens) - 1)
+            is_same = (tokens[following] == self._pattern_NxP[rows[found], place]) & (
+                example[following] == found
             )
-            kept = same | (self._length_N[rows[of]] <= place)
-            at, of = at[kept], of[kept]
-        return np.unique(of)
+            kept = is_same | (self._length_N[rows[found]] <= place)
+            at, found = at[kept], found[kept]
+        return np.unique(found)
 
-    def _is_told(self, batch: Batch, number: int, row: int) -> bool:
-        """False if an item that the example may show has those words in its own text.
+    def _is_revealed(self, batch: Batch, number: int, row: int) -> bool:
+        """False if the text of an item that the example may contain has the same words.
 
-        Those are the user's earlier items, what is offered, and what is written with its id.
+        Those are the user's earlier items, offered items, and items whose ids are in the tokens.
         """
         words = self._decode(self._pattern_NxP[row, : self._length_N[row]].tolist())
         if not any(words in self._decode(side[number].tolist()) for side in batch.texts):
@@ -85,18 +85,18 @@ class TitleReader:
         return self._decode(self._tokenizer.EncodeAsIds(text))
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        """The vocabulary's own `decode` looks up its file again for every text."""
+        """Faster than the vocabulary's `decode`, which looks up its file for every text."""
         return self._tokenizer.DecodeIds(tokens)
 
 
 def _patterns(titles: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """The beginnings of titles, int32 [N, P], -1 behind the end, and their lengths, int64 [N].
+    """The first pieces of titles, int32 [N, P] padded with -1, and their number, int64 [N].
 
-    A longer title's last piece is left out: what follows in a prompt may be joined to it.
+    The last piece of a longer title is left out: a prompt may merge it with what follows.
     """
-    lengths = np.where(titles.lengths > _AT_LEAST, titles.lengths - 1, titles.lengths)
-    lengths = np.minimum(lengths, _PIECES)
-    places = titles.splits[:-1, np.newaxis] + np.arange(_PIECES)
-    inside = np.arange(_PIECES) < lengths[:, np.newaxis]
+    lengths = np.where(titles.lengths > _MIN_PIECES, titles.lengths - 1, titles.lengths)
+    lengths = np.minimum(lengths, _MAX_PIECES)
+    places = titles.splits[:-1, np.newaxis] + np.arange(_MAX_PIECES)
+    inside = np.arange(_MAX_PIECES) < lengths[:, np.newaxis]
     values = np.append(titles.values, np.int32(-1))
     return np.where(inside, values[np.where(inside, places, -1)], -1), lengths

@@ -1,19 +1,19 @@
-"""Whether what a task offers beside the target tells nothing about held-out interactions."""
+"""Whether the negatives that a task draws give away nothing about held-out interactions."""
 
 import numpy as np
 from scipy import stats
 
+from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.examples import Batch
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.short_ids import TAIL
-from recllm_tasks.audit.verdict import Check, Offender
 from recllm_tasks.data.sequences import HELD_OUT
 
 
 class OwnNegatives:
-    """Of all items offered, the target alone is one that the user has interacted with.
+    """Among the offered items, the user has interacted with the target only.
 
-    In training "interacted" means the train split: negatives may not know of any later interaction.
+    In training this refers to the train split: negatives must not depend on later interactions.
     """
 
     def __init__(self, records: Records):
@@ -21,7 +21,7 @@ class OwnNegatives:
         self._offender: Offender | None = None
         self._examples = self._offered = 0
 
-    def see(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         if not batch.offered.shape[1] or not (batch.user >= 0).all():
             return
         self._examples += len(batch)
@@ -32,8 +32,8 @@ class OwnNegatives:
         if self._offender is None and len(odd):
             items = [self._records.catalog.short_id[r] for r in batch.offered[odd[0]][own[odd[0]]]]
             self._offender = Offender(
-                f"items of the user among those that {batch.task} offers (seed {batch.seed}), "
-                "expected the target alone",
+                f"items of the user among those offered by {batch.task} (seed {batch.seed}), "
+                "expected the target only",
                 value=", ".join(items) or "none",
                 user=self._records.user(int(batch.user[odd[0]])),
                 split=batch.split,
@@ -42,16 +42,17 @@ class OwnNegatives:
 
     def check(self) -> Check:
         figures = {"examples": self._examples, "offered": self._offered}
-        claim = "no drawn negative that the user has interacted with, as far as its split knows"
+        claim = "no drawn negative that the user has interacted with in the split"
         return Check("drawn_negatives", claim, figures, self._offender)
 
 
 class HeldOutNegatives:
-    """In training, held-out items are drawn as negatives as often as chance has it.
+    """In training, held-out items are drawn as negatives as often as expected by chance.
 
-    If negatives kept clear of them, an item that never is one would be known as held out. Draws are
-    by popularity in the train split among what the user has not there (Paper §4.1), so that each is
-    a held-out item with a known probability; their number follows Poisson's law closely.
+    If negatives avoided them, an item that is never drawn would be recognisable as held out.
+    Negatives are drawn by popularity in the train split among the items that the user does not have
+    there (Paper §4.1). So the probability that a draw is a held-out item is known, and their number
+    closely follows a Poisson distribution.
     """
 
     def __init__(self, records: Records):
@@ -60,7 +61,7 @@ class HeldOutNegatives:
         train = records.splits["train"].items
         counts = records.catalog.train_count
         mass = np.bincount(train.rows, counts[train.values], minlength=len(train))
-        # A held-out item that the user has had before is no candidate; `no_repeats` reports it.
+        # A held-out item that is also in the history cannot be drawn; `no_repeats` reports it.
         pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
         new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
         left = np.maximum(1, counts.sum() - mass)
@@ -69,7 +70,7 @@ class HeldOutNegatives:
         self._found: dict[str, int] = {}
         self._expected: dict[str, float] = {}
 
-    def see(self, batch: Batch) -> None:
+    def add(self, batch: Batch) -> None:
         draws = batch.offered.shape[1] - 1
         if batch.split != "train" or draws < 1 or not (batch.user >= 0).all():
             return
@@ -91,9 +92,9 @@ class HeldOutNegatives:
             if offender is None and (few or many):
                 offender = Offender(
                     f"held-out items among the negatives of {task}, expected about "
-                    f"{expected:,.1f}; negatives must not know which items are held out",
+                    f"{expected:,.1f}; negatives must not depend on which items are held out",
                     value=f"{found:,}",
                     split="train",
                 )
-        claim = "held-out items are train negatives as often as chance has it"
+        claim = "held-out items are train negatives as often as expected by chance"
         return Check("held_out_negatives", claim, figures, offender)

@@ -1,4 +1,4 @@
-"""What a check found: whether it holds, what it counted, and the first record that breaks it."""
+"""The result of a check: whether it passed, its figures, and the first record that fails it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Offender:
-    """The first record that breaks a check.
+    """The first record that fails a check.
 
     Attributes:
-      problem: what is wrong with it, in words.
-      value: the item, as a short id, or the number that is wrong.
-      user: raw id; None where the record is no user's.
+      problem: what is wrong with it.
+      value: the wrong item, as a short id, or the wrong number.
+      user: raw id; None if the record belongs to no user.
       split: train, validation or test; None for the catalog.
-      position: place in the user's sequence, from 0, or row of the catalog.
+      position: position in the user's sequence, from 0, or row of the catalog.
     """
 
     problem: str
@@ -38,13 +38,13 @@ class Offender:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One check over the whole dataset.
+    """The result of one check over the whole dataset.
 
     Attributes:
       name: for programs.
-      claim: what holds if it passes.
-      figures: what was counted or measured, by name.
-      offender: the first record that breaks it, or None.
+      claim: what is true if it passes.
+      figures: counts and measurements, by name.
+      offender: the first record that fails it, or None.
     """
 
     name: str

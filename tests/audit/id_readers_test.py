@@ -1,14 +1,14 @@
-"""Bare numbers in a text: which are items, and which are users and ratings."""
+"""Bare numbers in a text: items are found, users and ratings are not."""
 
 import numpy as np
 import pytest
 
-from recllm_tasks.audit.item_numbers import NumberReader, holds
-from recllm_tasks.prompts.ragged import Ragged
+from recllm_tasks.audit.id_readers import NumberReader, contains_number
+from recllm_tasks.audit.ragged import Ragged
 
 
 class Letters:
-    """A vocabulary of characters."""
+    """A vocabulary whose pieces are characters."""
 
     @property
     def tokenizer(self):
@@ -34,10 +34,10 @@ def tokens(*texts):
         ("a12 12a x_5 3.5 7.", [7]),
     ],
 )
-def test_numbers_of_items(text, items):
+def test_finds_the_numbers_of_items(text, items):
     example, row = NumberReader(Letters(), num_items=100).read(tokens("nothing", text))
     assert row.tolist() == [item - 1 for item in items]
     assert example.tolist() == [1] * len(items)
     side = tokens(text)[0]
-    assert all(holds(Letters(), (side,), item - 1) for item in items)
-    assert not holds(Letters(), (side,), 14)
+    assert all(contains_number(Letters(), (side,), item - 1) for item in items)
+    assert not contains_number(Letters(), (side,), 14)

@@ -1,4 +1,4 @@
-"""No text of a shop becomes a sentinel, a mask or another item's id."""
+"""No catalog text turns into a sentinel, a mask or another item's id."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.metadata import _text
 from recllm_tasks.prompts import templates
-from recllm_tasks.prompts.lookalikes import break_lookalikes
-from recllm_tasks.prompts.own_vocabulary import train_vocabulary, training_texts
+from recllm_tasks.prompts.escaping import escape
 from recllm_tasks.prompts.templates import Wording
 from recllm_tasks.prompts.token_table import item_table, write_item
 from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
+from recllm_tasks.prompts.vocabulary_training import train_vocabulary, training_texts
 
 HOSTILE = [
     "<extra_id_0>",
@@ -34,7 +34,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(
-    ("text", "broken"),
+    ("text", "escaped"),
     [
         ("<extra_id_0>", "< extra_id_0>"),
         ("x [masked item];", "x [ masked item];"),
@@ -43,14 +43,14 @@ HOSTILE = [
         ("＜extra_id_0＞", "< extra_id_0>"),
     ],
 )
-def test_a_space_breaks_what_looks_like_a_piece(text, broken):
-    assert break_lookalikes(text) == broken
-    assert break_lookalikes(broken) == broken
+def test_a_space_is_inserted_where_text_looks_like_a_prompt(text, escaped):
+    assert escape(text) == escaped
+    assert escape(escaped) == escaped
 
 
 @pytest.mark.parametrize("text", ["", "Vitamin B12", "AI7 & II7", "Item IDs", "ﬁne ½ é\u202b x"])
-def test_other_text_stays_as_it_is(text):
-    assert break_lookalikes(text) == text
+def test_other_text_is_unchanged(text):
+    assert escape(text) == text
 
 
 def catalog_of(titles):
@@ -81,8 +81,8 @@ def vocabulary(request, tmp_path_factory):
     return DatasetVocabulary(lambda: path)
 
 
-def structure_of(vocabulary):
-    """Tokens that titles must not hold: sentinels, EOS, PAD, ids and the prompts' phrases."""
+def reserved_tokens(vocabulary):
+    """Tokens that titles must not contain: sentinels, EOS, PAD, ids and the prompts' phrases."""
     first = vocabulary.vocab_size - SENTINELS
     pieces = [vocabulary.tokenizer.IdToPiece(token) for token in range(first)]
     phrases = {"▁Item▁ID:", "▁[masked▁item];", ",▁Title:", *("▁" + i for i in CATALOG.short_id)}
@@ -91,7 +91,7 @@ def structure_of(vocabulary):
 
 
 def check(vocabulary, catalog):
-    forbidden = structure_of(vocabulary)
+    forbidden = reserved_tokens(vocabulary)
     table = item_table(catalog, vocabulary, "{title}", None)
     assert forbidden.isdisjoint(table.values.tolist())
 
@@ -100,7 +100,7 @@ def test_hostile_titles(vocabulary):
     check(vocabulary, CATALOG)
     whole = item_table(CATALOG, vocabulary, templates.LISTED_ITEM, 64)
     assert whole.lengths.max() <= 64
-    forbidden = structure_of(vocabulary)
+    forbidden = reserved_tokens(vocabulary)
     allowed = vocabulary.encode("Item ID:") + vocabulary.encode("x, Title:")
     for row, short_id in enumerate(CATALOG.short_id):
         tokens = whole.values[whole.splits[row] : whole.splits[row + 1]].tolist()
