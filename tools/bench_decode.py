@@ -6,8 +6,8 @@
 The same random weights, the same real retrieval prompts, beam 20, float32. Every subject runs in a
 process of its own, so that its peak memory is its own; all take turns, round by round, each round
 another first, and the medians are compared. Subjects: `ours` (log-probabilities over the whole
-vocabulary), `ours, catalog` (over the trie's children alone), `transformers` (torch, `generate`
-with `prefix_allowed_tokens_fn` over the same trie), `t5x` (its own network and beam search, 8 new
+vocabulary), `transformers` (torch, `generate` with `prefix_allowed_tokens_fn` over the same trie),
+`t5x` (its own network and beam search, 8 new
 tokens, no trie), `ctranslate2` (8 new tokens, no trie); the last two are left out where they
 cannot be imported: T5X_DIR names a checkout of T5X, `pip install ctranslate2`.
 

@@ -37,7 +37,7 @@ def _beams(tokens, scores) -> list[dict]:
     ]
 
 
-def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) -> float:
+def matmul_flops(work: Work, length: int, rows: int) -> float:
     """Of one user: encoder, cross keys and values once, `rows` decoder positions."""
     s = work.sizes
     joined = s["num_heads"] * s["head_dim"]
@@ -45,7 +45,7 @@ def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) 
     encoder = length * (4 * project + mlp + 2 * 2 * length * joined)
     cross = length * 2 * project
     step = 6 * project + mlp + 2 * 2 * length * joined
-    logits = 2 * s["emb_dim"] * s["vocab_size"] if whole_logits else 0
+    logits = 2 * s["emb_dim"] * s["vocab_size"]
     return (
         s["num_encoder_layers"] * encoder
         + s["num_decoder_layers"] * (cross + rows * step)
@@ -56,16 +56,16 @@ def matmul_flops(work: Work, length: int, rows: int, whole_logits: bool = True) 
 class Ours:
     """`beam_search` over the trie of the items."""
 
-    over, comparable = "vocabulary", True
+    comparable = True
 
     @staticmethod
     def available() -> bool:
         return True
 
-    @classmethod
-    def flops(cls, work: Work, length: int) -> float:
+    @staticmethod
+    def flops(work: Work, length: int) -> float:
         steps = max(map(len, work.items)) + 1
-        return matmul_flops(work, length, 1 + (steps - 1) * BEAMS, cls.over == "vocabulary")
+        return matmul_flops(work, length, 1 + (steps - 1) * BEAMS)
 
     def __init__(self, work: Work):
         import jax
@@ -80,21 +80,8 @@ class Ours:
         self._search = beam_search
 
     def run(self, prompts: np.ndarray) -> np.ndarray:
-        beams = self._search(
-            self._model,
-            self._params,
-            prompts,
-            self._trie,
-            num_beams=BEAMS,
-            normalize_over=self.over,
-        )
+        beams = self._search(self._model, self._params, prompts, self._trie, num_beams=BEAMS)
         return _beams(beams.tokens_BxKxT.tolist(), beams.log_probs_BxK.tolist())
-
-
-class OursOverCatalog(Ours):
-    """The same, with probabilities over what the trie allows."""
-
-    over, comparable = "catalog", False
 
 
 class Transformers:
@@ -253,7 +240,6 @@ def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
 
 SUBJECTS = {
     "ours": Ours,
-    "ours, catalog": OursOverCatalog,
     "transformers": Transformers,
     "t5x": T5X,
     "ctranslate2": CTranslate2,

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 
 from recllm_tasks.engine import run_folder
-from recllm_tasks.models.trie import Trie, depth_tokens
+from recllm_tasks.models.trie import Trie
 
 # Raised whenever the same tokens would give another file.
 FORMAT_VERSION = 1
@@ -69,10 +69,8 @@ def load(path: str | os.PathLike) -> Trie | None:
     lengths = (4, max_depth, num_nodes + 1, num_nodes - 1, *[num_nodes] * 3, *[num_items] * 2)
     starts = itertools.accumulate(map(_padded, lengths), initial=0)
     _, max_children, *arrays = (body[s : s + length] for s, length in zip(starts, lengths))
-    fields = dict(zip(_ARRAYS, arrays))
     return Trie(
-        **fields,
-        depth_tokens=depth_tokens(fields["child_start"], fields["child_token"], max_depth, eos_id),
+        **dict(zip(_ARRAYS, arrays)),
         max_children=tuple(max_children.tolist()),
         max_depth=max_depth,
         eos_id=eos_id,

@@ -18,10 +18,7 @@ MASKED = -1e10  # added to an attention logit that must not be seen
 
 
 class Dense(nn.Module):
-    """A linear map of the last axis, without bias. `axes` are the kernel's logical axes.
-
-    With `columns`, int32 [C], the outputs are these features alone.
-    """
+    """A linear map of the last axis, without bias. `axes` are the kernel's logical axes."""
 
     features: int
     axes: tuple[str, str]
@@ -29,7 +26,7 @@ class Dense(nn.Module):
     kernel_init: Any = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
     @nn.compact
-    def __call__(self, x, columns=None):
+    def __call__(self, x):
         kernel = partitioning.param_with_axes(
             "kernel",
             self.kernel_init,
@@ -37,8 +34,6 @@ class Dense(nn.Module):
             jnp.float32,
             axes=self.axes,
         )
-        if columns is not None:
-            kernel = jnp.take(kernel, columns, axis=1)
         return _project(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
 
 
@@ -102,10 +97,9 @@ class Embed(nn.Module):
         x_BxLxE = jnp.asarray(x_BxLxE, self.dtype)
         return partitioning.with_sharding_constraint(x_BxLxE, ("batch", "length", "embed"))
 
-    def attend(self, x, columns=None):
-        """Float32 logits [..., V] of hidden states [..., E]; [..., C] of the tokens `columns`."""
-        table = self.embedding if columns is None else jnp.take(self.embedding, columns, axis=0)
-        return jnp.dot(jnp.asarray(x, jnp.float32), table.T)
+    def attend(self, x):
+        """Float32 logits [..., V] of hidden states [..., E]."""
+        return jnp.dot(jnp.asarray(x, jnp.float32), self.embedding.T)
 
 
 def relative_buckets(distances, *, bidirectional, num_buckets=32, max_distance=128):

@@ -76,14 +76,11 @@ class Transformer(nn.Module):
         )
         return self.logits(x)
 
-    def logits(self, x, columns=None):
-        """Float32 logits [..., V] of the decoder's output [..., E]; of the tokens `columns` alone.
-
-        `columns` is int32 [C], and the result then [..., C].
-        """
+    def logits(self, x):
+        """Float32 logits [..., V] of the decoder's output [..., E]."""
         if self.config.logits_via_embedding:
-            return self.token_embedder.attend(x, columns) / jnp.sqrt(self.config.emb_dim)
-        return self.decoder.logits_dense(x, columns)
+            return self.token_embedder.attend(x) / jnp.sqrt(self.config.emb_dim)
+        return self.decoder.logits_dense(x)
 
     def __call__(
         self,
@@ -122,30 +119,20 @@ class Transformer(nn.Module):
         empty = jnp.zeros(shape, cfg.dtype)
         return tuple((empty, empty) for _ in range(cfg.num_decoder_layers))
 
-    def decode_step(
-        self,
-        tokens_BxK,
-        step,
-        caches,
-        cross,
-        ancestors_BxKxT,
-        encoder_input_tokens,
-        columns=None,
-    ):
+    def decode_step(self, tokens_BxK, step, caches, cross, ancestors_BxKxT, encoder_input_tokens):
         """Float32 logits [B, K, V] of one step for all beams, and the new caches.
 
         `tokens_BxK` are the tokens at position `step` (0 at the first). Their keys and values go to
-        slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` says which
-        slot of position t beam k descends from (its own at `step`), -1 from `step` + 1 on. A
-        reordering of beams permutes `ancestors` alone. Fewer beams than slots may be given.
-        `columns` is as in `logits`.
+        slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` is the slot of
+        position t that beam k descends from (its own at `step`), -1 from `step` + 1 on. Reordering
+        beams permutes only `ancestors`. There may be fewer beams than slots.
         """
         x_BxKxE = self.token_embedder(tokens_BxK)
         cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
         x_BxKxE, caches = self.decoder.step(
             x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias
         )
-        return self.logits(x_BxKxE, columns), caches
+        return self.logits(x_BxKxE), caches
 
     def decode_prefixes(self, tokens_BxU, depths_BxU, visible_BxUxU, cross, encoder_input_tokens):
         """The decoder's output [B, U, E] for the prefixes of many targets, each read once.

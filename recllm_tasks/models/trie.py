@@ -32,7 +32,6 @@ class Trie:
     end_row: jax.Array  # [P], row of the item that EOS would end at this node, else -1
     item_rows: jax.Array  # [N], catalog row at each position
     item_positions: jax.Array  # [N], position of each catalog row
-    depth_tokens: tuple[jax.Array, ...]  # the distinct tokens of each depth and EOS, sorted
     max_children: tuple[int, ...] = struct.field(pytree_node=False)  # widest node of each depth
     max_depth: int = struct.field(pytree_node=False)  # tokens of the longest item, with EOS
     eos_id: int = struct.field(pytree_node=False)
@@ -84,23 +83,10 @@ class Trie:
             end_row=fields["end_row"],
             item_rows=items.rows,
             item_positions=item_positions,
-            depth_tokens=depth_tokens(child_start, child_token, len(max_children), eos_id),
             max_children=max_children,
             max_depth=len(max_children),
             eos_id=int(eos_id),
         )
-
-
-def depth_tokens(
-    child_start: np.ndarray, child_token: np.ndarray, max_depth: int, eos_id: int
-) -> tuple[np.ndarray, ...]:
-    """For each depth the tokens that lead from its nodes, and EOS; int32, sorted, distinct."""
-    found, first, last = [], 0, 1
-    for _ in range(max_depth):
-        first, last = int(child_start[first]) + 1, int(child_start[last]) + 1
-        tokens = np.append(child_token[first - 1 : last - 1], np.int32(eos_id))
-        found.append(np.unique(tokens))
-    return tuple(found)
 
 
 def _check(values, splits, eos_id):

@@ -10,7 +10,6 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import metrics, tasks
 from recllm_tasks.engine import decoding, devices, evaluation, inference
 from recllm_tasks.errors import UserError
-from recllm_tasks.models import beam_search
 
 LENGTHS = {"inputs": 512, "targets": 64}
 BUCKETS = decoding.BUCKETS
@@ -69,7 +68,7 @@ def test_what_the_user_has_had_is_excluded_on_request(network, params, kind, set
         assert kind == "ranking" or seen & set(rows.tolist())
 
 
-def test_rating_scores_both_answers_exactly(network, params):
+def test_rating_scores_both_answers_exactly(network, params, forced_scores):
     decoder, examples = _decoder("rating", network)
     assert decoder.answers == ["no", "yes"]
     beams = decoder.decode(params, examples[:6])
@@ -79,7 +78,7 @@ def test_rating_scores_both_answers_exactly(network, params):
         for row, log_prob in zip(rows[:2], log_probs):
             target = [*vocabulary.encode(decoder.answers[row]), vocabulary.eos_id]
             inputs = np.asarray(example["inputs"])[None]
-            expected = beam_search.score(network, params, inputs, np.array([target]))
+            expected = forced_scores(network, params, inputs, np.array([target]))
             assert log_prob == pytest.approx(float(expected[0]), abs=1e-4)
 
 
