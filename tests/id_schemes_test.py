@@ -14,7 +14,7 @@ from recllm_tasks.audit.item_ids import IdReader
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.ragged import Ragged

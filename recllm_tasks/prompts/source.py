@@ -41,14 +41,19 @@ def data_dir() -> str:
 class CatalogSource:
     """What every source of one dataset has: its folder, its facts, its catalog."""
 
-    def __init__(self, dataset_name: str):
+    def __init__(self, dataset_name: str, *, data_dir: str | None = None):
+        """Args:
+        dataset_name: a prepared dataset.
+        data_dir: the folder of prepared datasets; None is `data_dir()`, looked up at each use.
+        """
         self.dataset_name = dataset_name
+        self._data_dir = data_dir
 
     def dataset_dir(self) -> str:
-        return str(dataset_dir(data_dir(), self.dataset_name))
+        return str(dataset_dir(self._data_dir or data_dir(), self.dataset_name))
 
     def info(self) -> DatasetInfo:
-        return _info(dataset_dir(data_dir(), self.dataset_name))
+        return _info(dataset_dir(self._data_dir or data_dir(), self.dataset_name))
 
     def catalog(self) -> Catalog:
         self.info()
@@ -97,14 +102,16 @@ class SequenceSource(CatalogSource, seqio.TfdsDataSource):
         *,
         needs_ratings: bool = False,
         with_negatives: bool = False,
+        data_dir: str | None = None,
     ):
         """Args:
         dataset_name: a prepared dataset.
         splits: the splits that are offered.
         needs_ratings: refuse a dataset without ratings, naming the reason.
         with_negatives: training windows hold `negatives` and `exclude`, to draw negatives with.
+        data_dir: see CatalogSource.
         """
-        CatalogSource.__init__(self, dataset_name)
+        CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         self.needs_ratings = needs_ratings
         self.with_negatives = with_negatives
         seqio.TfdsDataSource.__init__(
@@ -234,12 +241,15 @@ class ItemTable:
 class ItemSource(CatalogSource, seqio.FunctionDataSource):
     """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index)."""
 
-    def __init__(self, dataset_name: str, attributes: Sequence[str]):
+    def __init__(
+        self, dataset_name: str, attributes: Sequence[str], *, data_dir: str | None = None
+    ):
         """Args:
         dataset_name: a prepared dataset.
         attributes: columns of the catalog; an item without text there makes no example.
+        data_dir: see CatalogSource.
         """
-        CatalogSource.__init__(self, dataset_name)
+        CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         self.attributes = tuple(attributes)
         seqio.FunctionDataSource.__init__(self, dataset_fn=self._pairs, splits=("train",))
 

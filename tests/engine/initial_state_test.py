@@ -88,7 +88,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(folders, tmp_path, settings, 
 
 def test_the_vocabulary_must_be_the_checkpoints(folders, tmp_path, settings, run_dir):
     run = {"mixture": TASK, "model_dir": str(tmp_path / "run"), "steps": 1, **settings}
-    with pytest.raises(UserError, match=r"expected to be told which it was trained with"):
+    with pytest.raises(UserError, match=r"expected the file that it was trained with"):
         training.train(**run, initial_checkpoint=str(folders["t5x"]))
     other = tmp_path / "hf"
     shutil.copytree(folders["hf"], other)

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import decoding, optimizer, saved_run, training
+from recllm_tasks.engine import optimizer, saved_run, training
+from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD, beam_search
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.trie import Trie
+from recllm_tasks.runs.decoding import Decoding
 
 EOS = 1
 
@@ -175,9 +177,8 @@ def test_a_trained_checkpoint_equals_hugging_face(trained_run, tmp_path):
         .take(48)
         .as_numpy_iterator()
     )
-    decoder = decoding.TaskDecoder(
-        task, saved.network, saved.mesh, num_beams=20, batch_size=16, max_steps=16
-    )
+    decoding = Decoding(num_beams=20, batch_size=16)
+    decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, max_steps=16)
     beams = decoder.decode(saved.params, examples)
     conversion.convert(conversion.open_any(trained_run), "hf", tmp_path / "hf")
     hf = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()

@@ -13,6 +13,7 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 256, "targets": 16}
 NETWORK = Transformer(
@@ -151,9 +152,8 @@ def test_validation_is_on_retrieval_and_the_best_is_kept(stopped):
 def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
     del small_data
     assert set(evaluated) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
-    evaluation = Evaluation(
-        "gift_cards_ut", "test", NETWORK, devices.make_mesh(), LENGTHS, batch_size=32
-    )
+    found = seqio.get_subtasks(seqio.get_mixture_or_task("gift_cards_ut"))
+    evaluation = Evaluation(found, "test", NETWORK, devices.make_mesh(), LENGTHS, Decoding())
     measured = evaluation.run(_params(stopped[0] / "checkpoint_30"), 30)
     for task, metrics in measured.items():
         assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
