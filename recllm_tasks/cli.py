@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:
     """`--gin.NAME=VALUE` arguments as gin bindings; anything else is an error."""
-    from recllm_tasks.engine import gin_files
+    from recllm_tasks.engine import configuration
 
     bindings = []
     for argument in rest:
@@ -173,7 +173,7 @@ def _gin_bindings(rest: Sequence[str], allowed: bool) -> list[str]:
             raise UserError(
                 f"Wrong setting '{argument}': got no value, expected --gin.NAME=VALUE; add one"
             )
-        bindings.append(f"{name} = {gin_files.as_gin(value)}")
+        bindings.append(f"{name} = {configuration.as_gin(value)}")
     return bindings
 
 

@@ -122,9 +122,9 @@ def configured(args, name: str):
     """
     import gin
 
-    from recllm_tasks.engine import gin_files
+    from recllm_tasks.engine import configuration
 
-    gin_files.parse(args.gin_file, args.bindings)
+    configuration.parse(args.gin_file, args.bindings)
     try:
         function = gin.get_configurable(name)
     except ValueError as error:
@@ -134,7 +134,7 @@ def configured(args, name: str):
         ) from error
 
     def call(**kwargs):
-        with gin_files.gin_errors(f"settings {', '.join(args.gin_file)}"):
+        with configuration.gin_errors(f"settings {', '.join(args.gin_file)}"):
             return function(**kwargs)
 
     return call

@@ -11,7 +11,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks.engine import gin_files
+from recllm_tasks.engine import configuration
 from recllm_tasks.errors import UserError
 from recllm_tasks.t5x_bridge import imports
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module)
         if args.distributed:
             join_processes()
-        with gin_files.gin_errors(f"gin files {', '.join(args.gin_file)}"):
+        with configuration.gin_errors(f"gin files {', '.join(args.gin_file)}"):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
     except UserError as error:
         # Gin appends its call chain to every message that passes through it.
@@ -87,17 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def t5x_arguments(files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
+def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
     """Flags for T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin needs."""
-    folders = gin_files.gin_search_paths()[1:]
+    folders = configuration.gin_search_paths()[1:]
     arguments = [f"--gin_search_paths={','.join(['.', *folders])}"]
-    arguments += [f"--gin_file={name}" for name in files]
+    arguments += [f"--gin_file={name}" for name in gin_files]
     if data_dir:
         arguments.append(f"--tfds_data_dir={os.path.expanduser(data_dir)}")
     for argument in rest:
         name, equals, value = argument.partition("=")
         if argument.startswith("--gin.") and equals:
-            argument = f"{name}={gin_files.as_gin(value)}"
+            argument = f"{name}={configuration.as_gin(value)}"
         arguments.append(argument)
     return arguments
 

@@ -74,7 +74,7 @@ def test_other_settings_and_parameters_have_other_folders(cache, tmp_path, other
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "eval").write_text("a file, not a folder")
     cache = BeamCache.of(str(tmp_path), "test", 40, {}, PARAMS)
     with pytest.raises(UserError, match=r"Beams for '.*/eval/test-40-.*got Not a directory"):

@@ -51,7 +51,7 @@ def test_no_steps_keep_the_checkpoint_as_it_is(format, folders, run_dir, tmp_pat
 
 
 @pytest.mark.usefixtures("vocabulary")
-def test_a_stopped_run_goes_on_without_the_checkpoint(folders, tmp_path, settings):
+def test_a_stopped_run_resumes_without_the_checkpoint(folders, tmp_path, settings):
     shutil.copytree(folders["recllm"], tmp_path / "start")
     where = {"initial_checkpoint": str(tmp_path / "start"), "initial_step": 100}
     settings = {**settings, "eval_period": 2, **where}

@@ -70,10 +70,10 @@ def _naive(catalog, eos):
 
 @settings(max_examples=100, deadline=None)
 @given(_catalogs, st.sampled_from([1, 3, 1 << 20]))
-def test_every_array_is_that_of_a_naive_trie(catalog, stretch):
+def test_every_array_is_that_of_a_naive_trie(catalog, block):
     eos = 3  # between the other tokens
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trie_module, "_STRETCH", stretch)
+        patch.setattr(trie_module, "_BLOCK", block)
         trie = Trie.build(catalog, eos_id=eos)
     for name, expected in _naive(catalog, eos).items():
         found = np.asarray(getattr(trie, name))

@@ -99,7 +99,7 @@ def test_packed_examples_are_seqios_own():
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_tasks_that_cannot_be_told_apart_are_named(converter):
+def test_tasks_that_cannot_be_distinguished_are_named(converter):
     _, _, batch = _batch("retrieval", converter)
     for name, found in (("gift_cards_ranking", "none"), ("gift_cards_rating", "none")):
         with pytest.raises(UserError, match=f"in '{name}': got {found} .* name one of its tasks"):

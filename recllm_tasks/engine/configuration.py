@@ -1,4 +1,4 @@
-"""Gin settings: where the files are, and readable errors for what is wrong in them."""
+"""Gin settings: where the files lie, and clear words for what is wrong in them."""
 
 import contextlib
 import os
@@ -11,10 +11,10 @@ from recllm_tasks.errors import UserError
 
 
 def gin_search_paths() -> list[str]:
-    """Folders to search for gin files: the current one, our `gin/`, and its parent.
+    """Folders in which gin files are looked up: here, our own, and the one that holds our own.
 
-    So `models/tiny.gin` and `gin/models/tiny.gin` are found from any folder, both in a checkout and
-    in an installed package.
+    So `models/tiny.gin` and `gin/models/tiny.gin` are found from any folder, in a checkout and in
+    an installed package.
     """
     package = pathlib.Path(__file__).resolve().parents[1]
     installed, checkout = package / "gin", package.parent / "gin"
@@ -23,10 +23,10 @@ def gin_search_paths() -> list[str]:
 
 
 def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Reads the files in order, then the bindings (`NAME=value`), and locks the settings.
+    """Reads the files in their order, then the bindings (`NAME=value`), and locks the settings.
 
     Raises:
-      UserError: a file is missing, does not parse, or refers to something that does not exist.
+      UserError: a file is missing, does not parse, or names what does not exist.
     """
     gin.clear_config()
     for path in gin_search_paths():
@@ -47,8 +47,8 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             )
         except OSError as error:
             raise UserError(
-                f"Cannot read {what}: got {_first_lines(error)}, expected readable files "
-                f"here or in {gin_search_paths()[1]}; correct the include, or --gin_file"
+                f"Cannot read {what}: got {_first_lines(error)}, expected files here or in "
+                f"{gin_search_paths()[1]} that can be read; correct the include, or --gin_file"
             ) from error
 
 
@@ -60,13 +60,13 @@ def find(gin_file: str) -> str:
     own = pathlib.Path(gin_search_paths()[1])
     known = sorted(str(path.relative_to(own)) for path in own.glob("**/*.gin"))
     raise UserError(
-        f"No gin file '{gin_file}': got no such file in the current folder or {own}, expected one "
-        f"of {', '.join(known)}, or your own file; correct --gin_file"
+        f"No gin file '{gin_file}': looked in the current folder and {own}, expected one of "
+        f"{', '.join(known)}, or a file of your own; correct --gin_file"
     )
 
 
 def as_gin(value: str) -> str:
-    """A value of the command line as gin reads it; bare words such as a path need no quotes."""
+    """A command line's value as gin reads it; bare words such as a path need no quotes."""
     if value[:1] in "@%":
         return value
     try:
@@ -78,7 +78,7 @@ def as_gin(value: str) -> str:
 
 @contextlib.contextmanager
 def gin_errors(what: str):
-    """Turns gin's errors about wrong settings into UserErrors."""
+    """Turns what gin raises for wrong settings into UserErrors."""
     try:
         yield
     except UserError:
@@ -90,7 +90,7 @@ def gin_errors(what: str):
 
 
 def _is_about_settings(error: Exception) -> bool:
-    """Whether gin itself raised it. A bug of ours that passed through gin keeps its traceback."""
+    """Whether gin itself raised it; a mistake of ours below gin stays a traceback."""
     trace, last = error.__traceback__, None
     while trace is not None:
         last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next
