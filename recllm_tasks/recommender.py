@@ -9,7 +9,7 @@ recommender.recommend([["I17", "I4"], ["Fargo (1996)"]], k=10)
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,7 +152,7 @@ class Recommender:
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
 
 
-def _prompt_function(task: seqio.Task, lengths: dict[str, int], window: int) -> Any:
+def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) -> Any:
     """A traced function from catalog rows to the task's `inputs`, int32 [L], as in training."""
     writer = tasks.prompt_of(task).writer(lengths, task.output_features)
 

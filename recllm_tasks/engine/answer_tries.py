@@ -16,7 +16,7 @@ from recllm_tasks.engine import trie_file
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.trie import Trie
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import Choice
+from recllm_tasks.prompts.templates import Items
 from recllm_tasks.prompts.token_table import encode
 
 
@@ -42,14 +42,13 @@ def answers_of(task: seqio.Task) -> Answers | None:
     key covers everything that determines it: the dataset's fingerprint, the vocabulary, and how an
     item is written. A damaged file is replaced. In a read-only folder nothing is cached.
     """
-    listed = tasks.answers(task)
-    if listed is None:
+    prompt, listed = tasks.prompt_of(task), tasks.answers(task)
+    if prompt is None or listed is None:
         return None
     texts, text_of_answer = _distinct(listed)
     vocabulary = task.output_features["targets"].vocabulary
-    prompt = tasks.prompt_of(task)
     slot, source = prompt.template.answer, prompt.source
-    if isinstance(slot, Choice):
+    if not isinstance(slot, Items):
         return Answers(texts, text_of_answer, _build(texts, vocabulary))
     path = trie_path(source, vocabulary, slot.form)
     trie = trie_file.load(path)

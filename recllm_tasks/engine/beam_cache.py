@@ -108,5 +108,5 @@ def _digest(examples: Sequence[Example]) -> np.ndarray:
     for example in examples:
         for name, values in sorted(example.items()):
             digest.update(f"{name} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values, np.int32))
+            digest.update(np.asarray(values, np.int32).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

@@ -43,14 +43,15 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or its arrays have other names or shapes.
         """
-        step = self._require_step(kind, step)
+        step = self.require_step(kind, step)
         folder = self._dir / kind / str(step)
         with _damage_reported(folder):
             stored = self._manager(kind).item_metadata(step)
             check_fits(str(folder), stored, like)
             return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
 
-    def _require_step(self, kind: str, step: int | None) -> int:
+    def require_step(self, kind: str, step: int | None = None) -> int:
+        """`step`, or the latest one; UserError if there is no such state."""
         folder = self._dir / kind
         step = self.latest_step(kind) if step is None else step
         if step is None or not (folder / str(step)).is_dir():
@@ -63,7 +64,7 @@ class Checkpoints:
     def restore_params(self, kind: str, like: Any) -> Any:
         """The parameters of the latest whole state."""
         like = {"params": like}
-        folder = self._dir / kind / str(self._require_step(kind, None)) / "default"
+        folder = self._dir / kind / str(self.require_step(kind)) / "default"
         with _damage_reported(folder.parent), ocp.PyTreeCheckpointer() as reader:
             stored = reader.metadata(folder).item_metadata.tree
             check_fits(str(folder.parent), {"params": stored["params"]}, like)

@@ -48,7 +48,9 @@ class TaskDecoder:
         self._data_size = mesh.shape["data"]
         self._batch_size = -(-decoding.batch_size // self._data_size) * self._data_size
         self._eos_id = task.output_features["targets"].vocabulary.eos_id
-        self.answers, self._trie, self._answer_of_row = None, None, None
+        self.answers: Sequence[str] = ()  # none for free text
+        self._answer_of_row = np.zeros(0, np.int32)
+        self._trie = None
         answers = answers_of(task) if decoding.constrained else None
         if answers is not None:
             self.answers, self._answer_of_row = answers.texts, answers.text_of_answer
@@ -112,7 +114,7 @@ class TaskDecoder:
         if self._excludes:
             seen = [e["exclude"][e["exclude"] != e["target"]] for e in examples]
             excluded = self._answers_of(rows, seen)
-        if self._scores:
+        if self._scores and self._trie is not None:
             beams = score_candidates(
                 self._network, params, inputs, self._trie, candidates, excluded
             )

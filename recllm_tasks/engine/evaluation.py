@@ -101,10 +101,11 @@ class Evaluation:
         def beams(dataset):
             name = names[id(dataset)]
             found = self._decode(name, params)
-            examples = self._evaluator.cached_task_datasets[name]
-            rows = user_rows.rows(self._tasks[name], examples, found) if keep else None
-            if rows is not None:
-                keep(name, rows)
+            if keep:
+                examples = self._evaluator.cached_task_datasets[name]
+                rows = user_rows.rows(self._tasks[name], examples, found)
+                if rows is not None:
+                    keep(name, rows)
             return found
 
         def predict(dataset):

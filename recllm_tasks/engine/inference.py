@@ -83,10 +83,10 @@ class _Line:
         self._catalog, self._answers = catalog, answers
 
     def __call__(
-        self, example: Mapping[str, np.ndarray], rows: np.ndarray, log_probs: np.ndarray
+        self, example: Mapping[str, Any], rows: np.ndarray, log_probs: np.ndarray
     ) -> dict[str, Any]:
         found = [
-            (self._answers[row], log_prob)
+            (self._answers[int(row)], float(log_prob))
             for row, log_prob in zip(rows, log_probs)
             if row >= 0 and log_prob > DEAD
         ]
@@ -104,7 +104,7 @@ def ranked_answers(catalog: Catalog, answers: Iterable[tuple[str, float]]) -> li
     return [
         {
             **({"answer": text} if text not in row_of else catalog.names(row_of[text])),
-            "log_prob": round(float(log_prob), 6),
+            "log_prob": round(log_prob, 6),
         }
         for text, log_prob in answers
     ]

@@ -1,5 +1,6 @@
 """Adafactor, and two learning rate schedules: the paper's, and one for short runs."""
 
+import jax.numpy as jnp
 import optax
 
 from recllm_tasks.errors import UserError, check_number, check_whole
@@ -11,7 +12,7 @@ def constant_with_warmup(learning_rate: float = 0.001, warmup_steps: int = 1000)
     The first step has `learning_rate / warmup_steps`, as in T5X's `constant * linear_warmup`.
     """
     _check(learning_rate, warmup_steps)
-    return lambda step: learning_rate * ((step + 1.0) / max(1, warmup_steps)).clip(max=1.0)
+    return lambda step: learning_rate * jnp.minimum(1.0, (step + 1.0) / max(1, warmup_steps))
 
 
 def warmup_then_decay(learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:

@@ -93,7 +93,7 @@ def load(
         params = checkpoints.restore(BEST, like=like)
     else:
         params = checkpoints.restore_params(LAST, like=like)
-    step = checkpoints.latest_step(kind)
+    step = checkpoints.require_step(kind)
     checkpoints.close()
     vocabulary = os.path.join(model_dir, run_folder.VOCABULARY)
     return SavedRun(run, network, params, step, mesh, vocabulary)

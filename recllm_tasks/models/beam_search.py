@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.models.trie import Trie
+
+Array = jax.Array | np.ndarray
 
 DEAD = -1e7  # the log-probability of a beam that does not exist
 _ALIVE = DEAD / 2
@@ -28,9 +31,9 @@ _UNROLLED = 8
 class Beams(NamedTuple):
     """Hypotheses, best first. A beam that does not exist: tokens 0, log_prob DEAD, row -1."""
 
-    tokens_BxKxT: jax.Array  # int32, EOS included, 0 after it
-    log_probs_BxK: jax.Array  # float32
-    rows_BxK: jax.Array  # int32 catalog rows; -1 for all without a trie
+    tokens_BxKxT: Array  # int32, EOS included, 0 after it
+    log_probs_BxK: Array  # float32
+    rows_BxK: Array  # int32 catalog rows; -1 for all without a trie
 
 
 class _State(NamedTuple):
@@ -167,7 +170,7 @@ def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     log_probs_BxK = kept_BxK[:, :num_beams]
     choice_BxK = jnp.minimum(choice_BxK[:, :num_beams], num_live * num_choices - 1)
     parents_BxK = choice_BxK // num_choices
-    if is_free:
+    if choices.tokens_BxJxC is None or choices.nodes_BxJxC is None:
         tokens_BxK, nodes_BxK = choice_BxK % num_choices, state.nodes_BxK
     else:
         tokens_BxK, nodes_BxK = (
@@ -222,7 +225,7 @@ def _search(
     batch = encoder_tokens.shape[0]
     encoded = model.apply(variables, encoder_tokens, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
-    allowed = None if trie is None else _Allowed.of(trie, candidates, excluded)
+    allowed = _Allowed(None, None) if trie is None else _Allowed.of(trie, candidates, excluded)
 
     def run_decoder(state, num_live):
         """The state after the decoder has read the last token of each live beam, and the logits."""

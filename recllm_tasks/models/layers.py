@@ -210,8 +210,8 @@ def _mix_by_example(queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, biases):
 
     @jax.checkpoint
     def one(example):
-        *qkv, biases = jax.tree.map(lambda x: x[None], example)
-        return _mix(*qkv, (*shared, *biases))[0]
+        queries, keys, values, biases = jax.tree.map(lambda x: x[None], example)
+        return _mix(queries, keys, values, (*shared, *biases))[0]
 
     return jax.lax.map(one, (queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, own))
 

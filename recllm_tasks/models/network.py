@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         if decoder_segment_ids is not None:
             same = decoder_segment_ids[:, :, None] == decoder_segment_ids[:, None, :]
             visible = visible & same
-        if encoder_segment_ids is not None:
+        if decoder_segment_ids is not None and encoder_segment_ids is not None:
             same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
             cross_visible = cross_visible & same
         x = self.token_embedder(decoder_input_tokens)

@@ -17,8 +17,7 @@ from recllm_tasks.errors import UserError
 _BLOCK = 1 << 20
 
 
-@struct.dataclass
-class Trie:
+class Trie(struct.PyTreeNode):
     """Nodes are numbered breadth first, siblings by token; node 0 is the root.
 
     An item is a row of the catalog. Its position is its rank when items are sorted by tokens. The

@@ -14,7 +14,7 @@ import tensorflow as tf
 from recllm_tasks import tasks
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
-from recllm_tasks.models.beam_search import beam_search
+from recllm_tasks.models.beam_search import Array, beam_search
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts import p5, templates
 from recllm_tasks.prompts.templates import Choice
@@ -25,7 +25,9 @@ CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
 CHOICE = "choice"  # int32 [1], its value is ignored: the answer is one of a few words
 
 # Features that hold a choice's answer; only examples of a rating task have one.
-_CHOICE_FIELDS = (templates.RATING.answer.field, p5.STARS.field)
+_CHOICE_FIELDS = tuple(
+    slot.field for slot in (templates.RATING.answer, p5.STARS) if isinstance(slot, Choice)
+)
 
 Batch = Mapping[str, jax.Array]
 
@@ -66,7 +68,7 @@ def catalog_beam_search(
     network: Transformer,
     mixture: str,
     decoding: Decoding = Decoding(),
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """T5X's `decode_fn`, like `t5x.decoding.beam_search`: beams of answers, the best one **last**.
 
     `cache`, `tokens_to_logits`, `cache_offset` and `decode_rng` are ignored: the search runs

@@ -138,4 +138,4 @@ def checkpoint_to_use(model_dir: str | None, mixture: str, checkpoint: str | Non
     values = checkpoints.populate_metrics_for_steps(model_dir, metric, steps) if metric else {}
     # Ties go to the earlier step, as in training.
     best = max(values, key=lambda step: (float(values[step]), -step)) if values else max(steps)
-    return os.path.join(model_dir, f"checkpoint_{best}")
+    return os.path.join(model_dir or "", f"checkpoint_{best}")

@@ -14,10 +14,13 @@ from typing import NamedTuple
 
 from recllm_tasks.errors import UserError
 
-# What launch/locks/t5x.txt installs, and what the bridge is tested with.
+# The commit that launch/locks/t5x.txt installs and the bridge is tested with.
 COMMIT = "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
 
-# What T5X imports and our own lock lacks.
+# The name in jax.experimental.pjit that JAX dropped and jestimator imports.
+_DROPPED = "PartitionSpec"
+
+# Packages that T5X imports and our own lock lacks.
 REQUIRED = ("cached_property", "chex", "fiddle", "jaxtyping")
 
 ADVICE = (
@@ -110,9 +113,9 @@ def fill_jestimator() -> Filled:
     import jax.experimental.pjit
 
     if _spec("jestimator") is not None and not _is_stub("jestimator"):
-        if hasattr(jax.experimental.pjit, "PartitionSpec"):
+        if hasattr(jax.experimental.pjit, _DROPPED):
             return Filled.INSTALLED
-        vars(jax.experimental.pjit).update(PartitionSpec=jax.sharding.PartitionSpec)
+        setattr(jax.experimental.pjit, _DROPPED, jax.sharding.PartitionSpec)
         return Filled.PATCHED
     amos, helper = _stub("jestimator.amos"), _stub("jestimator.amos_helper")
     vars(amos).update(ScaleByAmosState=NamedTuple("ScaleByAmosState", []), amos=_unavailable)

@@ -45,7 +45,7 @@ def tile(bounds: Sequence[int], size: int) -> tuple[int, ...]:
       bounds: devices along x, y, z and cores of a chip.
       size: devices of the tile.
     """
-    tiles = [()]
+    tiles: list[tuple[int, ...]] = [()]
     for bound in bounds:
         divisors = [n for n in range(1, bound + 1) if bound % n == 0]
         tiles = [(*part, n) for part in tiles for n in divisors]
