@@ -1,4 +1,4 @@
-"""Recommendations from Python, for histories that are in no dataset.
+"""Recommendations from Python, for any history.
 
 from recllm_tasks.recommender import Recommender
 
@@ -6,25 +6,29 @@ recommender = Recommender.from_run("/tmp/run", data_dir="~/recllm_data")
 recommender.recommend([["I17", "I4"], ["Fargo (1996)"]], k=10)
 """
 
+import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-import recllm_tasks.mixtures  # noqa: F401 (registers the tasks)
 from recllm_tasks import tasks
 from recllm_tasks.data.item_lookup import ItemLookup
-from recllm_tasks.engine import decoding, saved_run
-from recllm_tasks.errors import UserError, check_whole
+from recllm_tasks.engine import saved_run
+from recllm_tasks.engine.decoding import TaskDecoder
+from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import Wording
+from recllm_tasks.runs.decoding import Decoding
 
 
 class Recommendation(NamedTuple):
-    """One item and how probable it is as the user's next one, of all texts the model can write."""
+    """An item, and its probability as the user's next one among all texts the model can write."""
 
     short_id: str
     item: str
@@ -34,77 +38,66 @@ class Recommendation(NamedTuple):
 
 
 class Recommender:
-    """A trained run that answers histories with items, with the prompt of its retrieval task.
+    """A trained run that recommends items for histories, with its retrieval task's prompt.
 
-    The first call compiles, and so does the first of each length bucket (decoding.BUCKETS) and of
-    a lone history; later calls do not. One Recommender serves one thread at a time.
+    The first call compiles, as does the first one for each length bucket (decoding.BUCKETS) and for
+    a single history; later calls do not. A Recommender serves one thread at a time. Several work
+    side by side: each has its own data folder and vocabulary.
     """
 
     def __init__(
         self,
         saved: saved_run.SavedRun,
+        decoding: Decoding = Decoding(),
         *,
-        num_beams: int = 20,
-        batch_size: int = 32,
-        exclude_history: bool = False,
+        data_dir: str | None = None,
     ):
         """Args:
-        saved: what saved_run.load found; its vocabulary is still in force.
-        num_beams: width of the beam, and the most items a history gets. Paper §4.1: 20.
-        batch_size: histories decoded together.
-        exclude_history: never recommend what a history holds; the paper allows it.
+        saved: the loaded run.
+        decoding: the settings of decoding; `num_beams` is also the maximum number of items for a
+          history. Answers are always items, ranked by beam search.
+        data_dir: folder of prepared datasets; None is the default one, see prompts/source.py.
         """
-        check_whole("num_beams", num_beams, 1)
-        check_whole("batch_size", batch_size, 1)
-        task = tasks.get(f"{saved.run.dataset}_retrieval")
-        source = tasks.source_of(task)
-        saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
-        self.catalog = source.catalog()
-        self.lookup = ItemLookup(self.catalog)
-        self._num_beams = num_beams
-        self._params = saved.params
-        self._decoder = decoding.TaskDecoder(
-            task,
-            saved.network,
-            saved.mesh,
-            num_beams=min(num_beams, len(self.catalog)),
-            batch_size=batch_size,
-            max_steps=saved.run.lengths["targets"],
-            exclude_history=exclude_history,
+        dataset, lengths = saved.run.dataset, saved.run.lengths
+        info = CatalogSource(dataset, data_dir=data_dir).info()
+        saved.run.check_dataset(dataset, info.fingerprint)
+        wording = Wording(info.noun, info.verb, info.verb_past)
+        retrieval = tasks.recommendation_task(dataset, "retrieval", wording, data_dir=data_dir)
+        task = tasks.with_vocabulary(
+            seqio.Task(f"{dataset}_retrieval", **retrieval), saved.vocabulary
         )
-        self._inputs = _prompt_function(task, saved.run.lengths, source.info().window)
+        self.catalog = tasks.source_of(task).catalog()
+        self.lookup = ItemLookup(self.catalog)
+        self._num_beams = decoding.num_beams
+        self._params = saved.params
+        num_beams = min(decoding.num_beams, len(self.catalog))
+        decoding = dataclasses.replace(decoding, num_beams=num_beams, constrained=True)
+        self._decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, lengths["targets"])
+        self._inputs = _prompt_function(task, lengths, info.window)
 
     @classmethod
     def from_run(
         cls,
         model_dir: str,
+        decoding: Decoding = Decoding(),
         *,
         data_dir: str | None = None,
         checkpoint: str | None = None,
-        num_beams: int = 20,
-        batch_size: int = 32,
-        exclude_history: bool = False,
     ) -> "Recommender":
-        """The recommender of a run's folder.
+        """The recommender for a run's folder.
 
         Args:
           model_dir: the run's folder.
-          data_dir: folder of prepared datasets, from now on that of all tasks; None is the one in
-            force, see prompts/source.py.
+          decoding: as in `Recommender`.
+          data_dir: as in `Recommender`.
           checkpoint: see saved_run.load.
-          num_beams: width of the beam, and the most items a history gets.
-          batch_size: histories decoded together.
-          exclude_history: never recommend what a history holds.
 
         Raises:
-          UserError: no run there, or its dataset is not where the data folder says, or is another.
+          UserError: there is no run, or its dataset is not prepared in the data folder or differs.
         """
-        if data_dir:
-            seqio.set_tfds_data_dir_override(os.path.expanduser(data_dir))
         saved = saved_run.load(os.path.expanduser(model_dir), checkpoint=checkpoint)
-        return cls(
-            saved, num_beams=num_beams, batch_size=batch_size, exclude_history=exclude_history
-        )
+        data_dir = data_dir and os.path.expanduser(data_dir)
+        return cls(saved, decoding, data_dir=data_dir)
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = 10
@@ -115,14 +108,15 @@ class Recommender:
           histories: each a list of items, oldest first: short ids, raw ids or titles (see
             ItemLookup). The model sees the last 20 of them (the dataset's window), as in
             training.
-          k: at most num_beams. Histories get fewer where the catalog has fewer.
+          k: at most num_beams. If the catalog is smaller, histories get fewer.
 
         Raises:
-          UserError: a history is empty, or holds an unknown item or one item twice; or `k`.
+          UserError: a history is empty, has an unknown item or one item twice; or `k` is wrong.
         """
         if isinstance(histories, str):
             raise UserError(
-                f"Histories: got the text {histories!r}, expected a list of lists of items"
+                f"Histories: got the text {histories!r}, expected a list of lists of items; "
+                "correct the call"
             )
         rows = [self.lookup.rows(h, f"history {i}") for i, h in enumerate(histories, 1)]
         return self.recommend_rows(rows, k)
@@ -130,11 +124,11 @@ class Recommender:
     def recommend_rows(
         self, histories: Sequence[Sequence[int]], k: int = 10
     ) -> list[list[Recommendation]]:
-        """As `recommend`, for histories of catalog rows."""
+        """`recommend` for histories of catalog rows."""
         if not 1 <= k <= self._num_beams:
             raise UserError(
-                f"Number of items k: got {k}, expected 1 to {self._num_beams}; raise num_beams "
-                "of the recommender"
+                f"Number of items k: got {k}, expected 1 to {self._num_beams}; raise "
+                "Decoding.num_beams"
             )
         if not len(histories):
             return []
@@ -153,21 +147,18 @@ class Recommender:
         ]
 
     def _recommendation(self, row: int, log_prob: float) -> Recommendation:
-        # Short ids are all different, so the decoder's answers are the rows of the catalog.
+        # Short ids are distinct, so the decoder's answers are the rows of the catalog.
         names = self.catalog.names(row)
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
 
 
-def _prompt_function(task: seqio.Task, lengths: dict[str, int], window: int) -> Any:
-    """A function from catalog rows to the task's `inputs`, int32 [L], written as in training.
-
-    It is traced here, once: the wording and the vocabulary are those of now.
-    """
+def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) -> Any:
+    """A traced function from catalog rows to the task's `inputs`, int32 [L], as in training."""
     writer = tasks.prompt_of(task).writer(lengths, task.output_features)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
     def write(history):
-        # The answer is not known, and `inputs` do not show it: any item stands for it.
+        # The answer is unknown and not in `inputs`: any item will do as the target.
         example = {"history": history[-window:], "target": tf.constant(0)}
         return writer.write(writer.fit(example))["inputs"]
 

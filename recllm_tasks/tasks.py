@@ -7,8 +7,9 @@ opened when its examples are asked for. Those of a dataset of one's own are regi
 one's own is a `seqio.TaskRegistry.add` with a `Template` of one's own: see README.
 """
 
+import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, p5, random_targets, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
-from recllm_tasks.prompts.vocabulary_training import check_atomic_ids
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice, Template, Wording
 from recllm_tasks.prompts.token_table import write_item
@@ -37,27 +37,30 @@ def features(source: CatalogSource) -> dict[str, seqio.Feature]:
     return {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
 
 
-def ranked_items(
-    source: CatalogSource, form: str = templates.SHORT_ID
-) -> Callable[..., Mapping[str, float]]:
+@dataclasses.dataclass(frozen=True)
+class RankedItems:
     """The metric function of tasks whose beams are ranked items: HR, NDCG, MRR, invalid share.
 
-    Args:
-      source: whose catalog the items are of.
-      form: how the target writes an item; a beam that no item is written as is invalid.
+    Attributes:
+      source: its catalog lists the items.
+      form: how the target writes an item; a beam that matches no item is invalid.
+      vocabulary: the task's; None is that of `features`.
     """
 
-    def metric_fn(targets: Sequence[str], predictions: Sequence[Sequence[str]]):
-        catalog, vocabulary = source.catalog(), features(source)["targets"].vocabulary
+    source: CatalogSource
+    form: str = templates.SHORT_ID
+    vocabulary: DatasetVocabulary | None = None
+
+    def __call__(self, targets: Sequence[str], predictions: Sequence[Sequence[str]]):
+        catalog = self.source.catalog()
+        vocabulary = self.vocabulary or DatasetVocabulary(self.source.vocabulary_file)
         # As decoding writes them: SentencePiece normalises characters and spaces.
         with vocabulary.opened():
             items = {
-                vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))
+                vocabulary.decode(vocabulary.encode(write_item(catalog, self.form, row)))
                 for row in range(len(catalog))
             }
         return metrics.ranking_metrics_with_validity(items.__contains__)(targets, predictions)
-
-    return metric_fn
 
 
 @struct.dataclass
@@ -130,18 +133,20 @@ def answer_log_odds(
     return np.array(log_odds)
 
 
-def recommendation_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
+def recommendation_task(
+    dataset: str, kind: str, wording: Wording, *, data_dir: str | None = None
+) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating."""
     template = {
         "retrieval": templates.RETRIEVAL,
         "ranking": templates.RANKING,
         "rating": templates.RATING,
     }[kind]
-    source = _source(dataset, kind)
+    source = _source(dataset, kind, data_dir)
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
         if kind == "rating"
-        else {"metric_fns": [ranked_items(source)]}
+        else {"metric_fns": [RankedItems(source)]}
     )
     return {
         "source": source,
@@ -163,7 +168,7 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
         metric = answer_auc(lambda: p5.answers_by_liking(slot, source.info().like_threshold))
         evaluation = {"metric_objs": [metric]}
     else:
-        evaluation = {"metric_fns": [ranked_items(source, slot.form)]}
+        evaluation = {"metric_fns": [RankedItems(source, slot.form)]}
     steps = [*_steps(source, kind), p5.number_user(source)]
     return {
         "source": source,
@@ -174,8 +179,13 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
     }
 
 
-def _source(dataset: str, kind: str) -> SequenceSource:
-    return SequenceSource(dataset, needs_ratings=kind == "rating", with_negatives=kind == "ranking")
+def _source(dataset: str, kind: str, data_dir: str | None = None) -> SequenceSource:
+    return SequenceSource(
+        dataset,
+        needs_ratings=kind == "rating",
+        with_negatives=kind == "ranking",
+        data_dir=data_dir,
+    )
 
 
 def _steps(source: SequenceSource, kind: str) -> list[Callable]:
@@ -243,6 +253,33 @@ def register(dataset: str, wording: Wording) -> None:
         preprocessors=[Prompt(templates.ITEM_EMBEDDING, source), unbatch],
         output_features=features(source),
         shuffle_buffer_size=None,
+    )
+
+
+def with_vocabulary(task: seqio.Task, path: str) -> seqio.Task:
+    """A copy of the task, not registered, that uses the SentencePiece model in `path`.
+
+    Features with a vocabulary of another class keep it.
+
+    Raises:
+      UserError: atomic ids that the vocabulary does not write as one piece each.
+    """
+    vocabulary = DatasetVocabulary(path)
+    if isinstance(task.source, SequenceSource):
+        check_atomic_ids(task.source, vocabulary)
+    return task.replace(
+        output_features={
+            name: dataclasses.replace(feature, vocabulary=vocabulary)
+            if isinstance(feature.vocabulary, DatasetVocabulary)
+            else feature
+            for name, feature in task.output_features.items()
+        },
+        metric_fns=[
+            dataclasses.replace(metric, vocabulary=vocabulary)
+            if isinstance(metric, RankedItems)
+            else metric
+            for metric in task.metric_fns
+        ],
     )
 
 

@@ -21,6 +21,8 @@ FLOORS = (
     ("engine",),
     ("audit",),
     ("mixtures", "tasks"),
+    ("pipeline",),
+    ("runs",),
     ("metrics",),
     ("prompts",),
     ("models",),

@@ -121,6 +121,28 @@ def network():
 
 
 @pytest.fixture(scope="session")
+def forced_scores():
+    """`score_targets`."""
+    import jax
+
+    return jax.jit(score_targets, static_argnums=0)
+
+
+def score_targets(model, params, encoder_tokens_BxL, target_tokens_BxT):
+    """The summed log-probability of each target by teacher forcing, float32 [B]; 0 is padding."""
+    import jax
+    import jax.numpy as jnp
+
+    inputs_BxT = jnp.pad(target_tokens_BxT, ((0, 0), (1, 0)))[:, :-1]
+    logits_BxTxV = model.apply(
+        {"params": params}, encoder_tokens_BxL, inputs_BxT, target_tokens_BxT, enable_dropout=False
+    )
+    chosen_BxT = jnp.take_along_axis(logits_BxTxV, target_tokens_BxT[..., None], axis=2)[..., 0]
+    log_probs_BxT = chosen_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)
+    return jnp.sum(jnp.where(target_tokens_BxT > 0, log_probs_BxT, 0.0), axis=1)
+
+
+@pytest.fixture(scope="session")
 def decoding_buckets() -> tuple[int, ...]:
     """Fewer than decoding.BUCKETS, for tests that decode many lengths."""
     return (32, 128, 512, 2048)

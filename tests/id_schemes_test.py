@@ -15,7 +15,7 @@ from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.token_table import encode

@@ -1,4 +1,4 @@
-"""Recommender: the retrieval task's own prompts and beams, for histories that are typed in."""
+"""Recommender: the retrieval task's own prompts and beams, for any history."""
 
 import json
 import math
@@ -8,15 +8,20 @@ import shutil
 import gin
 import numpy as np
 import pytest
+import seqio
 
 from recllm_tasks import recommender as recommender_lib
 from recllm_tasks import tasks
-from recllm_tasks.engine import inference, saved_run
+from recllm_tasks.data.prepare import prepare
+from recllm_tasks.engine import inference, optimizer, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 from recllm_tasks.prompts import vocabulary
+from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
+from recllm_tasks.prompts.source import CatalogSource, data_dir
 from recllm_tasks.prompts.windows import WINDOW
 from recllm_tasks.recommender import Recommender
+from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 512, "targets": 64}
 
@@ -44,7 +49,7 @@ def test_prompts_are_those_of_the_task(inputs):
 
 
 def test_beams_are_those_of_infer(recommender, run_dir, tmp_path):
-    inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"), num_beams=20)
+    inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"))
     lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
     histories = [[item["short_id"] for item in line["history"]] for line in lines]
     found = recommender.recommend(histories, k=20)
@@ -95,7 +100,7 @@ def test_it_compiles_once_for_a_bucket_and_a_batch(recommender):
 
 
 def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
-    wide = Recommender.from_run(run_dir, num_beams=50)
+    wide = Recommender.from_run(run_dir, Decoding(num_beams=50))
     (ranked,) = wide.recommend([["I1"]], k=50)
     assert sorted(item.short_id for item in ranked) == sorted(wide.catalog.short_id)
     assert sum(item.probability for item in ranked) <= 1 + 1e-5
@@ -109,11 +114,11 @@ def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
         ([["I1", "I2", "I1"]], 10, "at places 1 and 3"),
         (["I1"], 10, "'history 1': got the text 'I1'"),
         ("I1", 10, "got the text 'I1'"),
-        ([["I1"]], 21, "got 21, expected 1 to 20; raise num_beams"),
+        ([["I1"]], 21, "got 21, expected 1 to 20; raise Decoding.num_beams"),
         ([["I1"]], 0, "got 0, expected 1 to 20"),
     ],
 )
-def test_wrong_questions_are_told(recommender, histories, k, message):
+def test_wrong_questions_are_refused(recommender, histories, k, message):
     with pytest.raises(UserError, match=message):
         recommender.recommend(histories, k=k)
 
@@ -136,8 +141,55 @@ def test_another_preparation_of_the_data_is_refused(run_dir, tmp_path):
         inference.infer(model_dir=str(other), output=str(tmp_path / "lines"))
 
 
-def test_a_run_is_read_with_its_own_vocabulary(run_dir, tmp_path):
-    other = shutil.copytree(run_dir, tmp_path / "run")
-    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(other / "vocabulary.model"))
-    saved_run.load(run_dir)
-    assert vocabulary.sentencepiece_file() == f"{run_dir}/vocabulary.model"
+def _run_on_movies(folder: pathlib.Path, make_movies, network) -> tuple[str, str]:
+    """(a run with another dataset, data folder and vocabulary, its data folder)."""
+    make_movies(folder / "raw")
+    prepare("movielens_100k", folder / "data", folder / "raw")
+    source = CatalogSource("movielens_100k", data_dir=str(folder / "data"))
+    ensure_vocabulary(source)
+    shutil.copyfile(source.vocabulary_file(), folder / "copy.model")
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(folder / "copy.model"))
+    seqio.set_tfds_data_dir_override(str(folder / "data"))
+    training.train(
+        mixture="movielens_100k_retrieval",
+        model_dir=str(folder / "run"),
+        model_name="very_small",
+        lengths=LENGTHS,
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=1,
+        batch_size=4,
+        eval_examples=4,
+        decoding=Decoding(num_beams=2),
+    )
+    gin.clear_config()
+    return str(folder / "run"), str(folder / "data")
+
+
+def test_runs_work_side_by_side(run_dir, small_data_dir, tmp_path, make_movies, network):
+    other_run, other_data = _run_on_movies(tmp_path, make_movies, network)
+    seqio.set_tfds_data_dir_override(str(tmp_path / "nowhere"))
+    runs = ((run_dir, str(small_data_dir)), (other_run, other_data))
+    before = gin.config_str()
+    alone = []
+    for run, data in runs:
+        only = Recommender.from_run(run, data_dir=data)
+        alone.append(only.recommend([only.catalog.short_id[:4]], k=20))
+    assert alone[0] != alone[1]
+
+    first, second = (Recommender.from_run(run, data_dir=data) for run, data in runs)
+    for turn in (0, 1, 0, 1, 0):
+        recommender = (first, second)[turn]
+        assert recommender.recommend([recommender.catalog.short_id[:4]], k=20) == alone[turn]
+    assert gin.config_str() == before
+    assert vocabulary.sentencepiece_file() is None
+    assert data_dir() == str(tmp_path / "nowhere")
+
+
+def test_gins_vocabulary_is_not_the_recommenders(run_dir, small_data_dir, recommender, tmp_path):
+    (tmp_path / "other.model").write_bytes(b"another")
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "other.model"))
+    bound = Recommender.from_run(run_dir, data_dir=str(small_data_dir))
+    assert bound.recommend([["I1"]]) == recommender.recommend([["I1"]])
+    with pytest.raises(UserError, match=r"got '.*other.model', expected the run's own"):
+        inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"))

@@ -49,26 +49,27 @@ def main() -> None:
 
 
 def _ours(args, work) -> tuple[float, str, dict]:
+    from recllm_tasks import tasks
     from recllm_tasks.engine import devices, evaluation
     from recllm_tasks.models import network
+    from recllm_tasks.runs.decoding import Decoding
 
     params = our_params(work.sizes, work.weights)
-    task = f"{args.dataset}_retrieval"
+    task = tasks.get(f"{args.dataset}_retrieval")
     start = time.perf_counter()
     measured = evaluation.Evaluation(
-        task,
+        [task],
         "test",
         network.Transformer(network.T5Config(dropout_rate=0.0, **work.sizes)),
         devices.make_mesh(),
         LENGTHS,
-        num_beams=BEAMS,
-        batch_size=BATCH,
+        Decoding(num_beams=BEAMS, batch_size=BATCH),
         num_examples=args.num_examples,
     )
     ready = time.perf_counter()
-    metrics = measured.run(params, 0)[task]
+    metrics = measured.run(params, 0)[task.name]
     seconds = time.perf_counter() - start
-    decoding = measured.seconds[task]
+    decoding = measured.seconds[task.name]
     parts = f"examples {ready - start:.1f}, decoding {decoding:.1f}, "
     return seconds, parts + f"the rest {seconds - decoding - (ready - start):.1f}", metrics
 

@@ -141,7 +141,7 @@ def lower_train(args, mesh, layers):
 
     network, _ = read_model(args, TRAIN_DTYPE, layers)
     rule = optimizer.adafactor(optimizer.constant_with_warmup())
-    params, whole = saved_run.abstract_params(network, mesh), devices.whole(mesh)
+    params, whole = saved_run.abstract_params(network, mesh), devices.replicated(mesh)
     moments = jax.tree.map(
         lambda x: abstract(x.shape, x.dtype, whole), jax.eval_shape(rule.init, params)
     )
@@ -168,7 +168,7 @@ def lower_beam(args, mesh, layers):
     from recllm_tasks.models.beam_search import beam_search
 
     network, _ = read_model(args, BEAM_DTYPE, layers)
-    params, whole = saved_run.abstract_params(network, mesh), devices.whole(mesh)
+    params, whole = saved_run.abstract_params(network, mesh), devices.replicated(mesh)
     trie = jax.tree.map(lambda x: abstract(x.shape, x.dtype, whole), catalog())
     inputs = abstract((DECODE_BATCH, LENGTHS["encoder"]), jnp.int32, devices.split_batch(mesh))
 

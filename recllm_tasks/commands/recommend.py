@@ -19,12 +19,10 @@ def run(args) -> int:
     setup.register_tasks(args)
     from recllm_tasks.recommender import Recommender
     from recllm_tasks.report.terminal import print_recommendations
+    from recllm_tasks.runs.decoding import Decoding
 
-    recommender = Recommender.from_run(
-        args.checkpoint,
-        num_beams=max(args.k, _NUM_BEAMS),
-        exclude_history=args.exclude_history,
-    )
+    decoding = Decoding(num_beams=max(args.k, _NUM_BEAMS), exclude_history=args.exclude_history)
+    recommender = Recommender.from_run(args.checkpoint, decoding)
     histories = [recommender.lookup.rows(history, what) for what, history in names]
     console = Console(highlight=False)
     for number, (rows, found) in enumerate(

@@ -1,4 +1,4 @@
-"""States on disk (Orbax): the last one to resume from, the best one to use."""
+"""States on disk (Orbax): the last one to resume from, and the best one to use."""
 
 import contextlib
 import pathlib
@@ -14,9 +14,9 @@ LAST, BEST = "checkpoints", "best"
 
 
 class Checkpoints:
-    """The states of one run, in MODEL_DIR/checkpoints (all of it) and MODEL_DIR/best (parameters).
+    """A run's states: whole ones in MODEL_DIR/checkpoints, parameters alone in MODEL_DIR/best.
 
-    Orbax writes into a temporary folder and renames it, so a state is whole or not there.
+    Orbax writes to a temporary folder and renames it, so that no partial state is ever seen.
     """
 
     def __init__(self, model_dir: str):
@@ -38,19 +38,20 @@ class Checkpoints:
         return self._manager(kind).latest_step() if (self._dir / kind).is_dir() else None
 
     def restore(self, kind: str, like: Any, step: int | None = None) -> Any:
-        """The state of `step` (the latest by default), shaped, typed and sharded as `like`.
+        """The state of `step` (by default the latest), with `like`'s shapes, dtypes and sharding.
 
         Raises:
-          UserError: there is none, or its arrays have other names or shapes.
+          UserError: there is none, it is damaged, or its arrays have other names or shapes.
         """
-        step = self._require_step(kind, step)
+        step = self.require_step(kind, step)
         folder = self._dir / kind / str(step)
-        with _damage_told(folder):
+        with _damage_reported(folder):
             stored = self._manager(kind).item_metadata(step)
             check_fits(str(folder), stored, like)
             return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
 
-    def _require_step(self, kind: str, step: int | None) -> int:
+    def require_step(self, kind: str, step: int | None = None) -> int:
+        """`step`, or the latest one; UserError if there is no such state."""
         folder = self._dir / kind
         step = self.latest_step(kind) if step is None else step
         if step is None or not (folder / str(step)).is_dir():
@@ -61,10 +62,10 @@ class Checkpoints:
         return step
 
     def restore_params(self, kind: str, like: Any) -> Any:
-        """The parameters alone of the latest whole state."""
+        """The parameters of the latest whole state."""
         like = {"params": like}
-        folder = self._dir / kind / str(self._require_step(kind, None)) / "default"
-        with _damage_told(folder.parent), ocp.PyTreeCheckpointer() as reader:
+        folder = self._dir / kind / str(self.require_step(kind)) / "default"
+        with _damage_reported(folder.parent), ocp.PyTreeCheckpointer() as reader:
             stored = reader.metadata(folder).item_metadata.tree
             check_fits(str(folder.parent), {"params": stored["params"]}, like)
             restore_args = ocp.checkpoint_utils.construct_restore_args(like)
@@ -79,21 +80,21 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def _damage_told(folder: pathlib.Path) -> Iterator[None]:
-    """What Orbax says about a checkpoint that it cannot read, as a UserError."""
+def _damage_reported(folder: pathlib.Path) -> Iterator[None]:
+    """Turns Orbax's errors about a checkpoint that it cannot read into UserErrors."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
-            f"Damaged checkpoint '{folder}': got '{first[:300]}', expected what `recllm train` "
-            "wrote; put back a copy of that folder, or delete it: training then starts from an "
-            f"earlier one, and CHECKPOINT chooses between '{BEST}' and '{LAST}'"
+            f"Damaged checkpoint '{folder}': got '{first[:300]}', expected files as `recllm train` "
+            "wrote them; restore that folder from a copy, or delete it: training then starts from "
+            f"an earlier checkpoint. CHECKPOINT chooses between '{BEST}' and '{LAST}'"
         ) from error
 
 
 def check_fits(where: str, stored: Any, expected: Any) -> None:
-    """Raises UserError naming the first array whose name or shape differs."""
+    """Raises UserError that names the first array whose name or shape differs."""
     shapes = [
         {
             jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recllm_tasks.errors import UserError, check_whole
 
-# Which mesh axis a parameter's logical axis is split over; the others are whole on every device.
+# The mesh axis over which a logical axis of a parameter is split; None: not split.
 PARAMETER_RULES = (
     ("batch", "data"),
     ("vocab", "model"),
@@ -25,13 +25,13 @@ PARAMETER_RULES = (
 
 
 def make_mesh(model_parallel: int = 1) -> Mesh:
-    """A (data, model) mesh over all local devices, `model_parallel` of them a model."""
+    """A (data, model) mesh over all local devices, with `model_parallel` devices per model copy."""
     devices = jax.local_devices()
     check_whole("MODEL_PARALLEL", model_parallel, 1)
     if len(devices) % model_parallel:
         raise UserError(
             f"MODEL_PARALLEL for this machine: got {model_parallel}, expected a divisor of its "
-            f"{len(devices)} devices; set MODEL_PARALLEL to one"
+            f"{len(devices)} devices; set MODEL_PARALLEL to a divisor"
         )
     return Mesh(np.array(devices).reshape(-1, model_parallel), ("data", "model"))
 
@@ -40,12 +40,12 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
 def parameter_shardings(mesh: Mesh, variables: Any) -> Any:
-    """The sharding of every parameter, from the logical axes that the network names."""
+    """The sharding of every parameter, from the network's logical axes."""
     axes = flax.core.unfreeze(partitioning.get_axis_names(variables["params_axes"]))
     specs = jax.tree.map(
         lambda names: partitioning.logical_to_mesh_axes(names, PARAMETER_RULES),

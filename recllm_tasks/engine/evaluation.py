@@ -1,8 +1,8 @@
-"""Metrics of a model on a split, through SeqIO's evaluator and the tasks' own metric functions.
+"""Metrics of a model on a split, by SeqIO's evaluator and the tasks' own metric functions.
 
-Memory: SeqIO's evaluator holds the examples of every task (all features; some 3 kB each at 512
-tokens), and the beams of all tasks until it has computed the metrics (num_beams times a target's
-tokens each), twice while it turns them into arrays. Beyond that, we hold one chunk.
+Memory: SeqIO's evaluator holds the examples of every task (all features, about 3 kB each at 512
+tokens). It also holds the beams of all tasks (num_beams times a target's tokens each) until it has
+computed the metrics, twice while it converts them to arrays. Beyond that, we hold one chunk.
 """
 
 import contextlib
@@ -18,95 +18,64 @@ import pyarrow as pa
 import seqio
 
 from recllm_tasks import __version__, progress, tasks
-from recllm_tasks.engine import decoding, memory, per_user, saved_run, user_rows
-from recllm_tasks.engine.finished_chunks import FinishedChunks
+from recllm_tasks.engine import memory, per_user, saved_run, user_rows
+from recllm_tasks.engine.beam_cache import BeamCache
+from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.runs.decoding import Decoding
 
-# SeqIO's seed for evaluation data; nothing in our tasks' evaluation depends on it.
+# SeqIO's seed for evaluation data; our tasks' evaluation does not depend on it.
 _SEED = 0
 
-# Examples are decoded, and kept for a later start, in chunks of so many batches. They are sorted by
-# length within a chunk only; with fewer batches more would be padding, with more a kill costs more.
+# Examples are decoded and cached in chunks of this many batches, sorted by length within a chunk.
+# Smaller chunks mean more padding; larger ones lose more work when the process is killed.
 BATCHES_IN_CHUNK = 16
 
 Metrics = dict[str, dict[str, float]]
 
 
 class Evaluation:
-    """Everything that measuring needs but the parameters, made once and used at every step."""
+    """Everything that an evaluation needs except the parameters; made once, used at every step."""
 
     def __init__(
         self,
-        mixture: str,
+        to_measure: Sequence[seqio.Task],
         split: str,
         network: Transformer,
         mesh: jax.sharding.Mesh,
         lengths: Mapping[str, int],
+        decoding: Decoding,
         *,
-        num_beams: int = 20,
-        batch_size: int = 32,
-        constrained: bool = True,
-        exclude_history: bool = False,
-        method: str = "beam",
         num_examples: int | None = None,
-        chunks: FinishedChunks | None = None,
+        cache: BeamCache | None = None,
     ):
         """Args:
-        mixture: task or mixture; those of its tasks that have metrics are measured.
+        to_measure: tasks, registered or not; those without metrics or the split are skipped.
         split: `validation` or `test`.
-        network: of the parameters that `run` is given.
+        network: the model whose parameters `run` gets.
         mesh: devices.
         lengths: of `inputs` and `targets`, in tokens.
-        num_beams: paper §4.1: 20.
-        batch_size: examples decoded together.
-        constrained: beams are items (ours), or any text (the paper's).
-        exclude_history: see decoding.TaskDecoder.
-        method: see decoding.TaskDecoder.
-        num_examples: the first so many of each task; None is all.
-        chunks: where beams are kept until the end, and looked for; None keeps none.
+        decoding: the settings of decoding.
+        num_examples: only the first examples of each task; None is all.
+        cache: keeps beams until the evaluation ends; None keeps none.
         """
-        decoding.check_settings(
-            split,
-            num_beams,
-            batch_size,
-            num_examples,
-            method,
-            constrained=constrained,
-            exclude_history=exclude_history,
-        )
-        tasks.get(mixture)
-        self._evaluator = seqio.Evaluator(
-            mixture,
-            seqio.EncDecFeatureConverter(pack=False),
-            eval_split=split,
-            seed=_SEED,
-            sequence_length=dict(lengths),
-            num_examples=num_examples,
-            async_compute_metrics=False,
-        )
+        check_selection(split, num_examples)
+        self._evaluator = _evaluator(to_measure, split, lengths, num_examples)
         if not self._evaluator.eval_tasks:
             raise UserError(
-                f"Nothing to measure in '{mixture}': got no task with metrics and a {split} split, "
-                "expected retrieval, ranking or rating among its tasks"
+                f"Nothing to measure in '{', '.join(task.name for task in to_measure)}': got no "
+                f"task with metrics and a {split} split, expected retrieval, ranking or rating "
+                "among the tasks; name another task or mixture"
             )
-        self._chunks = chunks
-        self._chunk_size = BATCHES_IN_CHUNK * batch_size
+        self._cache = cache
+        self._chunk_size = BATCHES_IN_CHUNK * decoding.batch_size
+        self._tasks = {task.name: task for task in self._evaluator.eval_tasks}
         self._decoders = {
-            task.name: decoding.TaskDecoder(
-                task,
-                network,
-                mesh,
-                num_beams=num_beams,
-                batch_size=batch_size,
-                max_steps=lengths["targets"],
-                constrained=constrained,
-                exclude_history=exclude_history,
-                method=method,
-            )
-            for task in self._evaluator.eval_tasks
+            name: TaskDecoder(task, network, mesh, decoding, lengths["targets"])
+            for name, task in self._tasks.items()
         }
         self.seconds: dict[str, float] = {}
 
@@ -120,27 +89,27 @@ class Evaluation:
     def run(
         self, params: Any, step: int, keep: Callable[[str, pa.RecordBatch], None] | None = None
     ) -> Metrics:
-        """Metrics by task, fractions in [0, 1]; what decoding took is left in `seconds`.
+        """Metrics by task, fractions in [0, 1]; stores each task's decoding time in `seconds`.
 
         Args:
-          params: of the network.
-          step: of those, for logs.
-          keep: is given each task that has user_rows.rows, and them.
+          params: the network's parameters.
+          step: the parameters' step, for logs.
+          keep: called with the name and the user_rows.rows of each task that has them.
         """
         names = {id(ds): name for name, ds in self._evaluator.cached_model_datasets.items()}
 
         def beams(dataset):
             name = names[id(dataset)]
             found = self._decode(name, params)
-            task = seqio.TaskRegistry.get(name)
-            examples = self._evaluator.cached_task_datasets[name]
-            rows = user_rows.rows(task, examples, found) if keep else None
-            if rows is not None:
-                keep(name, rows)
+            if keep:
+                examples = self._evaluator.cached_task_datasets[name]
+                rows = user_rows.rows(self._tasks[name], examples, found)
+                if rows is not None:
+                    keep(name, rows)
             return found
 
         def predict(dataset):
-            # T5X's order, which SeqIO metric functions see: the best beam comes last.
+            # Metric functions get T5X's order: the best beam comes last.
             return list(enumerate(beams(dataset).tokens_BxKxT[:, ::-1]))
 
         def predict_with_aux(dataset):
@@ -168,7 +137,7 @@ class Evaluation:
         parts, self.seconds[task] = [], 0.0
         with progress.work(f"decode {task}", self.num_examples(task)) as work:
             for number, examples in enumerate(self._examples(task)):
-                found = self._chunks and self._chunks.load(task, number, examples)
+                found = self._cache and self._cache.load(task, number, examples)
                 if found:
                     beams, seconds = found
                     work.advance(len(examples))
@@ -176,16 +145,16 @@ class Evaluation:
                     start = time.monotonic()
                     beams = self._decoders[task].decode(params, examples, work.advance)
                     seconds = time.monotonic() - start
-                    if self._chunks:
-                        self._chunks.save(task, number, examples, beams, seconds)
+                    if self._cache:
+                        self._cache.save(task, number, examples, beams, seconds)
                 parts.append(beams)
                 self.seconds[task] += seconds
         return Beams(*(np.concatenate(part) for part in zip(*parts)))
 
-    def _examples(self, task: str) -> Iterator[Sequence[decoding.Example]]:
-        """Chunks of the task's examples, in order, with what decoding reads, and the targets."""
+    def _examples(self, task: str) -> Iterator[Sequence[Example]]:
+        """Chunks of the task's examples in order, with the features that are hashed or decoded."""
         dataset = self._evaluator.cached_task_datasets[task]
-        # The targets tell that a task has changed: see FinishedChunks.
+        # Targets show whether a task has changed: see BeamCache.
         kept = {*self._decoders[task].features, "targets"}
         dataset = dataset.map(lambda example: {name: example[name] for name in sorted(kept)})
         examples = dataset.as_numpy_iterator()
@@ -193,44 +162,60 @@ class Evaluation:
             yield chunk
 
 
+def _evaluator(
+    to_measure: Sequence[seqio.Task],
+    split: str,
+    lengths: Mapping[str, int],
+    num_examples: int | None,
+) -> seqio.Evaluator:
+    # SeqIO's evaluator takes a registered name, and the tasks of a run are not registered.
+    name = f"recllm_evaluation_{id(to_measure)}"
+    mixture = seqio.Mixture(name, list(to_measure), default_rate=1.0)
+    seqio.MixtureRegistry.add_provider(name, mixture)
+    try:
+        return seqio.Evaluator(
+            name,
+            seqio.EncDecFeatureConverter(pack=False),
+            eval_split=split,
+            seed=_SEED,
+            sequence_length=dict(lengths),
+            num_examples=num_examples,
+            async_compute_metrics=False,
+        )
+    finally:
+        seqio.MixtureRegistry.remove(name)
+
+
 def evaluate(
     *,
     model_dir: str,
     mixture: str | None = None,
     split: str = "test",
-    num_beams: int = 20,
-    batch_size: int = 32,
-    constrained: bool = True,
-    exclude_history: bool = False,
-    method: str = "beam",
+    decoding: Decoding = Decoding(),
     num_examples: int | None = None,
     network: Transformer | None = None,
     checkpoint: str | None = None,
     model_parallel: int = 1,
     record: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Measures a trained run; returns what results.json holds, but for the baselines.
+    """Measures a trained run; returns the content of results.json except the baselines.
 
-    Beams are kept in the run's folder until the end: an evaluation that was killed goes on where
-    it was when it is called again with the same settings.
+    Beams are cached in the run's folder until the end: a killed evaluation resumes when it is
+    called again with the same settings.
 
     Args:
       model_dir: the run's folder.
       mixture: a task or mixture; None is what the run was trained on.
       split: `validation` or `test`.
-      num_beams: paper §4.1: 20.
-      batch_size: examples decoded together.
-      constrained: beams are items (ours), or any text (the paper's).
-      exclude_history: see decoding.TaskDecoder.
-      method: see decoding.TaskDecoder.
-      num_examples: the first so many of each task; None is all.
+      decoding: the settings of decoding.
+      num_examples: only the first examples of each task; None is all.
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
-      record: is called with the results before the kept beams are removed.
+      record: called with the results before the cached beams are deleted.
 
     Returns:
-      The results; `decode_seconds` counts all that decoding took, `seconds` this call alone.
+      The results; `decode_seconds` includes earlier calls that were killed, `seconds` does not.
     """
     start = time.monotonic()
     memory.forget_peak()
@@ -238,6 +223,7 @@ def evaluate(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
     mixture = mixture or saved.run.mixture
+    to_measure = saved.tasks(mixture)
     source = tasks.source_of(tasks.get(mixture))
     info = source.info()
     saved.run.check_dataset(info.dataset, info.fingerprint)
@@ -246,28 +232,20 @@ def evaluate(
         "run": dataclasses.asdict(saved.run),
         "network": repr(saved.network.config),
         "fingerprint": info.fingerprint,
-        "num_beams": num_beams,
-        "batch_size": batch_size,
-        "constrained": constrained,
-        "exclude_history": exclude_history,
-        "method": method,
+        **dataclasses.asdict(decoding),
         "mixture": mixture,
         "num_examples": num_examples,
     }
-    chunks = FinishedChunks.of(model_dir, split, saved.step, settings, saved.params)
+    cache = BeamCache.of(model_dir, split, saved.step, settings, saved.params)
     evaluation = Evaluation(
-        mixture,
+        to_measure,
         split,
         saved.network,
         saved.mesh,
         saved.run.lengths,
-        num_beams=num_beams,
-        batch_size=batch_size,
-        constrained=constrained,
-        exclude_history=exclude_history,
-        method=method,
+        decoding,
         num_examples=num_examples,
-        chunks=chunks,
+        cache=cache,
     )
     facts = {
         "dataset": source.dataset_name,
@@ -293,10 +271,10 @@ def evaluate(
         **facts,
         "ties": info.ties,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
-        "constrained": constrained,
-        "exclude_history": exclude_history,
-        "method": method,
-        "num_beams": num_beams,
+        "constrained": decoding.constrained,
+        "exclude_history": decoding.exclude_history,
+        "method": decoding.method,
+        "num_beams": decoding.num_beams,
         "num_examples": num_tested,
         "metrics": measured,
         "per_user": files,
@@ -310,5 +288,5 @@ def evaluate(
     }
     if record:
         record(results)
-    chunks.remove()
+    cache.remove()
     return results

@@ -1,19 +1,21 @@
-"""A model's recommendations in a file, one JSON line a user."""
+"""A model's recommendations in a file, one JSON line per user."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import seqio
 
 from recllm_tasks import progress, tasks
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.engine import run_folder, saved_run
-from recllm_tasks.engine.decoding import TaskDecoder, check_settings
+from recllm_tasks.engine.decoding import TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
+from recllm_tasks.models.network import Transformer
+from recllm_tasks.runs.decoding import Decoding
 
 
 def infer(
@@ -22,64 +24,48 @@ def infer(
     output: str,
     task: str | None = None,
     split: str = "test",
-    num_beams: int = 20,
-    batch_size: int = 32,
-    exclude_history: bool = False,
-    method: str = "beam",
+    decoding: Decoding = Decoding(),
     num_examples: int | None = None,
-    network: Any = None,
+    network: Transformer | None = None,
     checkpoint: str | None = None,
     model_parallel: int = 1,
 ) -> int:
-    """Writes what the model answers to every user of a split; returns how many lines.
+    """Writes the model's answers for every user of a split; returns the number of lines.
 
-    A line holds `user`, `history` and `target` as items (short_id, item, title), and `ranked`, the
-    answers best first with `log_prob`; an answer that is an item has its raw id and title too. The
-    file appears when it is whole.
+    A line holds `user`, `history` and `target` as items (short_id, item, title), and `ranked`: the
+    answers, best first, with `log_prob`. An answer that is an item has its raw id and title too.
+    The file is written atomically.
 
     Args:
       model_dir: the run's folder.
       output: file to write.
       task: a task; None is the retrieval task of the run's dataset.
       split: `validation` or `test`.
-      num_beams: answers a user.
-      batch_size: users decoded together.
-      exclude_history: see decoding.TaskDecoder.
-      method: see decoding.TaskDecoder.
-      num_examples: the first so many users; None is all.
+      decoding: the settings of decoding; answers are always constrained.
+      num_examples: only the first users; None is all.
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
     """
-    check_settings(
-        split, num_beams, batch_size, num_examples, method, exclude_history=exclude_history
-    )
+    check_selection(split, num_examples)
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
     name = task or f"{saved.run.dataset}_retrieval"
-    found = tasks.get(name)
-    if not isinstance(found, seqio.Task) or tasks.answers(found) is None:
+    found, *others = saved.tasks(name)
+    if others or tasks.answers(found) is None:
         raise UserError(
             f"Nothing to rank for '{name}': got a mixture or a task with free text as its target, "
-            "expected a task whose target is one answer, such as retrieval, ranking or rating"
+            "expected a task whose target is one answer, such as retrieval, ranking or rating; "
+            "correct MIXTURE_OR_TASK_NAME"
         )
     source = tasks.source_of(found)
     saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
-    info = tasks.source_of(found).info()
-    saved.run.check_dataset(info.dataset, info.fingerprint)
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
-    decoder = TaskDecoder(
-        found,
-        saved.network,
-        saved.mesh,
-        num_beams=num_beams,
-        batch_size=batch_size,
-        max_steps=saved.run.lengths["targets"],
-        exclude_history=exclude_history,
-        method=method,
-    )
+    decoding = dataclasses.replace(decoding, constrained=True)
+    max_steps = saved.run.lengths["targets"]
+    decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
     line = _Line(source.catalog(), decoder.answers)
     with run_folder.whole_file(output) as f:
         with progress.work(f"infer {name}", len(examples)) as work:
@@ -97,10 +83,10 @@ class _Line:
         self._catalog, self._answers = catalog, answers
 
     def __call__(
-        self, example: Mapping[str, np.ndarray], rows: np.ndarray, log_probs: np.ndarray
+        self, example: Mapping[str, Any], rows: np.ndarray, log_probs: np.ndarray
     ) -> dict[str, Any]:
         found = [
-            (self._answers[row], log_prob)
+            (self._answers[int(row)], float(log_prob))
             for row, log_prob in zip(rows, log_probs)
             if row >= 0 and log_prob > DEAD
         ]
@@ -113,12 +99,12 @@ class _Line:
 
 
 def ranked_answers(catalog: Catalog, answers: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
-    """`ranked` of a line, of (text, log-probability): an answer that is an item has its names."""
+    """`ranked` of a line, from (text, log-probability); an answer that is an item has its names."""
     row_of = _rows_of_short_ids(catalog)
     return [
         {
             **({"answer": text} if text not in row_of else catalog.names(row_of[text])),
-            "log_prob": round(float(log_prob), 6),
+            "log_prob": round(log_prob, 6),
         }
         for text, log_prob in answers
     ]

@@ -1,4 +1,4 @@
-"""Where training begins: random parameters, or those of a checkpoint in any format."""
+"""The state that training starts from: random parameters, or those of a checkpoint."""
 
 import filecmp
 from typing import Any
@@ -41,35 +41,36 @@ def random_state(
 
 
 def _fresh(params: Any, optimizer, mesh: jax.sharding.Mesh, step: int) -> State:
-    """A state with a new optimizer, whose warm-up begins."""
-    fresh = jax.jit(optimizer.init)(params)
-    whole = devices.whole(mesh)
-    fresh = jax.tree.map(
-        lambda x: x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, whole), fresh
-    )
-    return State(jax.device_put(jnp.int32(step), whole), params, fresh)
+    """A state with a new optimizer state, at the start of warm-up."""
+    replicated = devices.replicated(mesh)
+
+    def spread(x):
+        return x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, replicated)
+
+    opt_state = jax.tree.map(spread, jax.jit(optimizer.init)(params))
+    return State(jax.device_put(jnp.int32(step), replicated), params, opt_state)
 
 
 def open_checkpoint(
     path: str, network: Transformer, vocabulary: seqio.SentencePieceVocabulary
 ) -> Source:
-    """The checkpoint in a folder: of Hugging Face, of T5X, a run of ours, or a converted one.
+    """The checkpoint in a folder: Hugging Face's, T5X's, a run of ours, or a converted one.
 
     Raises:
-      UserError: it is damaged, does not fit the network, or reads with another vocabulary.
+      UserError: it is damaged, does not fit the network, or has another vocabulary.
     """
     source = conversion.open_any(path)
     check_shapes(source.where, shapes_of(source.config), shapes_of(network.config))
     used = vocabulary.sentencepiece_model_file
     if source.vocabulary is None and sentencepiece_file() is None:
         raise UserError(
-            f"Vocabulary of INITIAL_CHECKPOINT '{path}': got none beside it, expected to be told "
-            "which it was trained with; bind vocabulary.sentencepiece_file.path to that file"
+            f"Vocabulary of INITIAL_CHECKPOINT '{path}': got none beside it, expected the file "
+            "that it was trained with; bind vocabulary.sentencepiece_file.path to that file"
         )
     if source.vocabulary and not filecmp.cmp(source.vocabulary, used, shallow=False):
         raise UserError(
             f"vocabulary.sentencepiece_file.path: got '{used}', expected that of "
-            f"INITIAL_CHECKPOINT, '{source.vocabulary}', or a copy of it; bind it"
+            f"INITIAL_CHECKPOINT, '{source.vocabulary}', or a copy of it; bind it to that file"
         )
     return source
 
@@ -81,7 +82,7 @@ def state_of(
     mesh: jax.sharding.Mesh,
     step: int,
 ) -> State:
-    """The checkpoint's parameters as float32, read one by one and spread over the mesh."""
+    """The checkpoint's parameters in float32, read one by one and spread over the mesh."""
     like = traverse_util.flatten_dict(saved_run.abstract_params(network, mesh), sep="/")
     params = {}
     total = sum(leaf.size for leaf in like.values())

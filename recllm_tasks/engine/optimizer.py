@@ -1,23 +1,24 @@
-"""Adafactor, and the learning rate over the steps: the paper's, and one for short runs."""
+"""Adafactor, and two learning rate schedules: the paper's, and one for short runs."""
 
+import jax.numpy as jnp
 import optax
 
 from recllm_tasks.errors import UserError, check_number, check_whole
 
 
 def constant_with_warmup(learning_rate: float = 0.001, warmup_steps: int = 1000) -> optax.Schedule:
-    """Grows linearly to `learning_rate` within `warmup_steps`, then stays (paper §4.1).
+    """Linear warm-up over `warmup_steps`, then constant (paper §4.1).
 
-    The first step has 1 / warmup_steps of it, as in T5X's `constant * linear_warmup`.
+    The first step has `learning_rate / warmup_steps`, as in T5X's `constant * linear_warmup`.
     """
     _check(learning_rate, warmup_steps)
-    return lambda step: learning_rate * ((step + 1.0) / max(1, warmup_steps)).clip(max=1.0)
+    return lambda step: learning_rate * jnp.minimum(1.0, (step + 1.0) / max(1, warmup_steps))
 
 
 def warmup_then_decay(learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Grows linearly to `learning_rate`, then falls linearly to a fiftieth of it at the end.
+    """Linear warm-up to `learning_rate`, then linear decay to a fiftieth of it at the end.
 
-    Our choice, for small models trained from scratch in minutes: the fall is worth more steps.
+    Our choice, for small models trained from scratch in minutes: the decay replaces many steps.
     """
     _check(learning_rate, warmup_steps)
     check_whole("TRAIN_STEPS", total_steps, 1)
@@ -36,10 +37,10 @@ def _check(learning_rate: float, warmup_steps: int) -> None:
 
 
 def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Adafactor as T5 was trained with: factored, updates relative to the parameters' scale.
+    """Adafactor as in T5's training: factored, with updates relative to the parameters' scale.
 
     Source: Shazeer and Stern 2018, with T5X's settings (no momentum, clipping at 1, decay 0.8).
-    The paper names no optimizer; T5X fine-tunes with this one.
+    The paper names no optimizer; T5X uses this one for fine-tuning.
     """
     if not callable(schedule):
         raise UserError(

@@ -6,7 +6,7 @@ vocabulary.model       the SentencePiece model that the run reads and writes wit
 checkpoints/<step>/    the last state, for resuming (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
 events.out.tfevents.*  TensorBoard scalars
-eval/<settings>/       beams of an evaluation that has not ended, see finished_chunks.py
+eval/<settings>/       beams of an evaluation that has not ended, see beam_cache.py
 results.json           what `recllm eval` measured
 per_user/              the same user by user, see per_user.py
 """
@@ -86,12 +86,6 @@ class Run:
                 f"Damaged run file '{path}': got {error}, expected what `recllm train` wrote; put "
                 "back a copy of it, or train again in another folder"
             ) from error
-
-
-def is_vocabulary_of_a_run(path: str) -> bool:
-    """Whether the file is the copy of the vocabulary that a run's folder keeps."""
-    file = pathlib.Path(path)
-    return file.name == VOCABULARY and (file.parent / FILE_NAME).is_file()
 
 
 @contextlib.contextmanager

@@ -1,32 +1,34 @@
-"""A trained run, made ready for use: its network, its parameters, its vocabulary."""
+"""A trained run, loaded: its network, its parameters, its vocabulary."""
 
 import dataclasses
 import filecmp
 import os
 from typing import Any
 
-import gin
 import jax
 import jax.numpy as jnp
+import seqio
 
+from recllm_tasks import tasks
 from recllm_tasks.engine import devices, run_folder
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.models.network import T5Config, Transformer
-from recllm_tasks.prompts import vocabulary
+from recllm_tasks.prompts.vocabulary import sentencepiece_file
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """What `load` found.
+    """A run, loaded. Several can be used in one process: nothing is bound globally.
 
     Attributes:
       run: what was trained on what.
       network: the model.
-      params: of the chosen checkpoint, spread over `mesh`.
-      step: of the chosen checkpoint.
+      params: the chosen checkpoint's parameters, spread over `mesh`.
+      step: the chosen checkpoint's step.
       mesh: this machine's devices.
+      vocabulary: the run's SentencePiece file.
     """
 
     run: Run
@@ -34,6 +36,27 @@ class SavedRun:
     params: Any
     step: int
     mesh: jax.sharding.Mesh
+    vocabulary: str
+
+    def tasks(self, name: str) -> list[seqio.Task]:
+        """The tasks of a task or mixture with the run's vocabulary; copies, not registered.
+
+        Raises:
+          UserError: as `tasks.get`, or gin names another vocabulary.
+        """
+        check_vocabulary(self.vocabulary)
+        found = seqio.get_subtasks(tasks.get(name))
+        return [tasks.with_vocabulary(task, self.vocabulary) for task in found]
+
+
+def check_vocabulary(own: str) -> None:
+    """Raises UserError if gin names a vocabulary that is not the run's `own` or a copy of it."""
+    named = sentencepiece_file()
+    if named and not (os.path.isfile(named) and filecmp.cmp(own, named, shallow=False)):
+        raise UserError(
+            f"vocabulary.sentencepiece_file.path: got '{named}', expected the run's own, "
+            f"'{own}', or a copy of it; leave the setting out"
+        )
 
 
 def load(
@@ -43,7 +66,7 @@ def load(
     checkpoint: str | None = None,
     model_parallel: int = 1,
 ) -> SavedRun:
-    """Reads a run's folder and makes its vocabulary that of all tasks.
+    """Loads a run from its folder.
 
     Args:
       model_dir: the run's folder.
@@ -52,16 +75,16 @@ def load(
       model_parallel: devices that share one copy of the parameters.
 
     Raises:
-      UserError: no run there, no such checkpoint, or one that does not fit the network.
+      UserError: there is no run, no such checkpoint, or it does not fit the network.
     """
     check_text("MODEL_DIR", model_dir)
     run = Run.load(model_dir)
     if checkpoint not in (None, BEST, LAST):
         raise UserError(
-            f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'"
+            f"CHECKPOINT for '{model_dir}': got '{checkpoint}', expected '{BEST}' or '{LAST}'; "
+            "correct it"
         )
     network = network or Transformer(_config(run, model_dir))
-    _use_vocabulary(os.path.join(model_dir, run_folder.VOCABULARY))
     mesh = devices.make_mesh(model_parallel)
     checkpoints = Checkpoints(model_dir)
     kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
@@ -70,25 +93,10 @@ def load(
         params = checkpoints.restore(BEST, like=like)
     else:
         params = checkpoints.restore_params(LAST, like=like)
-    step = checkpoints.latest_step(kind)
+    step = checkpoints.require_step(kind)
     checkpoints.close()
-    return SavedRun(run, network, params, step, mesh)
-
-
-def _use_vocabulary(path: str) -> None:
-    """Makes the run's vocabulary that of all tasks.
-
-    Gin may name a copy of it, or that of another run, which was in use before.
-    """
-    named = vocabulary.sentencepiece_file()
-    foreign = named is not None and not run_folder.is_vocabulary_of_a_run(named)
-    if foreign and not (os.path.isfile(named) and filecmp.cmp(path, named, shallow=False)):
-        raise UserError(
-            f"vocabulary.sentencepiece_file.path: got '{named}', expected the run's own, "
-            f"'{path}', or a copy of it; leave the setting out"
-        )
-    with gin.unlock_config():
-        gin.bind_parameter("vocabulary.sentencepiece_file.path", path)
+    vocabulary = os.path.join(model_dir, run_folder.VOCABULARY)
+    return SavedRun(run, network, params, step, mesh, vocabulary)
 
 
 def _config(run: Run, model_dir: str) -> T5Config:

@@ -13,7 +13,7 @@ import optax
 
 from recllm_tasks.models.network import Transformer
 
-# T5X's coefficient of the term that keeps the softmax normaliser near 1.
+# T5X's coefficient of the loss term that keeps the softmax normaliser near 1.
 Z_LOSS = 1e-4
 
 Batch = Mapping[str, jax.Array]
@@ -24,11 +24,15 @@ class State(NamedTuple):
 
     step: jax.Array
     params: Any
-    optimizer: Any
+    opt_state: Any
+
+    def stored(self) -> dict[str, Any]:
+        """The state under the names that checkpoints have."""
+        return {"step": self.step, "params": self.params, "optimizer": self.opt_state}
 
 
 class Measures(NamedTuple):
-    """Of one batch: mean cross-entropy of a target token, the same with z-loss, accuracy."""
+    """Of one batch: mean cross-entropy per target token, the same with z-loss, accuracy."""
 
     loss: jax.Array
     total_loss: jax.Array
@@ -36,7 +40,7 @@ class Measures(NamedTuple):
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of each token and log of the softmax normaliser, both float32 [B, T]."""
+    """Each token's cross-entropy and log softmax normaliser, both float32 [B, T]."""
     log_z_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1)
     chosen_BxT = jnp.take_along_axis(logits_BxTxV, targets_BxT[..., None], axis=-1)[..., 0]
     return log_z_BxT - chosen_BxT, log_z_BxT
@@ -45,9 +49,9 @@ def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.
 def measure(
     network: Transformer, params: Any, batch: Batch, dropout_key: jax.Array | None
 ) -> Measures:
-    """The loss of a batch; without dropout where `dropout_key` is None.
+    """The loss of a batch; without dropout if `dropout_key` is None.
 
-    Every target token that is not padding weighs the same, as in T5X.
+    All target tokens except padding have the same weight, as in T5X.
     """
     logits_BxTxV = network.apply(
         {"params": params},
@@ -80,7 +84,7 @@ def train_step(
     batch: Batch,
     key: jax.Array,
 ) -> tuple[State, Measures]:
-    """The state after one more batch. `key` is the run's; each step folds its number in."""
+    """The state after one more batch. `key` is the run's; each step folds in its number."""
     dropout_key = jax.random.fold_in(key, state.step)
     if network.config.dropout_rate == 0:
         dropout_key = None
@@ -90,6 +94,6 @@ def train_step(
         return measures.total_loss, measures
 
     gradient, measures = jax.grad(objective, has_aux=True)(state.params)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return State(state.step + 1, params, optimizer_state), measures
+    return State(state.step + 1, params, opt_state), measures

@@ -1,9 +1,10 @@
-"""Fine-tuning on this machine: batches in, checkpoints out, validation on the way."""
+"""Fine-tuning on this machine, with checkpoints and validation."""
 
 import dataclasses
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +21,16 @@ from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.engine.train_step import State, train_step
 from recllm_tasks.errors import UserError, check_text, check_whole
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.runs.decoding import Decoding
 
-# Scalars are written, and the progress line renewed, every so many steps.
+# Steps between two writes of scalars and updates of the progress line.
 LOG_PERIOD = 20
 
-# Seeds of tf.data and of JAX's keys are 32 bits wide.
+# Seeds of tf.data and JAX keys have 32 bits.
 MAX_SEED = 2**31 - 1
 
-# What the best checkpoint is chosen by. Paper §4.1: by validation on retrieval; the paper does not
-# name the metric. Mixtures without retrieval take what they have, in this order.
+# The metric that chooses the best checkpoint. Paper §4.1: validation on retrieval; the paper does
+# not name the metric. A mixture without retrieval uses the first of these that it has.
 SELECTION = (("retrieval", "ndcg@10"), ("ranking", "ndcg@10"), ("rating", "auc"))
 
 
@@ -44,34 +46,32 @@ def train(
     batch_size: int,
     eval_period: int = 1000,
     eval_examples: int | None = None,
-    eval_batch_size: int = 32,
-    num_beams: int = 20,
+    decoding: Decoding = Decoding(),
     seed: int = 0,
     model_parallel: int = 1,
     initial_checkpoint: str | None = None,
     initial_step: int = 0,
 ) -> pathlib.Path:
-    """Trains for `steps`, going on from the last checkpoint in `model_dir` if there is one.
+    """Trains for `steps`; resumes from the last checkpoint in `model_dir` if there is one.
 
     Args:
       mixture: task or mixture to train on.
-      model_dir: folder of the run, see run_folder.py.
+      model_dir: the run's folder, see run_folder.py.
       model_name: a name for tables.
       lengths: of `inputs` and `targets`, in tokens.
       network: the model.
-      optimizer: made by optimizer.py.
+      optimizer: see optimizer.py.
       steps: training steps in total, after `initial_step`.
-      batch_size: packed rows of a batch.
-      eval_period: steps between validations, which are also where checkpoints are written.
-      eval_examples: validation examples; None is all that the split has, 3,000 users at most.
-      eval_batch_size: examples decoded together.
-      num_beams: width of the beam in validation.
+      batch_size: packed rows in a batch.
+      eval_period: steps between validations; a checkpoint is written after each.
+      eval_examples: validation examples; None is the whole split, 3,000 users at most.
+      decoding: the settings of decoding in validation.
       seed: of parameters, order, sampling and dropout.
       model_parallel: devices that share one copy of the parameters.
-      initial_checkpoint: folder of a checkpoint in any format, whose parameters training begins
-        with (initial_state.py); None begins with random ones.
-      initial_step: what the first step is counted from. With `steps` 0 the checkpoint is validated
-        and kept as it is.
+      initial_checkpoint: folder of a checkpoint in any format, to start from its parameters
+        (initial_state.py); None starts from random ones.
+      initial_step: the step that counting starts from. With `steps` 0 the checkpoint is validated
+        and saved unchanged.
 
     Returns:
       The folder of the best checkpoint.
@@ -87,7 +87,7 @@ def train(
     batches.check_lengths(lengths)
     found = tasks.get(mixture)
     check_vocabulary(found, network)
-    # What may be refused is made before the folder, so that no folder of a refused run is left.
+    # Everything that may be refused comes before the folder, so that a refused run leaves none.
     checkpoints = Checkpoints(model_dir)
     done = checkpoints.latest_step(LAST)
     vocabulary = found.output_features["inputs"].vocabulary
@@ -96,9 +96,7 @@ def train(
         source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
     seen = 0 if done is None else done - initial_step
     stream = batches.training_batches(mixture, lengths, batch_size, seed, seen)
-    validation = validation_of(
-        found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
-    )
+    validation = validation_of(found, network, mesh, lengths, decoding, eval_examples)
     run = describe_run(found, model_name, lengths, network, seed, initial_checkpoint, initial_step)
     run_folder.open_for_training(model_dir, run, vocabulary)
     run_folder.save_settings(model_dir)
@@ -107,7 +105,8 @@ def train(
     else:
         state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
     if done is not None:
-        state = checkpoints.restore(LAST, like=state, step=done)
+        restored = checkpoints.restore(LAST, like=state.stored(), step=done)
+        state = State(restored["step"], restored["params"], restored["optimizer"])
         progress.console.print(f"resumed at step {done:,} from {model_dir}")
     loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
     loop.run(state, stream, f"train {mixture}", last, eval_period)
@@ -121,8 +120,8 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh) -> None:
     parts = mesh.shape["data"]
     if batch_size % parts:
         raise UserError(
-            f"BATCH_SIZE: got {batch_size}, expected a multiple of {parts}, over which this "
-            "machine's devices split a batch; correct it, or raise MODEL_PARALLEL"
+            f"BATCH_SIZE: got {batch_size}, expected a multiple of {parts}, because this machine's "
+            "devices split a batch so many ways; correct it, or raise MODEL_PARALLEL"
         )
 
 
@@ -164,31 +163,54 @@ def describe_run(
     )
 
 
+class Selection(NamedTuple):
+    """What chooses the best checkpoint. A metric of None is the first that the task measures."""
+
+    task: str
+    metric: str | None
+
+
+class Validation(NamedTuple):
+    """An evaluation of the one task that chooses the best checkpoint."""
+
+    evaluation: Evaluation
+    selection: Selection
+
+    def measure(self, params, step: int) -> tuple[str, dict[str, float]]:
+        """(the metric that counts, all metrics of the task)."""
+        measured = self.evaluation.run(params, step)[self.selection.task]
+        return self.selection.metric or next(iter(measured)), measured
+
+
 def validation_of(
-    found, network, mesh, lengths, num_beams, batch_size, num_examples
-) -> tuple[Evaluation, str, str] | None:
-    """(evaluation, task, metric) that chooses the best checkpoint; None without such a task."""
-    task, metric = choose_validation(found)
-    if task is None:
+    found: seqio.Task | seqio.Mixture,
+    network: Transformer,
+    mesh: jax.sharding.Mesh,
+    lengths: Mapping[str, int],
+    decoding: Decoding,
+    num_examples: int | None,
+) -> Validation | None:
+    """None if no task of `found` can be validated."""
+    selection = choose_validation(found)
+    if selection is None:
         return None
     evaluation = Evaluation(
-        task,
+        [tasks.get(selection.task)],
         "validation",
         network,
         mesh,
         lengths,
-        num_beams=num_beams,
-        batch_size=batch_size,
+        decoding,
         num_examples=num_examples,
     )
-    return evaluation, task, metric
+    return Validation(evaluation, selection)
 
 
-def choose_validation(found: seqio.Task | seqio.Mixture) -> tuple[str | None, str | None]:
-    """(task, metric) by `SELECTION`, else the first task that can be validated; or (None, None).
+def choose_validation(found: seqio.Task | seqio.Mixture) -> Selection | None:
+    """The choice by `SELECTION`, else the first task that can be validated, else None.
 
-    P5's tasks count as those of their kind; of several of a kind the mixture's first is taken. A
-    metric of None is the first that the task measures.
+    P5's tasks count as tasks of their kind. If there are several of a kind, the mixture's first is
+    chosen.
     """
     measured = [
         task.name
@@ -200,14 +222,23 @@ def choose_validation(found: seqio.Task | seqio.Mixture) -> tuple[str | None, st
         p5 = f"{dataset}_p5_{kind}"
         for name in measured:
             if name in (f"{dataset}_{kind}", p5) or name.startswith(f"{p5}_"):
-                return name, metric
-    return (measured[0], None) if measured else (None, None)
+                return Selection(name, metric)
+    return Selection(measured[0], None) if measured else None
 
 
 class _Loop:
-    """The training loop and what it reports to."""
+    """The training loop, with its checkpoints, validation and logs."""
 
-    def __init__(self, network, optimizer, mesh, checkpoints, validation, model_dir, seed):
+    def __init__(
+        self,
+        network: Transformer,
+        optimizer: optax.GradientTransformation,
+        mesh: jax.sharding.Mesh,
+        checkpoints: Checkpoints,
+        validation: Validation | None,
+        model_dir: str,
+        seed: int,
+    ):
         self._network, self._optimizer, self._mesh = network, optimizer, mesh
         self._checkpoints, self._validation = checkpoints, validation
         self._best_file = pathlib.Path(model_dir) / BEST / "best.json"
@@ -245,14 +276,13 @@ class _Loop:
 
     def _keep(self, state: State, step: int, work: progress.Work) -> None:
         self._validate(state, step, work)
-        self._checkpoints.save(LAST, step, state)
+        self._checkpoints.save(LAST, step, state.stored())
 
     def _validate(self, state: State, step: int, work: progress.Work) -> None:
         if self._validation is None:
             return
-        evaluation, task, metric = self._validation
-        measured = evaluation.run(state.params, step)[task]
-        metric = metric or next(iter(measured))
+        task = self._validation.selection.task
+        metric, measured = self._validation.measure(state.params, step)
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
         best = run_folder.read_json(self._best_file) or {"value": -1.0}
         work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")
@@ -263,7 +293,7 @@ class _Loop:
 
 
 class _Window:
-    """What happened since the last report."""
+    """Measures since the last report."""
 
     def __init__(self):
         self.steps, self._examples, self._start = 0, 0, time.monotonic()
@@ -289,5 +319,5 @@ def check_finite(scalars: Mapping[str, float], step: int) -> None:
     if not np.isfinite(scalars["loss"]):
         raise UserError(
             f"Loss at step {step}: got {scalars['loss']}, expected a finite number; lower "
-            "LEARNING_RATE or raise WARMUP_STEPS, and start again from an earlier checkpoint"
+            "LEARNING_RATE or raise WARMUP_STEPS, and restart from an earlier checkpoint"
         )

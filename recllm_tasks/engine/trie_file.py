@@ -1,4 +1,4 @@
-"""A trie as one file: an int32 array that NumPy maps into memory, checked as a whole."""
+"""A trie as one file: an int32 array with a checksum, which NumPy memory-maps."""
 
 import itertools
 import os
@@ -7,9 +7,9 @@ import zlib
 import numpy as np
 
 from recllm_tasks.engine import run_folder
-from recllm_tasks.models.trie import Trie, depth_tokens
+from recllm_tasks.models.trie import Trie
 
-# Raised whenever the same tokens would give another file.
+# Raise this whenever the same tokens would give another file.
 FORMAT_VERSION = 1
 
 _ARRAYS = (
@@ -21,12 +21,12 @@ _ARRAYS = (
     "item_rows",
     "item_positions",
 )
-# Arrays begin at multiples of this, in int32: JAX uses aligned host memory without a copy.
+# Arrays start at multiples of this, in int32: JAX uses aligned host memory without a copy.
 _ALIGNMENT = 16
 
 
 def save(trie: Trie, path: str | os.PathLike) -> None:
-    """Writes the file, whole or not at all; whoever writes last wins.
+    """Writes the file atomically; the last writer wins.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -50,13 +50,13 @@ def save(trie: Trie, path: str | os.PathLike) -> None:
 
 
 def load(path: str | os.PathLike) -> Trie | None:
-    """The trie in a file, mapped into memory read-only; None where none is there, or a damaged one.
+    """The trie in a file, memory-mapped read-only; None if the file is missing or damaged.
 
-    The whole file is read once, to compare its checksum, which covers every number in it.
+    The whole file is read once to verify its checksum.
     """
     try:
         flat = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):  # the last two for what is no whole .npy file
+    except (OSError, EOFError, ValueError):  # the last two: not a complete .npy file
         return None
     if not isinstance(flat, np.ndarray) or flat.dtype != np.int32 or flat.ndim != 1:
         return None
@@ -69,10 +69,8 @@ def load(path: str | os.PathLike) -> Trie | None:
     lengths = (4, max_depth, num_nodes + 1, num_nodes - 1, *[num_nodes] * 3, *[num_items] * 2)
     starts = itertools.accumulate(map(_padded, lengths), initial=0)
     _, max_children, *arrays = (body[s : s + length] for s, length in zip(starts, lengths))
-    fields = dict(zip(_ARRAYS, arrays))
     return Trie(
-        **fields,
-        depth_tokens=depth_tokens(fields["child_start"], fields["child_token"], max_depth, eos_id),
+        **dict(zip(_ARRAYS, arrays)),
         max_children=tuple(max_children.tolist()),
         max_depth=max_depth,
         eos_id=eos_id,

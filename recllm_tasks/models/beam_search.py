@@ -1,8 +1,7 @@
-"""Beam search over a catalog's trie or over the whole vocabulary, and scores of given targets.
+"""Beam search over a catalog's trie or over the whole vocabulary.
 
 A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, without a length
-penalty. Each is normalised over the whole vocabulary, as teacher forcing does it, or on request
-over what may follow in the trie (`normalize_over`).
+penalty. Each is normalised over the whole vocabulary, as in teacher forcing.
 
 Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (as many as can
 exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items.
@@ -13,29 +12,32 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.models.trie import Trie
 
+Array = jax.Array | np.ndarray
+
 DEAD = -1e7  # the log-probability of a beam that does not exist
 _ALIVE = DEAD / 2
 _PAD = 0
 
-# Steps of their own in the program, each as wide as it must be; the later ones share a loop.
+# The first steps are unrolled, each only as wide as needed; the later ones share a loop.
 _UNROLLED = 8
 
 
 class Beams(NamedTuple):
     """Hypotheses, best first. A beam that does not exist: tokens 0, log_prob DEAD, row -1."""
 
-    tokens_BxKxT: jax.Array  # int32, EOS included, 0 after it
-    log_probs_BxK: jax.Array  # float32
-    rows_BxK: jax.Array  # int32 catalog rows; -1 for all without a trie
+    tokens_BxKxT: Array  # int32, EOS included, 0 after it
+    log_probs_BxK: Array  # float32
+    rows_BxK: Array  # int32 catalog rows; -1 for all without a trie
 
 
 class _State(NamedTuple):
-    """Live hypotheses and, apart from them, finished ones (which take up no live place)."""
+    """Live hypotheses, and separately the finished ones, which take no place among the live."""
 
     step: jax.Array
     tokens_BxKxT: jax.Array
@@ -53,9 +55,9 @@ def _pick(x_BxJxA, index_BxK):
 
 
 class _Allowed(NamedTuple):
-    """Which items an example may have, as sorted trie positions; None where all may be.
+    """The items allowed for each example, as sorted trie positions; None allows all.
 
-    Entries equal to the number of items are padding. No position stands twice in `excluded`.
+    Entries equal to the number of items are padding. `excluded` has no repeated position.
     """
 
     candidates_BxM: jax.Array | None
@@ -63,7 +65,7 @@ class _Allowed(NamedTuple):
 
     @classmethod
     def of(cls, trie: Trie, candidates_BxM, excluded_BxM):
-        """Of catalog rows; rows outside the catalog (such as -1, padding) match nothing."""
+        """From catalog rows; rows outside the catalog (such as -1, padding) match nothing."""
         excluded = _positions(trie, excluded_BxM)
         if excluded is not None:
             again = jnp.pad(excluded[:, 1:] == excluded[:, :-1], ((0, 0), (1, 0)))
@@ -131,35 +133,20 @@ def _choices_in_vocabulary(nodes_BxJ, vocab_size, eos_id) -> _Choices:
     )
 
 
-def _log_probs(logits_BxJxV, choices: _Choices, eos_id, over_catalog, columns=None):
-    """Log-probabilities [B, J, C] of the continuations and [B, J] of EOS.
-
-    Without logits there is one continuation, whose probability over the catalog is 1. With
-    `columns`, sorted tokens, the logits are of these alone.
-    """
-    if logits_BxJxV is None:
-        return jnp.zeros(choices.valid_BxJxC.shape), jnp.zeros(choices.ends_BxJ.shape)
-    tokens_BxJxC = choices.tokens_BxJxC
-    if columns is not None:
-        eos_id = jnp.searchsorted(columns, eos_id)
-        tokens_BxJxC = jnp.searchsorted(columns, tokens_BxJxC)
+def _log_probs(logits_BxJxV, choices: _Choices, eos_id):
+    """Log-probabilities [B, J, C] of the continuations and [B, J] of EOS."""
     ending_BxJ, going_BxJxC = jnp.take(logits_BxJxV, eos_id, axis=2), logits_BxJxV
-    if tokens_BxJxC is not None:
-        going_BxJxC = jnp.take_along_axis(logits_BxJxV, tokens_BxJxC, axis=2)
-    if over_catalog:
-        every = jnp.concatenate([going_BxJxC, ending_BxJ[..., None]], axis=2)
-        may = jnp.concatenate([choices.valid_BxJxC, choices.ends_BxJ[..., None]], axis=2)
-        total_BxJ = jax.nn.logsumexp(jnp.where(may, every, DEAD), axis=-1)
-    else:
-        total_BxJ = jax.nn.logsumexp(logits_BxJxV, axis=-1)
+    if choices.tokens_BxJxC is not None:
+        going_BxJxC = jnp.take_along_axis(logits_BxJxV, choices.tokens_BxJxC, axis=2)
+    total_BxJ = jax.nn.logsumexp(logits_BxJxV, axis=-1)
     return going_BxJxC - total_BxJ[..., None], ending_BxJ - total_BxJ
 
 
 def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     """Chooses the K best continuations and merges what ends now into the finished beams.
 
-    In the trie every hypothesis that EOS ends may become finished, wherever it ranks. In the whole
-    vocabulary it must be among the step's best 2K, as in T5X; transformers wants the best K.
+    In the trie, every hypothesis that EOS ends may become finished, whatever its rank. In the whole
+    vocabulary it must be among the step's best 2K, as in T5X; transformers requires the best K.
     """
     num_live = ending_BxJ.shape[1]
     live_BxJ = state.log_probs_BxK[:, :num_live]
@@ -183,7 +170,7 @@ def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     log_probs_BxK = kept_BxK[:, :num_beams]
     choice_BxK = jnp.minimum(choice_BxK[:, :num_beams], num_live * num_choices - 1)
     parents_BxK = choice_BxK // num_choices
-    if is_free:
+    if choices.tokens_BxJxC is None or choices.nodes_BxJxC is None:
         tokens_BxK, nodes_BxK = choice_BxK % num_choices, state.nodes_BxK
     else:
         tokens_BxK, nodes_BxK = (
@@ -230,37 +217,18 @@ def _initial_state(model, batch, num_beams, num_steps):
     )
 
 
-def _columns(model, trie: Trie, step):
-    """The tokens whose logits a step over the catalog needs; None: of the whole vocabulary."""
-    tokens = trie.depth_tokens[step]
-    return tokens if 2 * len(tokens) < model.config.vocab_size else None
-
-
-_STATIC = ("num_beams", "num_steps", "eos_id", "over_catalog")
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_beams", "num_steps", "eos_id"))
 def _search(
-    model,
-    params,
-    encoder_tokens,
-    trie,
-    candidates,
-    excluded,
-    *,
-    num_beams,
-    num_steps,
-    eos_id,
-    over_catalog,
+    model, params, encoder_tokens, trie, candidates, excluded, *, num_beams, num_steps, eos_id
 ):
     variables = {"params": params}
     batch = encoder_tokens.shape[0]
     encoded = model.apply(variables, encoder_tokens, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
-    allowed = None if trie is None else _Allowed.of(trie, candidates, excluded)
+    allowed = _Allowed(None, None) if trie is None else _Allowed.of(trie, candidates, excluded)
 
-    def run_decoder(state, num_live, columns):
-        """The state after the decoder has read the last token of each live beam, and logits."""
+    def run_decoder(state, num_live):
+        """The state after the decoder has read the last token of each live beam, and the logits."""
         if isinstance(state.step, int) and state.step == 0:
             last_BxJ = jnp.zeros((batch, 1), jnp.int32)
         else:
@@ -275,25 +243,22 @@ def _search(
             cross,
             ancestors[:, :num_live],
             encoder_tokens,
-            columns,
             method=model.decode_step,
         )
         return state._replace(ancestors_BxKxT=ancestors, caches=caches), logits
 
-    def advance(state, num_live, width, forced=False, columns=None):
-        state, logits = run_decoder(state, num_live, columns)
+    def advance(state, num_live, width):
+        state, logits = run_decoder(state, num_live)
         nodes_BxJ = state.nodes_BxK[:, :num_live]
         if trie is None:
             choices = _choices_in_vocabulary(nodes_BxJ, logits.shape[-1], eos_id)
         else:
             choices = _choices_in_trie(trie, nodes_BxJ, width, allowed)
-        # XLA drops the computation of logits, or of the whole step, that nothing reads.
-        logits = None if forced else logits
-        going, ending = _log_probs(logits, choices, eos_id, over_catalog, columns)
+        going, ending = _log_probs(logits, choices, eos_id)
         return _extend(state, choices, going, ending, eos_id)
 
     def unfinished(state):
-        # Log-probabilities only fall, so a live beam below all finished ones can be given up.
+        # Log-probabilities only fall, so a live beam below all finished ones can be dropped.
         better = state.log_probs_BxK[:, 0] > state.finished.log_probs_BxK[:, -1]
         return (state.step < num_steps) & better.any()
 
@@ -302,13 +267,7 @@ def _search(
     num_live = 1
     for step in range(min(num_steps, _UNROLLED if trie is not None else 1)):
         width = widths[step] if trie is not None else None
-        state = advance(
-            state._replace(step=step),
-            num_live,
-            width,
-            forced=over_catalog and width == 1,
-            columns=_columns(model, trie, step) if over_catalog else None,
-        )
+        state = advance(state._replace(step=step), num_live, width)
         num_live = num_beams if width is None else min(num_beams, num_live * width)
     state = state._replace(step=jnp.int32(state.step))
     rest = max(widths[_UNROLLED:], default=1)
@@ -326,51 +285,38 @@ def beam_search(
     num_beams: int = 20,
     max_steps: int | None = None,
     eos_id: int = 1,
-    normalize_over: str = "vocabulary",
 ) -> Beams:
     """The `num_beams` most probable targets of each input, best first.
 
-    With a trie every beam is an item of the catalog; with fewer items than beams the last beams do
-    not exist (see Beams). `candidates_BxM` (int32 catalog rows, -1 as padding) restricts each
-    example to its own items, `excluded_BxM` (the same) takes items away. Without a trie the search
-    runs over the whole vocabulary except padding, and a hypothesis that has no EOS within
-    `max_steps` tokens is dropped. `max_steps` counts EOS; with a trie it is the trie's depth by
-    default and at least that.
-
-    `normalize_over` is "vocabulary" (each token's probability is the model's own; what teacher
-    forcing gives, and transformers' `generate`) or "catalog" (over what the trie and the
-    candidates allow at each step, as transformers with `renormalize_logits=True`): then a forced
-    token costs no logits, a step those of the tokens at its depth alone, and the probabilities of
-    all allowed items sum to one.
+    With a trie, every beam is an item of the catalog. With fewer items than beams, the last beams
+    do not exist (see Beams). `candidates_BxM` (int32 catalog rows, -1 as padding) restricts each
+    example to its own items; `excluded_BxM` (same form) removes items. Without a trie, the search
+    runs over the whole vocabulary except padding, and a hypothesis without EOS within `max_steps`
+    tokens is dropped. `max_steps` counts EOS; with a trie it is by default the trie's depth, and
+    may not be less.
 
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """
     if trie is None:
         if candidates_BxM is not None or excluded_BxM is not None:
             raise UserError(
-                "Candidates for 'beam_search': got them without a trie, expected both; "
-                "give the catalog's trie."
+                "Candidates for 'beam_search': got candidates without a trie, expected both; "
+                "pass the catalog's trie"
             )
         if max_steps is None:
             raise UserError(
                 "Steps for 'beam_search': got None without a trie, expected a number; "
-                "give max_steps."
+                "pass max_steps"
             )
     else:
         max_steps = max_steps or trie.max_depth
         if max_steps < trie.max_depth or eos_id != trie.eos_id:
             raise UserError(
                 f"Trie for 'beam_search': got max_steps={max_steps} and eos_id={eos_id}, expected "
-                f"at least {trie.max_depth} and {trie.eos_id}; no item may be out of reach."
+                f"at least {trie.max_depth} and {trie.eos_id}; pass those, so that every item can "
+                "be reached"
             )
         max_steps = trie.max_depth
-    if normalize_over not in ("vocabulary", "catalog") or (
-        normalize_over == "catalog" and trie is None
-    ):
-        raise UserError(
-            f"normalize_over for 'beam_search': got {normalize_over!r}, expected 'vocabulary', or "
-            "'catalog' with a trie; correct it."
-        )
     return _search(
         model,
         params,
@@ -381,20 +327,4 @@ def beam_search(
         num_beams=num_beams,
         num_steps=max_steps,
         eos_id=eos_id,
-        over_catalog=normalize_over == "catalog",
     )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def score(model: Transformer, params, encoder_tokens_BxL, target_tokens_BxT):
-    """Float32 [B]: the summed log-probability of each target, EOS included where it is given.
-
-    Targets are padded with 0, which counts nothing.
-    """
-    inputs_BxT = jnp.pad(target_tokens_BxT, ((0, 0), (1, 0)))[:, :-1]
-    logits_BxTxV = model.apply(
-        {"params": params}, encoder_tokens_BxL, inputs_BxT, target_tokens_BxT, enable_dropout=False
-    )
-    chosen_BxT = jnp.take_along_axis(logits_BxTxV, target_tokens_BxT[..., None], axis=2)[..., 0]
-    log_probs_BxT = chosen_BxT - jax.nn.logsumexp(logits_BxTxV, axis=-1)
-    return jnp.sum(jnp.where(target_tokens_BxT > 0, log_probs_BxT, 0.0), axis=1)

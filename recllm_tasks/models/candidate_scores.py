@@ -1,7 +1,7 @@
 """Exact scores of each example's candidates: one encoder pass, one pass over a tree of prefixes.
 
-The decoder reads every distinct prefix of an example's candidates once, all in one pass; a prefix
-sees its own beginnings alone. Nothing is searched, so nothing is lost.
+The decoder reads every distinct prefix of an example's candidates once, all in one pass. A prefix
+attends only to its own prefixes. There is no search, so no candidate is lost.
 
 Shapes: B batch, L input length, M candidates, T tokens of the longest item with EOS, U prefixes,
 V vocabulary.
@@ -25,14 +25,14 @@ _PREFIXES = 64
 class _Prefixes(NamedTuple):
     """The distinct prefixes of each example's candidates; all int32.
 
-    A prefix is the trie's node that it leads to; the empty one is the root.
+    A prefix is a node of the trie; the empty one is the root.
     """
 
-    tokens_BxU: np.ndarray  # the last token of each; 0 for the empty prefix and for padding
-    depths_BxU: np.ndarray  # its length
-    ancestors_BxUxT: np.ndarray  # its beginnings of every length, itself included; -1 beyond
+    tokens_BxU: np.ndarray  # the last token; 0 for the empty prefix and for padding
+    depths_BxU: np.ndarray  # the length
+    ancestors_BxUxT: np.ndarray  # the prefixes of each prefix, itself included; then -1
     before_BxMxT: np.ndarray  # the prefix before each token of a candidate; 0 for padding
-    targets_BxMxT: np.ndarray  # the tokens of a candidate, EOS included; 0 after it
+    targets_BxMxT: np.ndarray  # the tokens of a candidate, EOS included; then 0
 
 
 def score_candidates(
@@ -45,9 +45,9 @@ def score_candidates(
 ) -> Beams:
     """All candidates of each example, best first, with the model's own log-probabilities.
 
-    Candidates are catalog rows, -1 as padding; one that stands twice is scored once, one that is
-    excluded not at all. Beams that do not exist are as in `beam_search`. Scores are what teacher
-    forcing gives, EOS included.
+    Candidates are catalog rows, -1 as padding. A repeated candidate is scored once, an excluded one
+    not at all. Beams that do not exist are as in `beam_search`. Scores equal teacher forcing, EOS
+    included.
     """
     candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
     if excluded_BxM is not None:
@@ -65,7 +65,7 @@ def score_candidates(
 
 
 def _without_repeats(rows_BxM: np.ndarray, num_items: int) -> np.ndarray:
-    """-1 for what is no row, and for all but one of equal rows."""
+    """The rows, with -1 in place of invalid rows and repeats."""
     order = np.argsort(rows_BxM, axis=1, kind="stable")
     ranked = np.take_along_axis(rows_BxM, order, axis=1)
     repeated = np.zeros(rows_BxM.shape, bool)
@@ -102,7 +102,7 @@ def _list_prefixes(trie: Trie, rows_BxM: np.ndarray) -> _Prefixes:
 
 
 def _walk(trie: Trie, rows_BxM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes [B, M, T] before each token of the candidates, and these tokens (0 after EOS)."""
+    """The node [B, M, T] before each token of the candidates, and the tokens (0 after EOS)."""
     child_start, child_token, node_lo, item_positions = (
         np.asarray(x)
         for x in (trie.child_start, trie.child_token, trie.node_lo, trie.item_positions)
@@ -112,7 +112,7 @@ def _walk(trie: Trie, rows_BxM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     going_BxM = rows_BxM >= 0
     nodes, targets = [], []
     for widest in trie.max_children:
-        # The last child whose items begin at or before the candidate's position.
+        # The last child whose items start at or before the candidate's position.
         low, high = child_start[node_BxM], child_start[node_BxM + 1] - 1
         for _ in range(int(widest).bit_length()):
             middle = (low + high + 1) // 2
@@ -152,5 +152,5 @@ def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes):
         log_probs_MxT = logits_UxV[before_MxT, targets_MxT] - total_U[before_MxT]
         return jnp.sum(jnp.where(targets_MxT > 0, log_probs_MxT, 0.0), axis=1)
 
-    # One by one: logits of all examples at once would be the largest array by far.
+    # One by one: the logits of all examples at once would be by far the largest array.
     return jax.lax.map(of_example, (hidden_BxUxE, prefixes.before_BxMxT, prefixes.targets_BxMxT))

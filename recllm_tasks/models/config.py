@@ -1,4 +1,4 @@
-"""The sizes of a network, and the layers made to them."""
+"""The sizes of a network, and the layers of those sizes."""
 
 import dataclasses
 from typing import Any
@@ -12,7 +12,7 @@ from recllm_tasks.models import layers
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes of a T5 1.1. `dtype` is the dtype of computation; parameters are always float32."""
+    """Sizes of a T5 1.1. Computation is in `dtype`; parameters are always float32."""
 
     vocab_size: int
     dtype: Any = jnp.float32
@@ -46,7 +46,7 @@ class T5Config:
             if name != "linear" and not hasattr(nn, name):
                 raise UserError(
                     f"Activation for 'T5Config.mlp_activations': got {name!r}, expected 'linear' "
-                    "or a function of flax.linen; correct the gin binding."
+                    "or a function of flax.linen; correct the gin binding"
                 )
 
     def _check_dtype(self):
@@ -83,7 +83,7 @@ class T5Config:
         return layers.LayerNorm(dtype=self.dtype)
 
     def dropout(self):
-        """Dropout of whole channels: one draw for all positions, as T5 does (and cheap)."""
+        """Dropout of whole channels: one draw for all positions, as in T5, and cheap."""
         return nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
 
     def relpos_bias(self, *, bidirectional):

@@ -1,4 +1,4 @@
-"""Names of T5 1.1's parameters in T5X (which ours are) and in Hugging Face transformers."""
+"""Names of T5 1.1's parameters in T5X, which are also ours, and in Hugging Face transformers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ _LAYERS = {
 
 
 def parameter_names(config: T5Config) -> dict[str, tuple[str, bool]]:
-    """T5X's path of each parameter -> (Hugging Face's name, whether its matrix is transposed)."""
+    """T5X's path of each parameter → (Hugging Face's name, whether its matrix is transposed)."""
     names = {"token_embedder/embedding": ("shared.weight", False)}
     if not config.logits_via_embedding:
         names["decoder/logits_dense/kernel"] = ("lm_head.weight", True)
@@ -51,7 +51,7 @@ def parameter_names(config: T5Config) -> dict[str, tuple[str, bool]]:
 
 
 def from_hugging_face(config: T5Config, read: Callable[[str], np.ndarray]) -> Mapping[str, Any]:
-    """The tree of our parameters; `read` gives Hugging Face's array of a name."""
+    """Our parameter tree; `read` returns Hugging Face's array of a given name."""
     flat = {
         path: read(name).T if transposed else read(name)
         for path, (name, transposed) in parameter_names(config).items()

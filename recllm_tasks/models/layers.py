@@ -14,14 +14,11 @@ import numpy as np
 from flax import linen as nn
 from flax.linen import partitioning
 
-MASKED = -1e10  # added to an attention logit that must not be seen
+MASKED = -1e10  # added to a masked attention logit
 
 
 class Dense(nn.Module):
-    """A linear map of the last axis, without bias. `axes` are the kernel's logical axes.
-
-    With `columns`, int32 [C], the outputs are these features alone.
-    """
+    """A linear map of the last axis, without bias. `axes` are the kernel's logical axes."""
 
     features: int
     axes: tuple[str, str]
@@ -29,7 +26,7 @@ class Dense(nn.Module):
     kernel_init: Any = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 
     @nn.compact
-    def __call__(self, x, columns=None):
+    def __call__(self, x):
         kernel = partitioning.param_with_axes(
             "kernel",
             self.kernel_init,
@@ -37,17 +34,15 @@ class Dense(nn.Module):
             jnp.float32,
             axes=self.axes,
         )
-        if columns is not None:
-            kernel = jnp.take(kernel, columns, axis=1)
         return _project(jnp.asarray(x, self.dtype), jnp.asarray(kernel, self.dtype))
 
 
 @jax.custom_vjp
 def _project(x, kernel):
-    """x @ kernel over all leading axes as one, with gradients written as matmuls of rows.
+    """x @ kernel with all leading axes flattened, and gradients written as matmuls of rows.
 
-    As derived from the matmul of more axes, XLA's CPU compiler lays the kernel's gradient out
-    transposed, and computes what leads to it twice: an MLP's backward pass takes 1.4x the time.
+    With the automatic gradient, XLA's CPU compiler transposes the kernel's gradient and computes
+    its inputs twice: an MLP's backward pass takes 1.4x the time.
     """
     return jnp.dot(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
@@ -67,7 +62,7 @@ _project.defvjp(_project_forward, _project_backward)
 
 
 class LayerNorm(nn.Module):
-    """T5's RMS norm: no mean is subtracted, there is no bias, epsilon is 1e-6."""
+    """T5's RMS norm: no mean subtraction, no bias, epsilon 1e-6."""
 
     dtype: Any = jnp.float32
 
@@ -102,17 +97,16 @@ class Embed(nn.Module):
         x_BxLxE = jnp.asarray(x_BxLxE, self.dtype)
         return partitioning.with_sharding_constraint(x_BxLxE, ("batch", "length", "embed"))
 
-    def attend(self, x, columns=None):
-        """Float32 logits [..., V] of hidden states [..., E]; [..., C] of the tokens `columns`."""
-        table = self.embedding if columns is None else jnp.take(self.embedding, columns, axis=0)
-        return jnp.dot(jnp.asarray(x, jnp.float32), table.T)
+    def attend(self, x):
+        """Float32 logits [..., V] of hidden states [..., E]."""
+        return jnp.dot(jnp.asarray(x, jnp.float32), self.embedding.T)
 
 
 def relative_buckets(distances, *, bidirectional, num_buckets=32, max_distance=128):
     """T5's bucket of each distance = key position - query position (numpy int arrays).
 
-    Half of the buckets are exact, the others grow logarithmically up to `max_distance`; both
-    directions share the buckets equally in the encoder. Source: T5 (Raffel et al. 2020) §2.1.
+    Half of the buckets are exact; the others grow logarithmically up to `max_distance`. In the
+    encoder each direction has half of the buckets. Source: T5 (Raffel et al. 2020) §2.1.
     """
     past = -np.asarray(distances)
     offset = 0
@@ -156,14 +150,14 @@ class RelativePositionBias(nn.Module):
     def __call__(self, length):
         """Float32 bias [1, H, L, L] of a square attention.
 
-        Entry (i, j) depends on j - i alone, so 2L - 1 values are gathered and laid out by a
-        shifted reshape; its gradient is then a plain sum instead of a scatter over L * L.
+        Entry (i, j) depends only on j - i, so 2L - 1 values are gathered and laid out by a shifted
+        reshape. The gradient is then a plain sum instead of a scatter over L * L.
         """
         # values_HxP[:, p] is the bias at distance p - (length - 1).
         distances = np.arange(2 * length - 1) - (length - 1)
         values_HxP = self.rel_embedding[:, self._buckets(distances)]
         heads, width = values_HxP.shape
-        # Rows of width P read from repeats of width P + 1 move one place to the left each.
+        # Rows of width P, read from repeats of width P + 1, each shift one place to the left.
         padded = jnp.pad(values_HxP, ((0, 0), (0, 1)))
         repeated = jnp.broadcast_to(padded[:, None], (heads, length, width + 1))
         shifted = repeated.reshape(heads, -1)[:, : length * width].reshape(heads, length, width)
@@ -176,9 +170,9 @@ class RelativePositionBias(nn.Module):
         return self.rel_embedding[:, jnp.asarray(table)[index_T]]
 
     def of_depths(self, depths_BxU):
-        """Float32 bias [B, H, U, U] between places at these depths; no key is deeper than a query.
+        """Float32 bias [B, H, U, U] between positions at these depths.
 
-        Deeper ones get some value, which a mask has to take away.
+        For a key deeper than its query the value is arbitrary; a mask must hide it.
         """
         far = self.max_distance
         table = jnp.asarray(self._buckets(np.arange(far + 1) - far))  # distance -far .. 0
@@ -190,7 +184,7 @@ class RelativePositionBias(nn.Module):
 def _mix(queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, biases):
     """Attention's weighted values, float32 [B, H, Q, D].
 
-    Weights are normalised after the matmul, exp(x) @ v / sum(exp(x)), which saves passes over them.
+    Weights are normalised after the matmul, exp(x) @ v / sum(exp(x)), to save passes over them.
     """
     logits_BxHxQxL = jnp.einsum(
         "bhqd,bhld->bhql", queries_BxHxQxD, keys_BxHxLxD, preferred_element_type=jnp.float32
@@ -209,23 +203,23 @@ def _mix(queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, biases):
 
 
 def _mix_by_example(queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, biases):
-    """The same as `_mix`, one example after the other, recomputed in the backward pass."""
+    """`_mix` for one example at a time, recomputed in the backward pass."""
     batch = queries_BxHxQxD.shape[0]
     shared = [bias for bias in biases if bias.shape[0] == 1]
     own = [bias for bias in biases if bias.shape[0] == batch > 1]
 
     @jax.checkpoint
     def one(example):
-        *qkv, biases = jax.tree.map(lambda x: x[None], example)
-        return _mix(*qkv, (*shared, *biases))[0]
+        queries, keys, values, biases = jax.tree.map(lambda x: x[None], example)
+        return _mix(queries, keys, values, (*shared, *biases))[0]
 
     return jax.lax.map(one, (queries_BxHxQxD, keys_BxHxLxD, values_BxHxLxD, own))
 
 
 class Attention(nn.Module):
-    """Multi-head attention. The logits are not divided by sqrt(D): the query's initialiser is.
+    """Multi-head attention. The query's initialiser is divided by sqrt(D) instead of the logits.
 
-    Keys and values are laid out [B, H, L, D], so that no matmul has to transpose them.
+    Keys and values have the layout [B, H, L, D], so that no matmul transposes them.
     """
 
     num_heads: int
@@ -266,7 +260,7 @@ class Attention(nn.Module):
     def attend(self, queries_BxHxQxD, keys_values, biases, deterministic=True):
         """Output [B, Q, E]. Each of `biases` is float32, [B or 1, H or 1, Q or 1, L].
 
-        T5 drops attention weights for all queries at once, which is dropping rows of the values.
+        T5 drops attention weights for all queries at once, which equals dropping rows of values.
         """
         keys_BxHxLxD, values_BxHxLxD = keys_values
         values_BxHxLxD = self.dropout(values_BxHxLxD, deterministic=deterministic)
@@ -279,12 +273,12 @@ class Attention(nn.Module):
         return self.out(mixed.reshape(*mixed.shape[:2], -1))
 
     def _loops(self, size):
-        """Our choice: on one CPU device, long attention goes through the batch one by one.
+        """Our choice: on a single CPU device, long attention processes examples one by one.
 
-        The weights of one example stay in cache and are recomputed in the backward pass: a training
-        step on 8 x 512 tokens takes less than half the time. Up to 256 x 256 those of a head do so
-        anyway, and all examples at once take two thirds of the time. An accelerator or a sharded
-        batch wants all examples at once.
+        One example's weights stay in cache and are recomputed in the backward pass: a training step
+        on 8 x 512 tokens takes less than half the time. Up to 256 x 256, one head's weights fit
+        anyway, and all examples at once take two thirds of the time. Accelerators and sharded
+        batches need all examples at once.
         """
         if self.loop is None:
             single_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
@@ -310,7 +304,7 @@ class Mlp(nn.Module):
         for i, activation in enumerate(self.activations):
             name = "wi" if len(self.activations) == 1 else f"wi_{i}"
             part = Dense(self.mlp_dim, axes=("embed", "mlp"), dtype=self.dtype, name=name)(x_BxLxE)
-            if activation != "linear":  # flax's gelu is the tanh form that T5 1.1 wants
+            if activation != "linear":  # flax's gelu is the tanh form, as in T5 1.1
                 part = getattr(nn, activation)(part)
             hidden_BxLxM = hidden_BxLxM * part
         dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))

@@ -1,8 +1,8 @@
 """T5 1.1 in Flax Linen, with the parameter names and the module contract of T5X.
 
-T5X can run `Transformer` and FLAN-T5's published checkpoints fit it. Unlike T5X's own network it
+T5X can run `Transformer`, and FLAN-T5's published checkpoints fit it. Unlike T5X's own network, it
 embeds by gather and has a decode path for beams (`precompute_cross`, `decode_step`) that projects
-cross-attention keys and values once an example and never reorders its cache.
+cross-attention keys and values once per example and never reorders its cache.
 
 Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
 U prefixes, V vocabulary, H heads, D head dim, E embed, M mlp.
@@ -21,7 +21,7 @@ __all__ = ["T5Config", "Transformer"]
 class Transformer(nn.Module):
     """An encoder-decoder with T5X's contract: `__call__`, `encode`, `decode`.
 
-    Token 0 is padding: encoder inputs and decoder targets that are 0 are never attended to.
+    Token 0 is padding: nothing attends to encoder inputs or decoder targets that are 0.
     """
 
     config: T5Config
@@ -56,10 +56,10 @@ class Transformer(nn.Module):
     ):
         """Float32 logits [B, Q, V] under teacher forcing.
 
-        `decoder_positions` is accepted as T5X passes it, and not needed: distances are relative.
+        T5X passes `decoder_positions`; it is ignored, because positions are relative.
         """
         if decode:
-            raise NotImplementedError("T5X's cached decoding; use recllm_tasks.models.beam_search.")
+            raise NotImplementedError("T5X's cached decoding; use recllm_tasks.models.beam_search")
         length = decoder_input_tokens.shape[1]
         causal = jnp.tril(jnp.ones((length, length), bool))
         visible = causal[None] & (decoder_target_tokens > 0)[:, None, :]
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         if decoder_segment_ids is not None:
             same = decoder_segment_ids[:, :, None] == decoder_segment_ids[:, None, :]
             visible = visible & same
-        if encoder_segment_ids is not None:
+        if decoder_segment_ids is not None and encoder_segment_ids is not None:
             same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
             cross_visible = cross_visible & same
         x = self.token_embedder(decoder_input_tokens)
@@ -76,14 +76,11 @@ class Transformer(nn.Module):
         )
         return self.logits(x)
 
-    def logits(self, x, columns=None):
-        """Float32 logits [..., V] of the decoder's output [..., E]; of the tokens `columns` alone.
-
-        `columns` is int32 [C], and the result then [..., C].
-        """
+    def logits(self, x):
+        """Float32 logits [..., V] of the decoder's output [..., E]."""
         if self.config.logits_via_embedding:
-            return self.token_embedder.attend(x, columns) / jnp.sqrt(self.config.emb_dim)
-        return self.decoder.logits_dense(x, columns)
+            return self.token_embedder.attend(x) / jnp.sqrt(self.config.emb_dim)
+        return self.decoder.logits_dense(x)
 
     def __call__(
         self,
@@ -98,7 +95,7 @@ class Transformer(nn.Module):
         enable_dropout=True,
         decode=False,
     ):
-        """Float32 logits [B, Q, V]. Positions are accepted as T5X passes them, and not needed."""
+        """Float32 logits [B, Q, V]. T5X passes positions; they are ignored."""
         encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
         return self.decode(
             encoded,
@@ -112,46 +109,36 @@ class Transformer(nn.Module):
         )
 
     def precompute_cross(self, encoded_BxLxE):
-        """Cross-attention (keys, values) of each decoder layer, each [B, H, L, D]."""
+        """Cross-attention (keys, values) for each decoder layer, each [B, H, L, D]."""
         return self.decoder.cross_keys_values(encoded_BxLxE)
 
     def init_caches(self, batch, num_steps, num_beams):
-        """Empty self-attention (keys, values) of each decoder layer, each [B, H, T * K, D]."""
+        """Empty self-attention (keys, values) for each decoder layer, each [B, H, T * K, D]."""
         cfg = self.config
         shape = (batch, cfg.num_heads, num_steps * num_beams, cfg.head_dim)
         empty = jnp.zeros(shape, cfg.dtype)
         return tuple((empty, empty) for _ in range(cfg.num_decoder_layers))
 
-    def decode_step(
-        self,
-        tokens_BxK,
-        step,
-        caches,
-        cross,
-        ancestors_BxKxT,
-        encoder_input_tokens,
-        columns=None,
-    ):
+    def decode_step(self, tokens_BxK, step, caches, cross, ancestors_BxKxT, encoder_input_tokens):
         """Float32 logits [B, K, V] of one step for all beams, and the new caches.
 
         `tokens_BxK` are the tokens at position `step` (0 at the first). Their keys and values go to
-        slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` says which
-        slot of position t beam k descends from (its own at `step`), -1 from `step` + 1 on. A
-        reordering of beams permutes `ancestors` alone. Fewer beams than slots may be given.
-        `columns` is as in `logits`.
+        slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` is the slot of
+        position t that beam k descends from (its own at `step`), -1 from `step` + 1 on. Reordering
+        beams permutes only `ancestors`. There may be fewer beams than slots.
         """
         x_BxKxE = self.token_embedder(tokens_BxK)
         cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
         x_BxKxE, caches = self.decoder.step(
             x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias
         )
-        return self.logits(x_BxKxE, columns), caches
+        return self.logits(x_BxKxE), caches
 
     def decode_prefixes(self, tokens_BxU, depths_BxU, visible_BxUxU, cross, encoder_input_tokens):
         """The decoder's output [B, U, E] for the prefixes of many targets, each read once.
 
         `tokens_BxU` is the last token of each prefix (0 for the empty one), `depths_BxU` its
-        length, `visible_BxUxU[b, u, v]` whether v is u or a beginning of it.
+        length, and `visible_BxUxU[b, u, v]` whether v is a prefix of u (or u itself).
         """
         x_BxUxE = self.token_embedder(tokens_BxU)
         cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])

@@ -13,7 +13,7 @@ from recllm_tasks.models.config import T5Config
 
 
 def mask_bias(visible):
-    """Float32 bias of a boolean mask [B, Q, L], with an axis for the heads: [B, 1, Q, L]."""
+    """The float32 bias [B, 1, Q, L] of a boolean mask [B, Q, L]."""
     return jnp.where(visible, 0.0, layers.MASKED).astype(jnp.float32)[:, None]
 
 
@@ -61,7 +61,7 @@ class DecoderLayer(nn.Module):
         return self.attend(x_BxQxE, keys_values, biases, cross_biases, deterministic)
 
     def attend(self, x_BxQxE, cross, biases, cross_biases, deterministic):
-        """The layer, with the cross-attention's keys and values given."""
+        """The layer with given keys and values of the cross-attention."""
         h = self.pre_self_attention_layer_norm(x_BxQxE)
         h = self.self_attention(h, self.self_attention.keys_values(h), biases, deterministic)
         x_BxQxE = x_BxQxE + self.dropout(h, deterministic=deterministic)
@@ -71,7 +71,7 @@ class DecoderLayer(nn.Module):
         return self.encoder_decoder_attention.keys_values(encoded_BxLxE)
 
     def step(self, x_BxKxE, slot, cache, cross, biases, cross_biases):
-        """One position of K beams. Writes slots [slot, slot + K); returns x and the new cache."""
+        """One position of K beams: writes slots [slot, slot + K), returns x and the new cache."""
         h = self.pre_self_attention_layer_norm(x_BxKxE)
         queries = self.self_attention.queries(h)
         cache = tuple(
@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         return self.decoder_norm(x_BxKxE), tuple(new_caches)
 
     def prefixes(self, x_BxUxE, depths_BxU, bias, crosses, cross_bias):
-        """All prefixes at once; their distances are differences of `depths_BxU`."""
+        """All prefixes at once; distances are differences of `depths_BxU`."""
         biases = (self.relpos_bias.of_depths(depths_BxU), bias)
         for layer, cross in zip(self.layers, crosses):
             x_BxUxE = layer.attend(x_BxUxE, cross, biases, (cross_bias,), True)

@@ -1,7 +1,7 @@
-"""A trie over the token sequences of a catalog, in flat arrays that a jitted search can gather.
+"""A trie over the token sequences of a catalog, in flat arrays for gathers in a jitted search.
 
 Shapes: N items, P nodes, P - 1 edges (edge e leads to node e + 1); while building, n items, p nodes
-and c children of one stretch of a level.
+and c children in one block of a level.
 """
 
 import itertools
@@ -13,26 +13,24 @@ from flax import struct
 
 from recllm_tasks.errors import UserError
 
-# Items that are sorted together below the first levels: what bounds the memory of building.
-_STRETCH = 1 << 20
+# Items sorted together below the first levels; this bounds the memory of building.
+_BLOCK = 1 << 20
 
 
-@struct.dataclass
-class Trie:
+class Trie(struct.PyTreeNode):
     """Nodes are numbered breadth first, siblings by token; node 0 is the root.
 
-    An item is a row of the catalog; its position is its place when items are sorted by their
-    tokens. The items below a node are those at positions [node_lo, node_hi). All arrays are int32.
+    An item is a row of the catalog. Its position is its rank when items are sorted by tokens. The
+    items below a node are at positions [node_lo, node_hi). All arrays are int32.
     """
 
     child_start: jax.Array  # [P + 1]; the edges of node p are child_start[p] .. child_start[p + 1]
     child_token: jax.Array  # [P - 1], EOS included
     node_lo: jax.Array  # [P]
     node_hi: jax.Array  # [P]
-    end_row: jax.Array  # [P], row of the item that EOS would end at this node, else -1
+    end_row: jax.Array  # [P], row of the item that ends at this node, else -1
     item_rows: jax.Array  # [N], catalog row at each position
     item_positions: jax.Array  # [N], position of each catalog row
-    depth_tokens: tuple[jax.Array, ...]  # the distinct tokens of each depth and EOS, sorted
     max_children: tuple[int, ...] = struct.field(pytree_node=False)  # widest node of each depth
     max_depth: int = struct.field(pytree_node=False)  # tokens of the longest item, with EOS
     eos_id: int = struct.field(pytree_node=False)
@@ -47,7 +45,7 @@ class Trie:
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]], eos_id: int = 1) -> "Trie":
-        """The trie of `sequences`, one a catalog row, each without EOS: see `from_tokens`."""
+        """The trie of `sequences`, one per catalog row, without EOS; see `from_tokens`."""
         splits = np.cumsum([0, *(len(sequence) for sequence in sequences)])
         flat = itertools.chain.from_iterable(sequences)
         return cls.from_tokens(np.fromiter(flat, np.int32, splits[-1]), splits, eos_id)
@@ -56,16 +54,16 @@ class Trie:
     def from_tokens(cls, values: np.ndarray, splits: np.ndarray, eos_id: int = 1) -> "Trie":
         """The trie of a catalog whose row r is `values[splits[r]:splits[r + 1]]`, without EOS.
 
-        Beside its result and its arguments it needs some 45 bytes an item.
+        Besides its arguments and its result, it needs about 45 bytes per item.
 
         Args:
-          values: tokens of all rows, one after the other; integers of any width.
+          values: the concatenated tokens of all rows; integers of any width.
           splits: integers [N + 1].
           eos_id: ends every item.
 
         Raises:
           UserError: an empty catalog, an empty row, a token that is EOS or not positive, two rows
-            of the same tokens, or more tokens than int32 can count.
+            with the same tokens, or more tokens than int32 can count.
         """
         _check(values, splits, eos_id)
         items = _Items(values, splits, eos_id)
@@ -84,41 +82,28 @@ class Trie:
             end_row=fields["end_row"],
             item_rows=items.rows,
             item_positions=item_positions,
-            depth_tokens=depth_tokens(child_start, child_token, len(max_children), eos_id),
             max_children=max_children,
             max_depth=len(max_children),
             eos_id=int(eos_id),
         )
 
 
-def depth_tokens(
-    child_start: np.ndarray, child_token: np.ndarray, max_depth: int, eos_id: int
-) -> tuple[np.ndarray, ...]:
-    """For each depth the tokens that lead from its nodes, and EOS; int32, sorted, distinct."""
-    found, first, last = [], 0, 1
-    for _ in range(max_depth):
-        first, last = int(child_start[first]) + 1, int(child_start[last]) + 1
-        tokens = np.append(child_token[first - 1 : last - 1], np.int32(eos_id))
-        found.append(np.unique(tokens))
-    return tuple(found)
-
-
 def _check(values, splits, eos_id):
     num_items = len(splits) - 1
     if not num_items:
         raise UserError(
-            "Trie of 'the catalog': got no items, expected at least one; check the catalog file."
+            "Trie of 'the catalog': got no items, expected at least one; check the catalog file"
         )
     if len(values) + num_items >= np.iinfo(np.int32).max:
         raise UserError(
             f"Trie of 'the catalog': got {len(values)} tokens, expected fewer than 2^31 with one "
-            "EOS an item; write the items shorter."
+            "EOS per item; use shorter item texts"
         )
     empty = np.flatnonzero(splits[1:] == splits[:-1])
     if len(empty):
         raise UserError(
             f"Tokens for 'catalog row {empty[0]}': got an empty sequence, expected at least one "
-            "token; give the item an id that the vocabulary can write."
+            "token; give the item an id that the vocabulary can write"
         )
     wrong = np.flatnonzero((values <= 0) | (values == eos_id))
     if len(wrong):
@@ -126,12 +111,12 @@ def _check(values, splits, eos_id):
         raise UserError(
             f"Tokens for 'catalog row {row}': got {values[wrong[0]]} at place "
             f"{wrong[0] - splits[row]}, expected positive tokens other than EOS ({eos_id}); do not "
-            "append EOS or padding."
+            "append EOS or padding"
         )
 
 
 def _grow(items: "_Items") -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
-    """All nodes, level by level and from left to right, and the widest node of each level.
+    """All nodes in breadth-first order, and the widest node of each level.
 
     Every field is int32 [P]: `token` leads to a node (-1 to the root), `lo` and `hi` are its
     positions.
@@ -146,7 +131,7 @@ def _grow(items: "_Items") -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
     max_children, start, end = [], 0, 1
     while start < end:
         level, widest = [fields[name].filled()[start:end] for name in lead], 0
-        for part in _stretches(level[1]):
+        for part in _blocks(level[1]):
             num_children, end_row, children = items.split(
                 len(max_children), *(values[part] for values in level)
             )
@@ -161,15 +146,15 @@ def _grow(items: "_Items") -> tuple[dict[str, np.ndarray], tuple[int, ...]]:
     return {name: field.filled() for name, field in fields.items()}, tuple(max_children)
 
 
-def _stretches(lo_p: np.ndarray) -> Iterator[slice]:
-    """Cuts neighbouring nodes into runs whose items begin within _STRETCH positions."""
-    cuts = np.arange(lo_p[0], int(lo_p[-1]) + _STRETCH, _STRETCH)
+def _blocks(lo_p: np.ndarray) -> Iterator[slice]:
+    """Cuts neighbouring nodes into blocks whose items start within _BLOCK positions."""
+    cuts = np.arange(lo_p[0], int(lo_p[-1]) + _BLOCK, _BLOCK)
     starts = np.unique(np.searchsorted(lo_p, cuts))
     return (slice(a, b) for a, b in itertools.pairwise([*starts.tolist(), len(lo_p)]) if a < b)
 
 
 class _Growing:
-    """An int32 array that grows where it lies: memory that is not written to yet costs nothing."""
+    """An int32 array that grows in place; unwritten memory costs nothing."""
 
     def __init__(self, most: int):
         self._values, self._size = np.empty(most, np.int32), 0
@@ -199,7 +184,7 @@ class _Items:
           children, all int32.
         """
         sizes_p = np.where(token_p == self._eos_id, 0, hi_p - lo_p)
-        # Items that ended higher up lie between no two others of one prefix: ranges are unbroken.
+        # Items that ended at a higher level never lie between others: ranges have no gaps.
         position_n = np.repeat(lo_p - (np.cumsum(sizes_p) - sizes_p), sizes_p)
         position_n += np.arange(len(position_n))
         token_n = self._tokens(self.rows[position_n], depth)
@@ -225,7 +210,7 @@ class _Items:
         return num_children_p, end_row_p, children
 
     def _tokens(self, row_n, depth):
-        """The token of each row at `depth`, EOS after its last."""
+        """Each row's token at `depth`, EOS after its last."""
         place_n = self._splits[row_n]
         place_n += depth
         ended_n = self._splits[1:][row_n] == place_n
@@ -242,5 +227,5 @@ class _Items:
             tokens = self._values[self._splits[first] : self._splits[first + 1]].tolist()
             raise UserError(
                 f"Tokens for 'catalog row {second}': got the same as row {first} "
-                f"({tokens}), expected distinct ids; give each item an id of its own."
+                f"({tokens}), expected distinct ids; give each item its own id"
             )

@@ -52,10 +52,10 @@ def data_dir() -> str:
 class CatalogSource:
     """What every source of one dataset has: its folder, its facts, its catalog."""
 
-    def __init__(self, dataset_name: str, data_dir: str | None = None):
+    def __init__(self, dataset_name: str, *, data_dir: str | None = None):
         """Args:
         dataset_name: a prepared dataset.
-        data_dir: folder of prepared datasets; None is the one in force when it is needed.
+        data_dir: the folder of prepared datasets; None is `data_dir()`, looked up at each use.
         """
         self.dataset_name = dataset_name
         self._data_dir = data_dir
@@ -205,9 +205,9 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
           ratings, naming the reason.
         needs_history: leave out training windows of one item.
         with_negatives: training windows hold `exclude`, to draw negatives with.
-        data_dir: folder of prepared datasets; None is the one in force when it is needed.
+        data_dir: see CatalogSource.
         """
-        CatalogSource.__init__(self, dataset_name, data_dir)
+        CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         self.needs_ratings = needs_ratings
         self.needs_history = needs_history
         self.with_negatives = with_negatives
@@ -313,14 +313,14 @@ class ItemSource(BatchSource):
     """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index)."""
 
     def __init__(
-        self, dataset_name: str, attributes: Sequence[str], data_dir: str | None = None
+        self, dataset_name: str, attributes: Sequence[str], *, data_dir: str | None = None
     ):
         """Args:
         dataset_name: a prepared dataset.
         attributes: columns of the catalog; an item without text there makes no example.
-        data_dir: folder of prepared datasets; None is the one in force when it is needed.
+        data_dir: see CatalogSource.
         """
-        CatalogSource.__init__(self, dataset_name, data_dir)
+        CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         seqio.DataSource.__init__(self, splits=("train",))
         self.attributes = tuple(attributes)
 

@@ -19,27 +19,31 @@ SENTINELS = 100
 
 @gin.configurable(module="vocabulary")
 def sentencepiece_file(path: str | None = None) -> str | None:
-    """The SentencePiece model that all tasks use; None: each dataset's own."""
+    """The SentencePiece model of all registered tasks; None is each dataset's own."""
     return path
 
 
 class DatasetVocabulary(seqio.SentencePieceVocabulary):
-    """SentencePiece with T5's 100 sentinels, which looks up its file on first use.
+    """SentencePiece with T5's 100 sentinels; the file is opened when it is first needed.
 
-    So importing the tasks reads nothing, and `vocabulary.sentencepiece_file.path` in gin changes
-    the vocabulary of all tasks.
+    Importing the tasks therefore reads nothing.
     """
 
-    def __init__(self, own_file: Callable[[], str]):
-        """Args: own_file: returns the path of the dataset's own vocabulary."""
-        self._own_file = own_file
+    def __init__(self, file: str | Callable[[], str]):
+        """Args:
+        file: a SentencePiece model; or a function that returns the dataset's own, which
+          `vocabulary.sentencepiece_file.path` in gin overrides.
+        """
+        self._file = file
         self._opened = None
         self._texts: dict[bytes, str] | None = None
         super().__init__("", extra_ids=SENTINELS)
 
     @property
     def sentencepiece_model_file(self) -> str:
-        return sentencepiece_file() or self._own_file()
+        if isinstance(self._file, str):
+            return self._file
+        return sentencepiece_file() or self._file()
 
     def _model_context(self):
         if self._opened is not None:

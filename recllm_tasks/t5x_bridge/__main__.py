@@ -1,7 +1,7 @@
-"""`python -m recllm_tasks.t5x_bridge train|eval|infer`: T5X's own program, made to start.
+"""`python -m recllm_tasks.t5x_bridge train|eval|infer`: runs T5X's own programs.
 
-Fills in what T5X imports and cannot find, shows it our gin files, and runs t5x/train.py, eval.py or
-infer.py unchanged. Exits with 2 when the user can mend what went wrong.
+Stubs the packages that T5X imports but cannot find, adds our gin files to its search paths, and
+runs t5x/train.py, eval.py or infer.py unchanged. Exits with 2 for an error that the user can fix.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from recllm_tasks.t5x_bridge import imports
 
 _EPILOG = """\
 settings:
-  --gin_file FILE (repeatable): model, then run, then mixture or your own; found here, among the
-  installed ones (models/*.gin, runs/t5x_*.gin, mixtures/*.gin), and among T5X's.
-  --gin.NAME=VALUE overrides one of them. T5X's own flags (--multiprocess_gpu …) are passed on.
+  --gin_file FILE (repeatable): model, then run, then mixture or your own file. Files are found in
+  the current folder, among the installed ones (models/*.gin, runs/t5x_*.gin, mixtures/*.gin), and
+  among T5X's. --gin.NAME=VALUE overrides a setting. Other flags (--multiprocess_gpu …) go to T5X.
 
 examples:
   python -m recllm_tasks.t5x_bridge train --data_dir ~/recllm_data \\
@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args, rest = _parser().parse_known_args(argv)
         if not args.gin_file:
             raise UserError(
-                "No settings: got no --gin_file, expected at least a model and a run; for instance "
-                f"--gin_file=models/flan_t5_xl.gin --gin_file=runs/t5x_{_RUN[args.program]}.gin"
+                "No settings: got no --gin_file, expected at least a model and a run; give for "
+                "instance --gin_file=models/flan_t5_xl.gin "
+                f"--gin_file=runs/t5x_{_RUN[args.program]}.gin"
             )
         imports.prepare()
         for module in args.module:
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with configuration.gin_errors(f"gin files {', '.join(args.gin_file)}"):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
     except UserError as error:
-        # Gin adds the chain of its calls to every message that passes through it.
+        # Gin appends its call chain to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]
         sys.stderr.write(f"t5x_bridge: error: {message}\n")
         return 2
@@ -78,16 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="this is one process of a TPU pod, or of a Slurm job: join the others",
+        help="join the other processes of a TPU pod or a Slurm job",
     )
     parser.add_argument(
-        "--module", action="append", default=[], help="module that registers tasks of your own"
+        "--module", action="append", default=[], help="Python module that registers custom tasks"
     )
     return parser
 
 
 def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
-    """Flags of T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin asks for."""
+    """Flags for T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin needs."""
     folders = configuration.gin_search_paths()[1:]
     arguments = [f"--gin_search_paths={','.join(['.', *folders])}"]
     arguments += [f"--gin_file={name}" for name in gin_files]
@@ -102,21 +103,21 @@ def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence
 
 
 def join_processes() -> None:
-    """JAX finds the other processes by itself on Cloud TPU and under Slurm."""
+    """Joins the other processes, which JAX finds on Cloud TPU and under Slurm."""
     import jax
 
     try:
         jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"--distributed: got '{error}', expected workers of a TPU pod or a Slurm job; leave "
-            "it out on a single machine, or name the processes with T5X's --multiprocess_gpu "
+            f"--distributed: got '{error}', expected workers of a TPU pod or a Slurm job; omit "
+            "the flag on a single machine, or describe the processes with T5X's --multiprocess_gpu "
             "--coordinator_address --process_count --process_index"
         ) from error
 
 
 def run(program: str, arguments: Sequence[str]) -> None:
-    """Runs t5x/<program>.py as `__main__`, as Python would from the command line."""
+    """Runs t5x/<program>.py as `__main__`, as from the command line."""
     before = sys.argv
     sys.argv = [f"t5x/{program}.py", *arguments]
     try:

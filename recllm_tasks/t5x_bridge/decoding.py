@@ -1,4 +1,4 @@
-"""Our beam search over a catalog as T5X's `decode_fn`, and the features that it reads.
+"""Our beam search over a catalog as T5X's `decode_fn`, and the features that it needs.
 
 Shapes: B batch, L input length, T target length, K beams, C candidates.
 """
@@ -12,34 +12,37 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks import tasks
-from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
-from recllm_tasks.models.beam_search import beam_search
+from recllm_tasks.models.beam_search import Array, beam_search
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts import p5, templates
 from recllm_tasks.prompts.templates import Choice
+from recllm_tasks.runs.decoding import Decoding
 
-# Model features that tell the tasks of a mixture apart while decoding.
+# Model features that distinguish the tasks of a mixture while decoding.
 CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
-CHOICE = "choice"  # int32 [1], its value means nothing: the answer is one of a few words
+CHOICE = "choice"  # int32 [1], its value is ignored: the answer is one of a few words
 
-# Features that hold a choice's answer; an example that has one is one of a rating task.
-_CHOICE_FIELDS = (templates.RATING.answer.field, p5.STARS.field)
+# Features that hold a choice's answer; only examples of a rating task have one.
+_CHOICE_FIELDS = tuple(
+    slot.field for slot in (templates.RATING.answer, p5.STARS) if isinstance(slot, Choice)
+)
 
 Batch = Mapping[str, jax.Array]
 
 
 class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
-    """SeqIO's converter, whose unpacked examples also tell what they may be answered with.
+    """SeqIO's converter; unpacked examples also have the features that show their valid answers.
 
-    T5X hands a batch to the decoder without saying of which task it is.
+    T5X passes a batch to the decoder without its task.
     """
 
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
         if not self.pack:
-            # T5X converts one task's examples after the other's with the same converter.
+            # T5X reuses one converter for the examples of every task.
             self._passthrough_features, lengths = {}, {}
             if any(field in ds.element_spec for field in _CHOICE_FIELDS):
                 ds = ds.map(lambda example: {**example, CHOICE: tf.zeros([1], tf.int32)})
@@ -64,34 +67,43 @@ def catalog_beam_search(
     batch: Batch,
     network: Transformer,
     mixture: str,
-    constrained: bool = True,
-) -> tuple[jax.Array, jax.Array]:
-    """T5X's `decode_fn`, as `t5x.decoding.beam_search`: beams of answers, the best one **last**.
+    decoding: Decoding = Decoding(),
+) -> tuple[Array, Array]:
+    """T5X's `decode_fn`, like `t5x.decoding.beam_search`: beams of answers, the best one **last**.
 
-    `cache`, `tokens_to_logits`, `cache_offset` and `decode_rng` are not needed: the search runs
-    `network`'s own decode path, which projects what it attends to once an example. `params` and
+    `cache`, `tokens_to_logits`, `cache_offset` and `decode_rng` are ignored: the search runs
+    `network`'s own decode path, which projects cross-attention once per example. `params` and
     `batch` come from `model.RecommenderModel`.
 
     Args:
-      inputs: int [B, T], only its shape is looked at: T bounds the tokens of free text.
-      cache: of T5X's decoder.
-      tokens_to_logits: T5X's decoder.
+      inputs: int [B, T]; only the shape is used: T is the maximum length of free text.
+      cache: ignored.
+      tokens_to_logits: ignored.
       eos_id: ends an answer.
-      num_decodes: K.
-      cache_offset: of T5X's decoder.
-      decode_rng: of sampling decoders.
-      params: of the network.
-      batch: model features, those of `AnswerFeatureConverter` among them.
-      network: with the parameters' names and shapes; whichever module T5X trains.
-      mixture: the task or mixture that is decoded, of which the batch is one task's.
-      constrained: beams are the task's answers; else any text of T tokens, as in the paper.
+      num_decodes: K, from T5X's DecoderParams.
+      cache_offset: ignored.
+      decode_rng: ignored.
+      params: the network's parameters.
+      batch: model features, including those of `AnswerFeatureConverter`.
+      network: a network with the names and shapes of `params`, whichever module T5X trains.
+      mixture: the task or mixture that is decoded; the batch belongs to one of its tasks.
+      decoding: `constrained` chooses between the task's answers and any text of T tokens, as in the
+        paper. T5X sets the batch, and the number of beams is `num_decodes`.
 
     Returns:
       Tokens int32 [B, K, T'], and their summed log-probabilities float32 [B, K], ascending. A beam
       that does not exist is empty, with -1e7.
+
+    Raises:
+      UserError: settings that this decoder does not have.
     """
     del cache, tokens_to_logits, cache_offset, decode_rng
-    answers = answers_of(task_of(mixture, batch)) if constrained else None
+    if decoding.exclude_history or decoding.method != "beam":
+        raise UserError(
+            f"Decoding under T5X: got exclude_history={decoding.exclude_history} and "
+            f"method={decoding.method!r}, expected False and 'beam'; evaluate with `recllm eval`"
+        )
+    answers = answers_of(task_of(mixture, batch)) if decoding.constrained else None
     candidates = None
     if answers is not None and CANDIDATES in batch:
         candidates = jnp.asarray(answers.text_of_answer)[batch[CANDIDATES]]
@@ -109,10 +121,10 @@ def catalog_beam_search(
 
 
 def task_of(mixture: str, batch: Batch) -> seqio.Task:
-    """The task of the mixture whose examples have the batch's features.
+    """The one task of the mixture whose examples have the batch's features.
 
     Raises:
-      UserError: none has, or several have.
+      UserError: there is none, or more than one.
     """
     found = [
         task
@@ -122,14 +134,14 @@ def task_of(mixture: str, batch: Batch) -> seqio.Task:
     if len(found) != 1:
         names = ", ".join(task.name for task in found) or "none"
         raise UserError(
-            f"Tasks that could be decoded in '{mixture}': got {names} with the same kind of "
-            "answers, expected one of each kind; name one of its tasks as MIXTURE_OR_TASK_NAME"
+            f"Tasks to decode in '{mixture}': got {names} with the same kind of answers, expected "
+            "one of each kind; name one of its tasks as MIXTURE_OR_TASK_NAME"
         )
     return found[0]
 
 
 def marks_of(task: seqio.Task) -> set[str]:
-    """Which of `CANDIDATES` and `CHOICE` the task's converted examples have."""
+    """The features among `CANDIDATES` and `CHOICE` that the task's converted examples have."""
     prompt = tasks.prompt_of(task)
     if prompt is None:
         return set()

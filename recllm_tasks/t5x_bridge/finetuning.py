@@ -1,9 +1,9 @@
-"""What a T5X run's gin file asks for: steps from a checkpoint on, batches, the best checkpoint."""
+"""Functions for the gin files of T5X runs: steps, batches, learning rate, best checkpoint."""
 
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import seqio
@@ -16,23 +16,26 @@ from recllm_tasks.errors import UserError, check_text, check_whole
 
 
 def registered(name: str) -> str:
-    """The name of a task or mixture, after those of one's own datasets are registered.
+    """The given name, after registering the tasks of custom datasets and checking it.
 
-    Raises `UserError` as `tasks.get` does.
+    Raises:
+      UserError: as `tasks.get`.
     """
     mixtures.register_stored()
-    return tasks.get(name) and name
+    tasks.get(name)
+    return name
 
 
-def step_of(checkpoint: str | Sequence[str] | None) -> int:
-    """The step of a checkpoint's folder `checkpoint_<step>`, 0 without one.
+def step_of(checkpoint: str | None) -> int:
+    """The step of a checkpoint folder named `checkpoint_<step>`; 0 if there is none.
 
     Raises:
       UserError: the folder has another name, which T5X cannot restore either.
     """
     if not checkpoint:
         return 0
-    match = re.fullmatch(r"(.*/)?checkpoint_(\d+)/?", checkpoint)
+    is_text = isinstance(checkpoint, str)  # T5X also accepts a list, which has no one step
+    match = re.fullmatch(r"(.*/)?checkpoint_(\d+)/?", checkpoint) if is_text else None
     if match is None:
         raise UserError(
             f"INITIAL_CHECKPOINT_PATH: got '{checkpoint}', expected a folder named "
@@ -42,7 +45,7 @@ def step_of(checkpoint: str | Sequence[str] | None) -> int:
 
 
 def total_steps(checkpoint: str | None, steps: int) -> int:
-    """T5X's step to stop at: `steps` after those of the checkpoint that training starts from."""
+    """The step at which T5X stops: `steps` after the initial checkpoint's step."""
     check_whole("TRAIN_STEPS", steps, 1)
     return step_of(checkpoint) + steps
 
@@ -50,7 +53,7 @@ def total_steps(checkpoint: str | None, steps: int) -> int:
 def learning_rate(
     schedule: Callable[[jax.Array], jax.Array], checkpoint: str | None
 ) -> Callable[[jax.Array], jax.Array]:
-    """`schedule` over the steps of this run; T5X counts those of the checkpoint too."""
+    """`schedule` over the steps of this run; T5X's count starts at the checkpoint's step."""
     start = step_of(checkpoint)
     return lambda step: schedule(step - start)
 
@@ -84,35 +87,42 @@ def latest_step(model_dir: str) -> int | None:
 
 
 def validation_task(mixture: str) -> str:
-    """The one task that validates: it chooses the best checkpoint (see `training.SELECTION`)."""
-    return training.choose_validation(tasks.get(registered(mixture)))[0] or mixture
+    """The task whose validation chooses the best checkpoint (see `training.SELECTION`)."""
+    selection = _selection(mixture)
+    return selection.task if selection else mixture
+
+
+def _selection(mixture: str) -> training.Selection | None:
+    return training.choose_validation(tasks.get(registered(mixture)))
 
 
 def _metric_of(mixture: str) -> str | None:
-    """Where T5X writes the metric that chooses: run and tag of TensorBoard's scalars."""
-    task, metric = training.choose_validation(tasks.get(registered(mixture)))
-    return metric and f"inference_eval/{task}/eval/{metric}"
+    """The run and tag under which T5X writes the choosing metric for TensorBoard."""
+    selection = _selection(mixture)
+    if selection is None or selection.metric is None:
+        return None
+    return f"inference_eval/{selection.task}/eval/{selection.metric}"
 
 
 def checkpointer(mixture: str) -> Callable[..., checkpoints.Checkpointer]:
-    """`SaveCheckpointConfig.checkpointer_cls`: keeps what validated best, and the last state.
+    """`SaveCheckpointConfig.checkpointer_cls`: keeps the best state in validation, and the last.
 
-    Of a mixture without retrieval, ranking or rating, the last states are kept.
+    For a mixture without retrieval, ranking or rating it keeps the last states.
     """
     metric = _metric_of(mixture)
     if metric is None:
         return checkpoints.Checkpointer
-    # T5X's Orbax manager reads the metric off the keywords of a partial.
+    # T5X's Orbax manager reads the metric from the keywords of a partial.
     return functools.partial(checkpoints.SaveBestCheckpointer, metric_name_to_monitor=metric)
 
 
 def checkpoint_to_use(model_dir: str | None, mixture: str, checkpoint: str | None = None) -> str:
-    """`checkpoint` if it is named, else the checkpoint of a T5X run that validated best.
+    """`checkpoint` if given, else the best checkpoint in validation of a T5X run.
 
-    A run whose states were not validated gives its last one.
+    If the run's states were not validated, this is the last one.
 
     Raises:
-      UserError: no checkpoint is there.
+      UserError: there is no checkpoint.
     """
     if checkpoint:
         step_of(checkpoint)
@@ -126,6 +136,6 @@ def checkpoint_to_use(model_dir: str | None, mixture: str, checkpoint: str | Non
         )
     metric = _metric_of(mixture)
     values = checkpoints.populate_metrics_for_steps(model_dir, metric, steps) if metric else {}
-    # Of equal values the earlier, as while training.
+    # Ties go to the earlier step, as in training.
     best = max(values, key=lambda step: (float(values[step]), -step)) if values else max(steps)
-    return os.path.join(model_dir, f"checkpoint_{best}")
+    return os.path.join(model_dir or "", f"checkpoint_{best}")

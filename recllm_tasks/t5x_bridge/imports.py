@@ -1,7 +1,7 @@
-"""Makes `import t5x` work: finds a checkout, and fills in two packages that are hard to install.
+"""Makes `import t5x` work: finds a checkout, and stubs two packages that are hard to install.
 
-T5X imports `airio` and `jestimator`, and calls neither for what we do. `airio` is not on PyPI; the
-`jestimator` of PyPI looks for a name that JAX has dropped. Packages that are there are left alone.
+T5X imports `airio` and `jestimator`, and uses neither for our purposes. `airio` is not on PyPI.
+PyPI's `jestimator` imports a name that JAX has dropped. Installed packages are left alone.
 """
 
 import enum
@@ -14,10 +14,13 @@ from typing import NamedTuple
 
 from recllm_tasks.errors import UserError
 
-# What launch/locks/t5x.txt installs, and what the bridge is tested with.
+# The commit that launch/locks/t5x.txt installs and the bridge is tested with.
 COMMIT = "cc342d419ec3e3e9c4bf1df33c82330cafdc1e16"
 
-# What T5X imports and our own lock lacks.
+# The name in jax.experimental.pjit that JAX dropped and jestimator imports.
+_DROPPED = "PartitionSpec"
+
+# Packages that T5X imports and our own lock lacks.
 REQUIRED = ("cached_property", "chex", "fiddle", "jaxtyping")
 
 ADVICE = (
@@ -27,11 +30,11 @@ ADVICE = (
 
 
 class Filled(enum.Enum):
-    """What was done about a package that T5X imports."""
+    """How a package that T5X imports was made available."""
 
     INSTALLED = "installed"
-    MENDED = "installed, a name that JAX dropped given back to it"
-    STUB = "not installed, filled in"
+    PATCHED = "installed; a name that JAX dropped was added for it"
+    STUB = "not installed; replaced by a stub"
 
 
 class Found(NamedTuple):
@@ -42,10 +45,10 @@ class Found(NamedTuple):
 
 
 def find_t5x() -> Found | None:
-    """The folder that holds T5X's package `t5x`: $T5X_DIR, else the installed one, or None.
+    """The folder of T5X's package `t5x`: $T5X_DIR, else the installed one, or None.
 
     Raises:
-      UserError: $T5X_DIR is set and is no checkout of T5X.
+      UserError: $T5X_DIR is set but is not a checkout of T5X.
     """
     folder = os.environ.get("T5X_DIR")
     if folder:
@@ -63,7 +66,7 @@ def find_t5x() -> Found | None:
 
 
 def missing_requirements() -> Sequence[str]:
-    """Packages that T5X imports, that are not installed, and that cannot be filled in."""
+    """Packages that T5X needs, that are not installed, and that we do not stub."""
     return [name for name in REQUIRED if _spec(name) is None]
 
 
@@ -71,7 +74,7 @@ def prepare() -> Found:
     """Makes `import t5x` work in this process.
 
     Raises:
-      UserError: T5X, or a package that it needs, is not there.
+      UserError: T5X, or a package that it needs, is not installed.
     """
     found = find_t5x()
     if found is None:
@@ -90,9 +93,9 @@ def prepare() -> Found:
 
 
 def fill_airio() -> Filled:
-    """Where `airio` is absent, puts a module in its place whose classes nothing is an instance of.
+    """If `airio` is missing, adds a stub with empty classes.
 
-    T5X asks `isinstance(x, airio.Task)` and the like, and goes on with SeqIO.
+    T5X only checks `isinstance(x, airio.Task)` and the like, and then uses SeqIO.
     """
     if _spec("airio") is not None and not _is_stub("airio"):
         return Filled.INSTALLED
@@ -103,20 +106,20 @@ def fill_airio() -> Filled:
 
 
 def fill_jestimator() -> Filled:
-    """Where `jestimator` is absent, puts names in its place that T5X only registers.
+    """If `jestimator` is missing, adds a stub with the names that T5X registers but never uses.
 
-    Where it is there, gives back `jax.experimental.pjit.PartitionSpec`, which it imports.
+    If it is installed, adds `jax.experimental.pjit.PartitionSpec`, which it imports.
     """
     import jax.experimental.pjit
 
     if _spec("jestimator") is not None and not _is_stub("jestimator"):
-        if hasattr(jax.experimental.pjit, "PartitionSpec"):
+        if hasattr(jax.experimental.pjit, _DROPPED):
             return Filled.INSTALLED
-        jax.experimental.pjit.PartitionSpec = jax.sharding.PartitionSpec
-        return Filled.MENDED
+        setattr(jax.experimental.pjit, _DROPPED, jax.sharding.PartitionSpec)
+        return Filled.PATCHED
     amos, helper = _stub("jestimator.amos"), _stub("jestimator.amos_helper")
-    amos.ScaleByAmosState = NamedTuple("ScaleByAmosState", [])
-    amos.amos = helper.state_partition_rule = _unavailable
+    vars(amos).update(ScaleByAmosState=NamedTuple("ScaleByAmosState", []), amos=_unavailable)
+    vars(helper).update(state_partition_rule=_unavailable)
     return Filled.STUB
 
 
@@ -125,7 +128,7 @@ def _unavailable(*args, **kwargs):
 
 
 def _spec(name: str):
-    """The module's spec, None where there is none; a stub counts as none."""
+    """The module's spec, or None if it is not installed or is our stub."""
     if _is_stub(name):
         return None
     return importlib.util.find_spec(name)
@@ -136,11 +139,10 @@ def _is_stub(name: str) -> bool:
 
 
 def _stub(name: str) -> types.ModuleType:
-    """An empty module of that name in `sys.modules`, in its package."""
+    """An empty module of that name, and its package, in `sys.modules`."""
     parent, _, child = name.rpartition(".")
     package = sys.modules.setdefault(parent, types.ModuleType(parent))
     module = sys.modules.setdefault(name, types.ModuleType(name))
-    package._recllm_stub = module._recllm_stub = True
-    package.__path__ = []
-    setattr(package, child, module)
+    vars(module).update(_recllm_stub=True)
+    vars(package).update({"_recllm_stub": True, "__path__": [], child: module})
     return module

@@ -1,25 +1,26 @@
-"""How many devices share one copy of the parameters, in the terms that T5X knows for each kind."""
+"""How many devices share one copy of the parameters, as T5X expresses it for each device kind."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 
 from recllm_tasks.errors import UserError, check_whole
 
-# T5X knows by itself how to lay out model parallelism on these.
+# T5X has a default layout of model parallelism for these.
 _KNOWN_TO_T5X = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")
 
 
 def num_partitions(model_parallel: int) -> int | None:
-    """`PjitPartitioner.num_partitions`, or None where `submesh` says it."""
+    """`PjitPartitioner.num_partitions`, or None where `submesh` applies."""
     check_whole("MODEL_PARALLEL", model_parallel, 1)
     return model_parallel if _t5x_lays_out() else None
 
 
 def submesh(model_parallel: int) -> tuple[int, ...] | None:
-    """`PjitPartitioner.model_parallel_submesh`, or None where T5X finds it.
+    """`PjitPartitioner.model_parallel_submesh`, or None where T5X has a default.
 
-    On CPUs T5X would ignore `num_partitions`, and of newer TPUs it knows no default.
+    On CPUs T5X ignores `num_partitions`, and for newer TPUs it has no default.
     """
     if _t5x_lays_out():
         return None
@@ -36,30 +37,23 @@ def _t5x_lays_out() -> bool:
 
 
 def tile(bounds: Sequence[int], size: int) -> tuple[int, ...]:
-    """The most compact tile of `size` devices in a grid of `bounds` that divides the grid.
+    """The most compact tile of `size` devices that divides a grid of `bounds`.
 
-    Neighbours exchange activations in every layer; a compact tile has the shortest ways.
+    The devices of a tile exchange activations in every layer; a compact tile has short paths.
 
     Args:
       bounds: devices along x, y, z and cores of a chip.
       size: devices of the tile.
     """
-    tiles = [()]
+    tiles: list[tuple[int, ...]] = [()]
     for bound in bounds:
         divisors = [n for n in range(1, bound + 1) if bound % n == 0]
         tiles = [(*part, n) for part in tiles for n in divisors]
-    fitting = [part for part in tiles if _product(part) == size]
+    fitting = [part for part in tiles if math.prod(part) == size]
     if not fitting:
         raise UserError(
-            f"MODEL_PARALLEL for this machine: got {size}, expected the size of a tile of its "
-            f"devices, which lie in a grid of {'x'.join(map(str, bounds))}; correct it"
+            f"MODEL_PARALLEL for this machine: got {size}, expected the size of a tile that "
+            f"divides its grid of {'x'.join(map(str, bounds))} devices; correct it"
         )
     # Cores of one chip first, then the shortest edges, along x first.
     return min(fitting, key=lambda part: (-part[-1], max(part), [-n for n in part]))
-
-
-def _product(numbers: Sequence[int]) -> int:
-    total = 1
-    for number in numbers:
-        total *= number
-    return total

@@ -15,11 +15,11 @@ from recllm_tasks.models.network import T5Config, Transformer
 
 
 class RecommenderModel(models.EncoderDecoderModel):
-    """T5X's model, which lets a `decode_fn` see the parameters and the whole batch.
+    """T5X's model, which also passes the parameters and the whole batch to its `decode_fn`.
 
-    Gin cannot do that: T5X hands its decoders a function from a token to logits, in which the
-    encoder's output is copied once a beam. Any `decode_fn` without the arguments `params` and
-    `batch`, such as T5X's own, is called as T5X calls it.
+    Gin alone cannot do that: T5X passes a function from a token to logits, in which the encoder's
+    output is copied for every beam. A `decode_fn` without the arguments `params` and `batch`, such
+    as T5X's own, is called as T5X calls it.
     """
 
     def predict_batch_with_aux(
@@ -30,12 +30,12 @@ class RecommenderModel(models.EncoderDecoderModel):
         decoder_params: MutableMapping[str, Any] | None = None,
         **settings,
     ) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-        """See T5X's; with all beams, tokens [B, K, T] and scores [B, K], the best beam last."""
+        """As in T5X; with all beams, tokens [B, K, T] and scores [B, K], the best beam last."""
         if self._sees_batch():
             decoder_params = {**(decoder_params or {}), "params": params, "batch": batch}
         elif isinstance(self.module, Transformer):
             raise UserError(
-                f"Decoder for T5X: got {self.decode_fn.__name__}, which needs T5X's own network, "
+                f"Decoder for T5X: got {self.decode_fn.__name__}, which requires T5X's network, "
                 "expected decoding.catalog_beam_search; bind NETWORK to @model.stock_network() "
                 "too, as runs/t5x_stock.gin does"
             )
@@ -44,7 +44,7 @@ class RecommenderModel(models.EncoderDecoderModel):
         )
 
     def get_initial_variables(self, rng, input_shapes, input_types=None):
-        """See T5X's. All inputs are integers; T5X's evaluation says nothing, and means floats."""
+        """As in T5X, which defaults `input_types` to float; ours are int32."""
         return super().get_initial_variables(
             rng, input_shapes, dict.fromkeys(input_shapes, jnp.int32)
         )
@@ -53,14 +53,14 @@ class RecommenderModel(models.EncoderDecoderModel):
         return {"params", "batch"} <= set(inspect.signature(self.decode_fn).parameters)
 
     def _compute_kv_cache(self, *args, **kwargs):
-        """An empty cache where the decoder brings its own; what it does not read, XLA drops."""
+        """An empty cache if the decoder has its own; XLA drops computation that nobody reads."""
         if self._sees_batch():
             return {}, None
         return super()._compute_kv_cache(*args, **kwargs)
 
 
 def stock_network(config: T5Config) -> t5x_network.Transformer:
-    """T5X's own network in the sizes of ours."""
+    """T5X's own network with the sizes of ours."""
     return t5x_network.Transformer(
         config=t5x_network.T5Config(
             vocab_size=config.vocab_size,
@@ -79,5 +79,5 @@ def stock_network(config: T5Config) -> t5x_network.Transformer:
 
 
 def vocabulary(mixture: str):
-    """The vocabulary of a task's or mixture's targets, which is that of its inputs too."""
+    """The vocabulary of a task or mixture, the same for inputs and targets."""
     return tasks.get(mixture).output_features["targets"].vocabulary

@@ -1,4 +1,4 @@
-"""T5X's predictions as recommendations, one JSON line a user."""
+"""T5X's predictions as recommendations, one JSON line per user."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,21 +22,23 @@ def write_recommendations(
     *,
     mixture: str,
 ) -> None:
-    """T5X's `write_fn`: the lines of `recllm infer` without `history`.
+    """T5X's `write_fn`: the lines of `recllm infer`, without `history`.
 
-    T5X pads the examples that it hands over, so that the end of a history is lost.
+    T5X pads the examples that it passes, so the length of a history is unknown.
 
     Args:
       path: file to write.
-      inferences: beams int [n][K][T], the best one last, and under "scores" their
-        log-probabilities [n][K].
+      inferences: beams int [n][K][T], the best one last, and their log-probabilities [n][K] under
+        "scores".
       task_ds: the examples, in the same order.
-      mode: of T5X's `infer`; must be 'predict_with_aux'.
-      vocabulary: of the targets.
-      mixture: whose catalog the items are of.
+      mode: the mode of T5X's `infer`; must be 'predict_with_aux'.
+      vocabulary: the targets' vocabulary.
+      mixture: the task or mixture, for its catalog.
     """
     if mode != "predict_with_aux":
-        raise ValueError(f"infer.mode for '{path}': got {mode!r}, expected 'predict_with_aux'")
+        raise ValueError(
+            f"infer.mode for '{path}': got {mode!r}, expected 'predict_with_aux'; bind it"
+        )
     catalog = tasks.source_of(tasks.get(mixture)).catalog()
     beams, scores = inferences[0], inferences[1]["scores"]
     with tf.io.gfile.GFile(path, "w") as f:

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read, and damage is told in words."""
+"""Checkpoints: what is written is read, and damage is reported in words."""
 
 import pathlib
 
@@ -32,9 +32,9 @@ def _restore(folder, how):
 
 
 @pytest.mark.parametrize("how", ["whole", "parameters"])
-def test_a_cut_or_missing_file_is_told_or_not_needed(folder, how):
+def test_a_cut_or_missing_file_is_reported_or_not_needed(folder, how):
     np.testing.assert_array_equal(_restore(folder, how)["kernel"], STATE["params"]["kernel"])
-    told = 0
+    reported = 0
     for path in [p for p in (folder / LAST / "7").rglob("*") if p.is_file()]:
         raw = path.read_bytes()
         for damage in (lambda p, raw=raw: p.write_bytes(raw[: len(raw) // 2]), pathlib.Path.unlink):
@@ -42,8 +42,8 @@ def test_a_cut_or_missing_file_is_told_or_not_needed(folder, how):
             try:
                 found = _restore(folder, how)
             except UserError:
-                told += 1
+                reported += 1
             else:
                 np.testing.assert_array_equal(found["kernel"], STATE["params"]["kernel"])
             path.write_bytes(raw)
-    assert told >= 4
+    assert reported >= 4

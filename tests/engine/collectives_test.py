@@ -29,7 +29,7 @@ rule = optimizer.adafactor(optimizer.constant_with_warmup())
 def abstract(x, sharding):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-params, whole = saved_run.abstract_params(network, mesh), devices.whole(mesh)
+params, whole = saved_run.abstract_params(network, mesh), devices.replicated(mesh)
 fresh = jax.tree.map(lambda x: abstract(x, whole), jax.eval_shape(rule.init, params))
 batch = {
     f"{side}_{name}": abstract(np.zeros((4, 8), np.int32), devices.split_batch(mesh))

@@ -4,13 +4,14 @@ import jax
 import pytest
 
 from recllm_tasks.engine import decoding, optimizer
+from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 512, "targets": 64}
 
 
 @pytest.fixture(scope="package", autouse=True)
 def few_buckets(decoding_buckets):
-    """Of every search few programs are compiled, which is what takes time here."""
+    """Few programs per search: compiling takes most of the time here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "BUCKETS", decoding_buckets)
         yield
@@ -18,7 +19,7 @@ def few_buckets(decoding_buckets):
 
 @pytest.fixture
 def settings(network):
-    """Arguments of `training.train` but for the folder, the mixture and the steps."""
+    """Arguments of `training.train` except the folder, the mixture and the steps."""
     return {
         "model_name": "very_small",
         "lengths": LENGTHS,
@@ -26,8 +27,7 @@ def settings(network):
         "optimizer": optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
         "batch_size": 4,
         "eval_period": 3,
-        "eval_batch_size": 16,
-        "num_beams": 4,
+        "decoding": Decoding(num_beams=4, batch_size=16),
         "seed": 1,
     }
 

@@ -10,7 +10,7 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import metrics, tasks
 from recllm_tasks.engine import decoding, devices, evaluation, inference
 from recllm_tasks.errors import UserError
-from recllm_tasks.models import beam_search
+from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 512, "targets": 64}
 BUCKETS = decoding.BUCKETS
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
 def _decoder(kind, network, **settings):
     task = tasks.get(f"gift_cards_{kind}")
-    settings = {"num_beams": 5, "batch_size": 8, "max_steps": 8, **settings}
-    decoder = decoding.TaskDecoder(task, network, devices.make_mesh(), **settings)
+    settings = Decoding(**{"num_beams": 5, "batch_size": 8, **settings})
+    decoder = decoding.TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=8)
     examples = list(task.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
     return decoder, examples
 
@@ -69,7 +69,7 @@ def test_what_the_user_has_had_is_excluded_on_request(network, params, kind, set
         assert kind == "ranking" or seen & set(rows.tolist())
 
 
-def test_rating_scores_both_answers_exactly(network, params):
+def test_rating_scores_both_answers_exactly(network, params, forced_scores):
     decoder, examples = _decoder("rating", network)
     assert decoder.answers == ["no", "yes"]
     beams = decoder.decode(params, examples[:6])
@@ -79,7 +79,7 @@ def test_rating_scores_both_answers_exactly(network, params):
         for row, log_prob in zip(rows[:2], log_probs):
             target = [*vocabulary.encode(decoder.answers[row]), vocabulary.eos_id]
             inputs = np.asarray(example["inputs"])[None]
-            expected = beam_search.score(network, params, inputs, np.array([target]))
+            expected = forced_scores(network, params, inputs, np.array([target]))
             assert log_prob == pytest.approx(float(expected[0]), abs=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_free_text_may_be_no_item(network, params):
 
 @pytest.mark.parametrize("settings", [{}, {"exclude_history": True}])
 def test_metrics_are_those_of_the_beams(run_dir, network, settings):
-    results = evaluation.evaluate(model_dir=run_dir, num_beams=10, **settings)
+    results = evaluation.evaluate(model_dir=run_dir, decoding=Decoding(num_beams=10, **settings))
     assert set(results["metrics"]) == {
         f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")
     }
@@ -110,20 +110,11 @@ def test_metrics_are_those_of_the_beams(run_dir, network, settings):
         assert measured[key] == pytest.approx(value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("constrained", "x"), ("constrained", 1), ("exclude_history", "False")]
-)
-def test_a_switch_is_true_or_false(run_dir, name, value):
-    with pytest.raises(UserError, match=f"{name.upper()}: got {value!r}, expected True or False"):
-        evaluation.evaluate(model_dir=run_dir, **{name: value})
-
-
 def test_unconstrained_evaluation_reports_invalid_beams(run_dir):
     results = evaluation.evaluate(
         model_dir=run_dir,
         mixture="gift_cards_retrieval",
-        num_beams=4,
-        constrained=False,
+        decoding=Decoding(num_beams=4, constrained=False),
         num_examples=8,
     )
     assert results["metrics"]["gift_cards_retrieval"]["invalid"] > 0
@@ -131,7 +122,9 @@ def test_unconstrained_evaluation_reports_invalid_beams(run_dir):
 
 def test_inference_writes_a_line_a_user(run_dir, tmp_path):
     output = tmp_path / "lines.jsonl"
-    written = inference.infer(model_dir=run_dir, output=str(output), num_beams=5)
+    written = inference.infer(
+        model_dir=run_dir, output=str(output), decoding=Decoding(num_beams=5, constrained=False)
+    )
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     task = tasks.get("gift_cards_retrieval")
     assert written == len(lines) == task.num_input_examples("test")

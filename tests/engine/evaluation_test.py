@@ -1,5 +1,6 @@
-"""An evaluation that was killed goes on where it was, with the same results."""
+"""A killed evaluation resumes, with the same results."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -12,10 +13,11 @@ import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import decoding, evaluation, per_user
+from recllm_tasks.runs.decoding import Decoding
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
-SETTINGS = {"num_beams": 4, "batch_size": 4}
+SETTINGS = Decoding(num_beams=4, batch_size=4)
 # 60 test users in chunks of 16.
 BATCHES, CHUNKS = 4, 4
 
@@ -25,6 +27,7 @@ import os, signal, sys
 import seqio
 import recllm_tasks.mixtures
 from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.runs.decoding import Decoding
 seqio.set_tfds_data_dir_override(sys.argv[2])
 evaluation.BATCHES_IN_CHUNK = {BATCHES}
 decoding.BUCKETS = tuple(map(int, sys.argv[3].split(",")))
@@ -36,7 +39,7 @@ def dying(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return beams
 decoding.TaskDecoder.decode = dying
-evaluation.evaluate(model_dir=sys.argv[1], num_beams=4, batch_size=4)
+evaluation.evaluate(model_dir=sys.argv[1], decoding=Decoding(num_beams=4, batch_size=4))
 """
 
 
@@ -68,7 +71,8 @@ def _evaluate(model_dir, **settings):
             with np.load(path, allow_pickle=False) as stored:
                 kept[path.name] = {n: stored[n].tobytes() for n in stored.files if n != "seconds"}
 
-    results = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    settings = {"decoding": SETTINGS, **settings}
+    results = evaluation.evaluate(model_dir=model_dir, **settings, record=record)
     assert set(results["decode_seconds"]) == set(results["metrics"])
     assert set(results["per_user"]) == set(results["metrics"])
     for task, measured in results["metrics"].items():
@@ -84,7 +88,7 @@ def _evaluate(model_dir, **settings):
     return {name: value for name, value in results.items() if name not in times}, kept
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data):
+def test_a_killed_evaluation_resumes(model_dir, decoded, small_data):
     whole, whole_chunks = _evaluate(model_dir)
     assert len(decoded) == len(whole_chunks) == 3 * CHUNKS
     assert decoded == [16, 16, 16, 12] * 3
@@ -114,8 +118,12 @@ def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data
 @pytest.mark.parametrize(
     "other",
     [
-        pytest.param({"num_beams": 5}, marks=pytest.mark.slow),
-        pytest.param({"constrained": False}, marks=pytest.mark.slow),
+        pytest.param(
+            {"decoding": dataclasses.replace(SETTINGS, num_beams=5)}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"decoding": dataclasses.replace(SETTINGS, constrained=False)}, marks=pytest.mark.slow
+        ),
         {"num_examples": 20},
         {"split": "validation"},
     ],
@@ -127,7 +135,7 @@ def test_other_settings_take_nothing(model_dir, decoded, other):
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        evaluation.evaluate(model_dir=model_dir, **SETTINGS, **mixture, record=stop)
+        evaluation.evaluate(model_dir=model_dir, decoding=SETTINGS, **mixture, record=stop)
     assert len(list(pathlib.Path(model_dir).glob("eval/*/*"))) == CHUNKS
     decoded.clear()
     _evaluate(model_dir, **mixture, **other)

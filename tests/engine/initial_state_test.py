@@ -51,7 +51,7 @@ def test_no_steps_keep_the_checkpoint_as_it_is(format, folders, run_dir, tmp_pat
 
 
 @pytest.mark.usefixtures("vocabulary")
-def test_a_stopped_run_goes_on_without_the_checkpoint(folders, tmp_path, settings):
+def test_a_stopped_run_resumes_without_the_checkpoint(folders, tmp_path, settings):
     shutil.copytree(folders["recllm"], tmp_path / "start")
     where = {"initial_checkpoint": str(tmp_path / "start"), "initial_step": 100}
     settings = {**settings, "eval_period": 2, **where}
@@ -88,7 +88,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(folders, tmp_path, settings, 
 
 def test_the_vocabulary_must_be_the_checkpoints(folders, tmp_path, settings, run_dir):
     run = {"mixture": TASK, "model_dir": str(tmp_path / "run"), "steps": 1, **settings}
-    with pytest.raises(UserError, match=r"expected to be told which it was trained with"):
+    with pytest.raises(UserError, match=r"expected the file that it was trained with"):
         training.train(**run, initial_checkpoint=str(folders["t5x"]))
     other = tmp_path / "hf"
     shutil.copytree(folders["hf"], other)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import gin
 import pytest
 
 from recllm_tasks.engine import run_folder, saved_run
@@ -82,12 +83,12 @@ def test_a_dataset_prepared_otherwise_is_refused():
 
 
 def test_another_vocabulary_than_the_runs_is_refused(tmp_path, clean_gin):
-    import gin
-
     for name, text in (("own", "1"), ("copy", "1"), ("other", "2")):
         (tmp_path / name).write_text(text)
+    own = str(tmp_path / "own")
+    saved_run.check_vocabulary(own)
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "copy"))
-    saved_run._use_vocabulary(str(tmp_path / "own"))
+    saved_run.check_vocabulary(own)
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "other"))
     with pytest.raises(UserError, match="expected the run's own"):
-        saved_run._use_vocabulary(str(tmp_path / "own"))
+        saved_run.check_vocabulary(own)

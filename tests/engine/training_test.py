@@ -33,7 +33,7 @@ def _last_params(model_dir, network):
     return found.step, jax.tree.map(np.asarray, found.params)
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, settings, network):
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(tmp_path, settings, network):
     training.train(mixture=MIXTURE, model_dir=str(tmp_path / "whole"), steps=6, **settings)
     for steps in (3, 6):
         training.train(mixture=MIXTURE, model_dir=str(tmp_path / "parts"), steps=steps, **settings)

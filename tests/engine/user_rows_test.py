@@ -46,7 +46,7 @@ def test_lists_hold_items_what_is_none_and_what_stands_twice(tmp_path):
 
     targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
     predictions = [[vocabulary.decode(b.tolist()) for b in found[::-1]] for found in beams[0]]
-    expected = tasks.ranked_items(task.source)(targets, predictions)
+    expected = tasks.RankedItems(task.source)(targets, predictions)
     assert 0 < expected["invalid"] < 1
     assert 0 < expected["hr@10"] < 1
     assert per_user.metrics(tmp_path / "rows") == expected

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import decoding, optimizer, saved_run, training
+from recllm_tasks.engine import optimizer, saved_run, training
+from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
-from recllm_tasks.models.beam_search import DEAD, beam_search, score
+from recllm_tasks.models.beam_search import DEAD, beam_search
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.trie import Trie
+from recllm_tasks.runs.decoding import Decoding
 
 EOS = 1
 
@@ -40,7 +42,7 @@ def _uneven_catalog(seed=0, items=150):
     return [every[i] for i in rng.permutation(len(every))[:items]]
 
 
-def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None, **options):
+def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None):
     """For each input, (tokens up to EOS, score) best first; whatever has no EOS is left out."""
     allowed = {}
     for item in catalog or ():
@@ -67,7 +69,6 @@ def _hugging_face(hf, inputs, num_beams, max_steps, catalog=None, **options):
         prefix_allowed_tokens_fn=prefix_allowed_tokens if catalog else None,
         output_scores=True,
         return_dict_in_generate=True,
-        **options,
     )
     tokens = out.sequences[:, 1:].tolist()
     scores = out.sequences_scores.tolist()
@@ -107,15 +108,17 @@ def _assert_same(ours, theirs):
             assert abs(scores[tokens] - theirs_score) < 1e-4
 
 
-def _exhaustive(model, params, inputs, catalog):
-    """Log-probabilities [B, N] of all items by teacher forcing."""
-    width = max(map(len, catalog)) + 1
-    targets = np.array([(*item, EOS, *[0] * (width - 1 - len(item))) for item in catalog])
-    batch = len(inputs)
-    flat = score(
-        model, params, np.repeat(inputs, len(catalog), axis=0), np.tile(targets, (batch, 1))
-    )
-    return np.asarray(flat).reshape(batch, len(catalog))
+@pytest.fixture
+def exhaustive(forced_scores):
+    def score_all(model, params, inputs, catalog):
+        """Log-probabilities [B, N] of all items by teacher forcing."""
+        width = max(map(len, catalog)) + 1
+        targets = np.array([(*item, EOS, *[0] * (width - 1 - len(item))) for item in catalog])
+        every = np.tile(targets, (len(inputs), 1))
+        flat = forced_scores(model, params, np.repeat(inputs, len(catalog), axis=0), every)
+        return np.asarray(flat).reshape(len(inputs), len(catalog))
+
+    return score_all
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -174,9 +177,8 @@ def test_a_trained_checkpoint_equals_hugging_face(trained_run, tmp_path):
         .take(48)
         .as_numpy_iterator()
     )
-    decoder = decoding.TaskDecoder(
-        task, saved.network, saved.mesh, num_beams=20, batch_size=16, max_steps=16
-    )
+    decoding = Decoding(num_beams=20, batch_size=16)
+    decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, max_steps=16)
     beams = decoder.decode(saved.params, examples)
     conversion.convert(conversion.open_any(trained_run), "hf", tmp_path / "hf")
     hf = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
@@ -195,16 +197,6 @@ def test_a_trained_checkpoint_equals_hugging_face(trained_run, tmp_path):
         assert all(abs(found[t] - s) < 1e-4 for t, s in other if t in found)
         assert all(s < mine[-1][1] + 1e-4 for t, s in other if t not in found)
         assert mine[0][1] == pytest.approx(other[0][1], abs=1e-4)
-
-
-@pytest.mark.parametrize("prefix", [(), (40, 41)])
-def test_normalised_over_the_catalog_equals_hugging_face(make_pair, prefix):
-    hf, model, params = make_pair(seed=4)
-    catalog, inputs = [(*prefix, *item) for item in _even_catalog(4)], _inputs(4)
-    trie = Trie.build(catalog)
-    beams = beam_search(model, params, inputs, trie, num_beams=20, normalize_over="catalog")
-    theirs = _hugging_face(hf, inputs, 20, trie.max_depth, catalog, renormalize_logits=True)
-    _assert_same(_ours(beams), theirs)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -242,11 +234,11 @@ def test_unconstrained_loses_nothing_that_hugging_face_finds(make_pair, seed):
                 assert abs(scores[tokens] - their_score) < 1e-4
 
 
-def test_unconstrained_with_room_for_all_finds_every_ending(make_pair):
+def test_unconstrained_with_room_for_all_finds_every_ending(make_pair, exhaustive):
     _, model, params = make_pair(seed=2, sharpness=0.3, vocab_size=5)
     inputs = _inputs(2, vocab=5)
     every = [t for n in range(3) for t in itertools.product((2, 3, 4), repeat=n)]
-    expected = _exhaustive(model, params, inputs, every)
+    expected = exhaustive(model, params, inputs, every)
     found = _ours(beam_search(model, params, inputs, num_beams=20, max_steps=3))
     for row, mine in enumerate(found):
         order = np.argsort(-expected[row])
@@ -260,10 +252,10 @@ def pair(make_pair):
 
 
 @pytest.mark.parametrize(("make_catalog", "items"), [(_even_catalog, 30), (_uneven_catalog, 7)])
-def test_as_many_beams_as_items_is_exhaustive(pair, make_catalog, items):
+def test_as_many_beams_as_items_is_exhaustive(pair, make_catalog, items, exhaustive):
     catalog, inputs = make_catalog(5, items), _inputs(5)
     beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=30)
-    expected = _exhaustive(*pair, inputs, catalog)
+    expected = exhaustive(*pair, inputs, catalog)
     for row in range(len(inputs)):
         order = np.argsort(-expected[row])
         assert beams.rows_BxK[row, :items].tolist() == order.tolist()
@@ -276,13 +268,13 @@ def test_as_many_beams_as_items_is_exhaustive(pair, make_catalog, items):
     assert (beams.tokens_BxKxT[:, items:] == 0).all()
 
 
-def test_candidates_are_ranked_exhaustively(pair):
+def test_candidates_are_ranked_exhaustively(pair, exhaustive):
     catalog, inputs = _uneven_catalog(6), _inputs(6)
     rng = np.random.default_rng(6)
     candidates = np.stack([rng.permutation(len(catalog))[:12] for _ in inputs]).astype(np.int32)
     candidates[1, 9:] = -1  # padding: three candidates fewer
     beams = beam_search(*pair, inputs, Trie.build(catalog), candidates, num_beams=14)
-    expected = _exhaustive(*pair, inputs, catalog)
+    expected = exhaustive(*pair, inputs, catalog)
     for row, count in ((0, 12), (1, 9)):
         own = candidates[row, :count]
         ranked = own[np.argsort(-expected[row, own])]
@@ -292,7 +284,7 @@ def test_candidates_are_ranked_exhaustively(pair):
 @pytest.mark.parametrize(
     "make_catalog", [pytest.param(_even_catalog, marks=pytest.mark.slow), _uneven_catalog]
 )
-def test_excluded_items_leave_the_others_in_order(pair, make_catalog):
+def test_excluded_items_leave_the_others_in_order(pair, make_catalog, exhaustive):
     catalog, inputs = make_catalog(7, 40), _inputs(7)
     rng = np.random.default_rng(7)
     excluded = np.stack([rng.permutation(40)[:25] for _ in inputs]).astype(np.int32)
@@ -300,7 +292,7 @@ def test_excluded_items_leave_the_others_in_order(pair, make_catalog):
     excluded[1, :5] = excluded[1, 5:10]  # a history may hold an item twice
     trie = Trie.build(catalog)
     beams = beam_search(*pair, inputs, trie, excluded_BxM=excluded, num_beams=30)
-    expected = _exhaustive(*pair, inputs, catalog)
+    expected = exhaustive(*pair, inputs, catalog)
     candidates = np.tile(np.arange(35, dtype=np.int32), (2, 1))
     both = beam_search(*pair, inputs, trie, candidates, excluded, num_beams=30)
     for row in range(len(inputs)):
@@ -311,20 +303,11 @@ def test_excluded_items_leave_the_others_in_order(pair, make_catalog):
         assert both.rows_BxK[row].tolist() == left + [-1] * (30 - len(left))
 
 
-def test_probabilities_over_what_is_allowed_sum_to_one(pair):
-    catalog, inputs = _uneven_catalog(8, 30), _inputs(8)
-    trie = Trie.build(catalog)
-    candidates = np.array([[3, 1, 4, 15, 9], [2, 6, 5, -1, -1]], np.int32)
-    for options in ({}, {"candidates_BxM": candidates}, {"excluded_BxM": candidates}):
-        beams = beam_search(*pair, inputs, trie, **options, num_beams=30, normalize_over="catalog")
-        np.testing.assert_allclose(np.exp(beams.log_probs_BxK).sum(axis=1), 1, atol=1e-4)
-
-
-def test_long_ids_are_searched_as_short_ones(pair):
+def test_long_ids_are_searched_as_short_ones(pair, exhaustive):
     """Beyond the steps that are compiled one by one."""
     catalog, inputs = [(*range(30, 39), *item) for item in _uneven_catalog(9, 20)], _inputs(9)
     beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=20)
-    expected = _exhaustive(*pair, inputs, catalog)
+    expected = exhaustive(*pair, inputs, catalog)
     for row in range(len(inputs)):
         order = np.argsort(-expected[row])
         assert beams.rows_BxK[row].tolist() == order.tolist()
@@ -332,12 +315,12 @@ def test_long_ids_are_searched_as_short_ones(pair):
 
 
 @pytest.mark.slow
-def test_two_thousand_beams_are_exhaustive_over_two_thousand_items(make_pair):
+def test_two_thousand_beams_are_exhaustive_over_two_thousand_items(make_pair, exhaustive):
     _, *pair = make_pair(seed=6)
     every = [(10, *t) for n in (2, 3) for t in itertools.product(range(20, 33), repeat=n)]
     catalog, inputs = every[:2000], _inputs(6)
     beams = beam_search(*pair, inputs, Trie.build(catalog), num_beams=len(catalog))
-    expected = _exhaustive(*pair, inputs, catalog)
+    expected = exhaustive(*pair, inputs, catalog)
     for row in range(len(inputs)):
         found = np.asarray(beams.rows_BxK[row])
         assert sorted(found.tolist()) == list(range(len(catalog)))
@@ -350,7 +333,9 @@ _TREES = {}
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1000), kind=st.sampled_from([_even_catalog, _uneven_catalog]))
-def test_beams_are_distinct_items_in_falling_order_with_true_scores(pair, seed, kind):
+def test_beams_are_distinct_items_in_falling_order_with_true_scores(
+    pair, seed, kind, forced_scores
+):
     if kind not in _TREES:
         catalog = kind(1)
         _TREES[kind] = catalog, Trie.build(catalog)
@@ -366,7 +351,7 @@ def test_beams_are_distinct_items_in_falling_order_with_true_scores(pair, seed, 
             ended = (*catalog[row], EOS)
             assert tuple(sequence) == ended + (0,) * (trie.max_depth - len(ended))
     flat = beams.tokens_BxKxT.reshape(-1, trie.max_depth)
-    forced = score(*pair, np.repeat(inputs, 9, axis=0), flat)
+    forced = forced_scores(*pair, np.repeat(inputs, 9, axis=0), flat)
     np.testing.assert_allclose(scores.reshape(-1), forced, atol=1e-4)
 
 
@@ -385,7 +370,7 @@ def test_an_example_that_is_done_waits_for_the_others(pair):
     assert beams.rows_BxK.tolist() == [[0], [1]]
 
 
-def test_misuse_is_the_users_to_mend(pair):
+def test_misuse_is_a_user_error(pair):
     inputs, trie = _inputs(0), Trie.build([(10, 20), (11,)])
     with pytest.raises(UserError, match="without a trie"):
         beam_search(*pair, inputs, candidates_BxM=np.zeros((2, 1), np.int32), max_steps=3)
@@ -395,5 +380,3 @@ def test_misuse_is_the_users_to_mend(pair):
         beam_search(*pair, inputs, trie, max_steps=2)
     with pytest.raises(UserError, match="got max_steps=3 and eos_id=7"):
         beam_search(*pair, inputs, trie, eos_id=7)
-    with pytest.raises(UserError, match="normalize_over for 'beam_search': got 'catalog'"):
-        beam_search(*pair, inputs, max_steps=3, normalize_over="catalog")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from recllm_tasks.models.beam_search import DEAD, score
+from recllm_tasks.models.beam_search import DEAD
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.trie import Trie
 
@@ -22,13 +22,13 @@ def _catalog(items):
     return [every[i] for i in order[:items]]
 
 
-def _teacher_forced(pair, inputs, targets_BxMxT):
+def _teacher_forced(forced_scores, pair, inputs, targets_BxMxT):
     batch, count, width = targets_BxMxT.shape
-    flat = score(*pair, np.repeat(inputs, count, axis=0), targets_BxMxT.reshape(-1, width))
+    flat = forced_scores(*pair, np.repeat(inputs, count, axis=0), targets_BxMxT.reshape(-1, width))
     return np.asarray(flat).reshape(batch, count)
 
 
-def test_candidates_score_as_teacher_forcing_scores_them(pair):
+def test_candidates_score_as_teacher_forcing_scores_them(pair, forced_scores):
     catalog = _catalog(200)
     rng = np.random.default_rng(0)
     inputs = rng.integers(2, 60, (3, 9))
@@ -41,7 +41,7 @@ def test_candidates_score_as_teacher_forcing_scores_them(pair):
     targets = np.array([[(*t, *[0] * (width - len(t))) for t in own] for own in ended])
     np.testing.assert_array_equal(beams.tokens_BxKxT, targets)
     np.testing.assert_allclose(
-        beams.log_probs_BxK, _teacher_forced(pair, inputs, targets), atol=1e-4
+        beams.log_probs_BxK, _teacher_forced(forced_scores, pair, inputs, targets), atol=1e-4
     )
     assert (np.diff(beams.log_probs_BxK, axis=1) <= 0).all()
     np.testing.assert_array_equal(np.sort(beams.rows_BxK), np.sort(rows))

@@ -328,6 +328,6 @@ def test_logits_via_embedding_read_the_table():
     np.testing.assert_allclose(twin_logits[..., 7], 2 * logits[..., 6], rtol=1e-5)
 
 
-def test_unknown_activation_is_the_users_to_mend():
+def test_an_unknown_activation_is_a_user_error():
     with pytest.raises(UserError, match="'gellu'"):
         network.T5Config(vocab_size=8, mlp_activations=("gellu", "linear"))

@@ -62,7 +62,6 @@ def _naive(catalog, eos):
         "end_row": [ended.index((*p, eos)) if (*p, eos) in ended else -1 for p in nodes],
         "item_rows": items,
         "item_positions": [items.index(row) for row in range(len(ended))],
-        "depth_tokens": [sorted({p[-1] for p in nodes if len(p) == d + 1} | {eos}) for d in depths],
         "max_children": [max(c for c, p in zip(children, nodes) if len(p) == d) for d in depths],
         "max_depth": len(depths),
         "eos_id": eos,
@@ -71,19 +70,15 @@ def _naive(catalog, eos):
 
 @settings(max_examples=100, deadline=None)
 @given(_catalogs, st.sampled_from([1, 3, 1 << 20]))
-def test_every_array_is_that_of_a_naive_trie(catalog, stretch):
+def test_every_array_is_that_of_a_naive_trie(catalog, block):
     eos = 3  # between the other tokens
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trie_module, "_STRETCH", stretch)
+        patch.setattr(trie_module, "_BLOCK", block)
         trie = Trie.build(catalog, eos_id=eos)
     for name, expected in _naive(catalog, eos).items():
-        found = getattr(trie, name)
-        is_listed = isinstance(found, tuple)
-        arrays = [np.asarray(array) for array in (found if is_listed else [found])]
-        assert [a.tolist() for a in arrays] == (expected if is_listed else [expected]), name
-        assert name in ("max_children", "max_depth", "eos_id") or {a.dtype for a in arrays} == {
-            np.dtype(np.int32)
-        }
+        found = np.asarray(getattr(trie, name))
+        assert found.tolist() == expected, name
+        assert name in ("max_children", "max_depth", "eos_id") or found.dtype == np.int32
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])

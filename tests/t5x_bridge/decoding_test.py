@@ -10,6 +10,7 @@ from recllm_tasks import tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
+from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.t5x_bridge import decoding
 
 LENGTHS = {"inputs": 256, "targets": 16}
@@ -49,9 +50,8 @@ def test_beams_are_the_engines_worst_first(kind, network, params, converter):
         network=network,
         mixture="gift_cards_ut",
     )
-    engine = TaskDecoder(
-        task, network, devices.make_mesh(), num_beams=5, batch_size=4, max_steps=16
-    )
+    settings = Decoding(num_beams=5, batch_size=4)
+    engine = TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=16)
     beams = engine.decode(params, examples)
     np.testing.assert_array_equal(tokens, beams.tokens_BxKxT[:, ::-1])
     np.testing.assert_allclose(scores, beams.log_probs_BxK[:, ::-1], atol=1e-4)
@@ -69,7 +69,7 @@ def test_unconstrained_beams_are_as_long_as_the_targets(network, params, convert
         batch=batch,
         network=network,
         mixture="gift_cards_retrieval",
-        constrained=False,
+        decoding=Decoding(constrained=False),
     )
     assert tokens.shape == (4, 2, 3)
     assert (np.diff(scores) >= 0).all()
@@ -99,8 +99,25 @@ def test_packed_examples_are_seqios_own():
         np.testing.assert_array_equal(ours[name], theirs[name])
 
 
-def test_tasks_that_cannot_be_told_apart_are_named(converter):
+def test_tasks_that_cannot_be_distinguished_are_named(converter):
     _, _, batch = _batch("retrieval", converter)
     for name, found in (("gift_cards_ranking", "none"), ("gift_cards_rating", "none")):
         with pytest.raises(UserError, match=f"in '{name}': got {found} .* name one of its tasks"):
             decoding.task_of(name, batch)
+
+
+@pytest.mark.parametrize("settings", [{"exclude_history": True}, {"method": "score"}])
+def test_settings_that_t5x_lacks_are_refused(network, params, converter, settings):
+    _, _, batch = _batch("retrieval", converter)
+    with pytest.raises(UserError, match="Decoding under T5X"):
+        decoding.catalog_beam_search(
+            inputs=np.zeros([4, 3], np.int32),
+            cache=None,
+            tokens_to_logits=None,
+            eos_id=1,
+            params=params,
+            batch=batch,
+            network=network,
+            mixture="gift_cards_retrieval",
+            decoding=Decoding(**settings),
+        )

@@ -95,7 +95,7 @@ def test_absent_packages_are_filled_in_and_present_ones_left_alone(tmp_path):
     (tmp_path / "jestimator" / "amos.py").write_text(text)
     (tmp_path / "jestimator" / "amos_helper.py").write_text("state_partition_rule = None")
     first, again, airio, jestimator, pjit = _fill(tmp_path)
-    assert (first, again) == ("INSTALLED MENDED", "INSTALLED INSTALLED")
+    assert (first, again) == ("INSTALLED PATCHED", "INSTALLED INSTALLED")
     assert airio == "False False"
     assert jestimator.endswith(" False"), "its own"
     assert pjit == "True"

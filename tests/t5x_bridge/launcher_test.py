@@ -14,7 +14,7 @@ def _fails(capsys, *arguments):
     return error
 
 
-def test_errors_say_how_to_mend_them(capsys, monkeypatch, tmp_path):
+def test_errors_say_how_to_fix_them(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("T5X_DIR", str(tmp_path))
     settings = ("--gin_file=models/tiny.gin", "--gin_file=runs/t5x_finetune.gin")
     assert "expected a checkout" in _fails(capsys, "train", *settings)

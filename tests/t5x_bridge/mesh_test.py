@@ -28,7 +28,7 @@ def test_a_size_that_no_tile_has_is_refused():
         mesh.tile((4, 4, 1, 1), 3)
 
 
-def test_on_cpus_the_submesh_says_it():
+def test_on_cpus_the_submesh_applies():
     assert jax.devices()[0].platform == "cpu"
     assert mesh.num_partitions(2) is None
     assert mesh.submesh(2) == (1, 2)

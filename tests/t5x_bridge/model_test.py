@@ -12,6 +12,7 @@ from recllm_tasks import tasks
 from recllm_tasks.engine import batches, optimizer, train_step
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.t5x_bridge import decoding
 
 LENGTHS = {"inputs": 256, "targets": 16}
@@ -149,7 +150,7 @@ def unconstrained():
         decoding.catalog_beam_search,
         network=network,
         mixture="gift_cards_retrieval",
-        constrained=False,
+        decoding=Decoding(constrained=False),
     )
     all_beams = models.DecoderParams(return_all_decodes=True, num_decodes=6)
 

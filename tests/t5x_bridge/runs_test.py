@@ -1,4 +1,4 @@
-"""T5X's own programs on a very small model: they train, stop, go on, evaluate and infer."""
+"""T5X's own programs on a very small model: they train, stop, resume, evaluate and infer."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 256, "targets": 16}
 NETWORK = Transformer(
@@ -63,7 +64,7 @@ def _train(start, data_dir, run, steps):
 
 @pytest.fixture(scope="module")
 def stopped(t5x, start, small_data_dir, tmp_path_factory):
-    """A run that was stopped at step 20, and what it kept then; it goes on to 30."""
+    """A run that was stopped at step 20, and what it kept then; it resumes to 30."""
     run = tmp_path_factory.mktemp("t5x") / "run"
     _train(start, small_data_dir, run, 20)
     kept = {path.name for path in run.glob("checkpoint_*")}
@@ -122,7 +123,7 @@ def _params(checkpoint):
     return jax.tree.map(np.asarray, state["target"])
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(start, small_data_dir, stopped, tmp_path):
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(start, small_data_dir, stopped, tmp_path):
     run, kept = stopped
     assert "checkpoint_20" in kept
     whole = _train(start, small_data_dir, tmp_path / "whole", 30)
@@ -140,7 +141,7 @@ def test_validation_is_on_retrieval_and_the_best_is_kept(stopped):
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [10, 20, 30]
     best = max(lines[:2], key=lambda line: line["ndcg@10"])["step"]
-    # The last one is what training goes on from; the one before training has no metrics.
+    # Training resumes from the last one; the one before training has no metrics.
     assert {p.name for p in run.glob("checkpoint_*")} == {
         "checkpoint_0",
         f"checkpoint_{best}",
@@ -151,9 +152,8 @@ def test_validation_is_on_retrieval_and_the_best_is_kept(stopped):
 def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
     del small_data
     assert set(evaluated) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
-    evaluation = Evaluation(
-        "gift_cards_ut", "test", NETWORK, devices.make_mesh(), LENGTHS, batch_size=32
-    )
+    found = seqio.get_subtasks(seqio.get_mixture_or_task("gift_cards_ut"))
+    evaluation = Evaluation(found, "test", NETWORK, devices.make_mesh(), LENGTHS, Decoding())
     measured = evaluation.run(_params(stopped[0] / "checkpoint_30"), 30)
     for task, metrics in measured.items():
         assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
@@ -194,7 +194,7 @@ def test_eight_devices_give_the_scores_of_one(start, small_data_dir, stopped, in
         assert others == pytest.approx(scores, abs=1e-5)
 
 
-def test_wrong_settings_are_told_in_a_line(start, small_data_dir, tmp_path):
+def test_wrong_settings_are_reported_in_one_line(start, small_data_dir, tmp_path):
     for arguments, message in (
         (("--gin.MODEL_DIR=/no/such",), "No checkpoint in '/no/such'"),
         (("--gin.CHECKPOINT_PATH=/x/latest",), "expected a folder named checkpoint_<step>"),

@@ -1,6 +1,6 @@
-"""What every format gives and takes: a checkpoint whose parameters are moved one at a time.
+"""The interface of every format: a checkpoint whose parameters move one at a time.
 
-Paths are those of our network's tree, such as `encoder/layers_0/mlp/wo/kernel`, which are T5X's.
+Paths are those of our network's tree, such as `encoder/layers_0/mlp/wo/kernel`, as in T5X.
 """
 
 import dataclasses
@@ -11,20 +11,20 @@ import numpy as np
 
 from recllm_tasks.models.config import T5Config
 
-# Takes (path, array); the array has the shape of our parameter.
+# Called with (path, array); the array has our parameter's shape.
 Write = Callable[[str, np.ndarray], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint on disk, its names and shapes checked.
+    """A checkpoint on disk, with checked names and shapes.
 
     Attributes:
-      where: for messages.
+      where: its place, for messages.
       config: sizes of the network.
-      step: of its training, None where the format does not keep one.
-      read: the array of a path, in the dtype that is stored.
-      vocabulary: the SentencePiece file that lies beside it, if there is one.
+      step: its training step, or None if the format has none.
+      read: returns the array of a path, in the stored dtype.
+      vocabulary: the SentencePiece file beside it, if any.
     """
 
     where: str
@@ -36,13 +36,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What is written.
+    """A checkpoint to write.
 
     Attributes:
-      folder: exists, and gets its final name from the caller.
+      folder: an existing folder; the caller gives it its final name.
       config: sizes of the network.
-      dtype: of the stored parameters: float32 or bfloat16.
-      step: of the training.
+      dtype: dtype of the stored parameters: float32 or bfloat16.
+      step: the training step.
     """
 
     folder: pathlib.Path

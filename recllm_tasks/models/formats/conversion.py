@@ -1,6 +1,6 @@
-"""From one format to another, one parameter at a time.
+"""Conversion between formats, one parameter at a time.
 
-The target appears under its name when it is whole: until then it is `<name>.incomplete`.
+The target is written as `<name>.incomplete` and gets its name when it is complete.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ SOURCES, FORMATS = tuple(_READERS), tuple(_WRITERS)
 
 _VOCABULARIES = {"hf": hugging_face_folder.VOCABULARY, "recllm": run_folder.VOCABULARY}
 
-# In every folder that was converted: from what, and how.
+# A file in every converted folder: the source and the options.
 NOTE = "conversion.json"
 
 
 def open_source(format: str, path: str | os.PathLike) -> Source:
-    """The checkpoint in a folder; see the formats' modules for what each accepts.
+    """The checkpoint in a folder; the formats' modules document what each accepts.
 
     Raises:
-      UserError: it is not there, not whole, or no T5.
+      UserError: it does not exist, is incomplete, or is not a T5.
     """
     return _READERS[format].open_folder(_existing(path))
 
 
 def open_any(path: str | os.PathLike) -> Source:
-    """The checkpoint in a folder, whichever of `SOURCES` it is.
+    """The checkpoint in a folder, in any format of `SOURCES`.
 
     Raises:
-      UserError: as `open_source`, or no format's files are there.
+      UserError: as `open_source`, or the folder has no format's files.
     """
     folder = _existing(path)
     for reader in _READERS.values():
@@ -51,7 +51,7 @@ def open_any(path: str | os.PathLike) -> Source:
             return reader.open_folder(folder)
     raise UserError(
         f"No checkpoint in '{path}': got no files of one, expected a folder of Hugging Face "
-        "(config.json), of T5X (checkpoint_<step>) or of ours (run.json); correct the path"
+        "(config.json), T5X (checkpoint_<step>) or recllm (run.json); correct the path"
     )
 
 
@@ -59,8 +59,8 @@ def _existing(path: str | os.PathLike) -> pathlib.Path:
     folder = pathlib.Path(path).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(
-            f"No checkpoint at '{path}': got no such folder here, expected one on this machine's "
-            "disks; correct the path, or copy it first (gcloud storage cp -r gs://… .)"
+            f"No checkpoint at '{path}': got no such folder, expected one on this machine's disks; "
+            "correct the path, or copy it first (gcloud storage cp -r gs://… .)"
         )
     return folder
 
@@ -74,18 +74,18 @@ def convert(
     step: int | None = None,
     overwrite: bool = False,
 ) -> Source:
-    """Writes a checkpoint in another format; returns it as it is read from there.
+    """Writes a checkpoint in another format; returns it as read from there.
 
     Args:
-      source: what `open_source` gave.
+      source: the result of `open_source`.
       format: one of `FORMATS`; `t5x_legacy` is read as `t5x`.
-      destination: a folder that is made; see the formats' modules for what is in it.
-      dtype: of the parameters on disk, one of `DTYPES`.
-      step: None is the source's, or 0 where it has none.
-      overwrite: replaces what an earlier conversion wrote there.
+      destination: the folder to create; the formats' modules document its files.
+      dtype: the dtype on disk, one of `DTYPES`.
+      step: None is the source's, or 0 if it has none.
+      overwrite: replaces the result of an earlier conversion.
 
     Raises:
-      UserError: the destination is taken, or the disk has no room for it.
+      UserError: the destination already exists, or the disk is full.
     """
     folder = pathlib.Path(os.path.abspath(os.path.expanduser(destination)))
     _check_free(folder, source, overwrite)
@@ -111,13 +111,13 @@ def _check_free(folder: pathlib.Path, source: Source, overwrite: bool) -> None:
         return
     if not overwrite:
         raise UserError(
-            f"Destination '{folder}': got a folder or file that exists, expected a new name; give "
-            "another one, or --overwrite"
+            f"Destination '{folder}': got a folder or file that already exists, expected a new "
+            "name; give another one, or --overwrite"
         )
     if not (folder / NOTE).is_file() or pathlib.Path(source.where).is_relative_to(folder.resolve()):
         raise UserError(
-            f"--overwrite for '{folder}': got a folder that no conversion wrote, or the source "
-            f"itself, expected one with {NOTE} in it; delete it yourself, or give another name"
+            f"--overwrite for '{folder}': got the source itself, or a folder that no conversion "
+            f"wrote, expected a folder with {NOTE}; delete it yourself, or give another name"
         )
 
 
@@ -126,16 +126,16 @@ def _check_room(folder: pathlib.Path, num_bytes: int) -> None:
     free = shutil.disk_usage(there).free
     if free < num_bytes:
         raise UserError(
-            f"Room for '{folder}': got {free / 1e9:.1f} GB, expected {num_bytes / 1e9:.1f} GB; "
-            "make room there, or give a folder on another disk"
+            f"Disk space for '{folder}': got {free / 1e9:.1f} GB, expected "
+            f"{num_bytes / 1e9:.1f} GB; free some space, or give a folder on another disk"
         )
 
 
 @contextlib.contextmanager
 def _appearing(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder that gets its name when the block is through, and vanishes if it fails."""
+    """A folder that gets its name when the block ends, and is deleted if the block fails."""
     made = folder.with_name(f"{folder.name}.incomplete")
-    if made.exists():  # of one that was killed
+    if made.exists():  # left by a killed process
         shutil.rmtree(made)
     made.mkdir(parents=True)
     try:

@@ -1,5 +1,6 @@
-"""Checkpoints as Hugging Face transformers keeps them: config.json and safetensors, in shards or
-not. Pickles (`pytorch_model.bin`) are not read: opening one can run any code.
+"""Hugging Face checkpoints: config.json and safetensors, sharded or not.
+
+Pickles (`pytorch_model.bin`) are not read, because opening one can run any code.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from recllm_tasks.models.hugging_face import parameter_names
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 VOCABULARY = "spiece.model"
 
-# Our choice: small enough that a shard waits in memory until it is complete.
+# Our choice: small enough to hold a shard in memory until it is complete.
 SHARD_BYTES = 2**30
 
 _ACTIVATIONS = {
@@ -42,7 +43,7 @@ _SIZES = {
     "dropout_rate": "dropout_rate",
 }
 _TABLE = "shared.weight"
-# The same table under other names, which some versions store.
+# Other names of the same table, which some versions store.
 _COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _DTYPES = ("F32", "BF16", "F16")
 
@@ -52,7 +53,7 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def open_folder(folder: pathlib.Path) -> Source:
-    """Raises UserError for what is no T5, incomplete, or a pickle."""
+    """Raises UserError if the checkpoint is not a T5, is incomplete, or is a pickle."""
     config = _read_config(folder)
     file_of = _files(folder)
     found = _shapes(folder, file_of)
@@ -72,8 +73,8 @@ def open_folder(folder: pathlib.Path) -> Source:
     for name in copies:
         if not np.array_equal(array(name), array(_TABLE)):
             raise UserError(
-                f"Two tables of tokens in '{folder}': got a {name} unlike {_TABLE}, expected one "
-                "table, which T5 shares; give a checkpoint of a T5"
+                f"Token tables in '{folder}': got a {name} unlike {_TABLE}, expected one shared "
+                "table; give a T5 checkpoint"
             )
 
     def read(path: str) -> np.ndarray:
@@ -106,22 +107,22 @@ def _read_config(folder: pathlib.Path) -> T5Config:
         ) from None
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(
-            f"Configuration '{path}': got {error}, expected that of a T5 with "
-            f"{' or '.join(_ACTIVATIONS)} as feed_forward_proj; convert another model"
+            f"Configuration '{path}': got {error}, expected a T5 with feed_forward_proj "
+            f"{' or '.join(_ACTIVATIONS)}; convert another model"
         ) from error
 
 
 def _is_tied(stored: Mapping[str, Any]) -> bool:
-    """Whether the logits come from the token table, scaled, as in T5 1.0.
+    """Whether the logits come from the scaled token table, as in T5 1.0.
 
-    transformers 5 stores `tie_word_embeddings: true` for T5 1.1 too; what it computes with is
-    `scale_decoder_outputs`, which older configurations do not have.
+    transformers 5 stores `tie_word_embeddings: true` for T5 1.1 too. It uses
+    `scale_decoder_outputs`, which older configurations lack.
     """
     return bool(stored.get("scale_decoder_outputs", stored.get("tie_word_embeddings", True)))
 
 
 def _files(folder: pathlib.Path) -> dict[str, str]:
-    """The file of every array."""
+    """The file of each array."""
     if (folder / INDEX).is_file():
         try:
             file_of = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
@@ -130,8 +131,8 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
             return dict(file_of)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
-                f"Damaged index '{folder / INDEX}': got {error}, expected the file of every array; "
-                "put back a copy of it"
+                f"Damaged index '{folder / INDEX}': got {error}, expected the file of each array; "
+                "restore it from a copy"
             ) from error
     if (folder / WHOLE).is_file():
         with _opened(folder / WHOLE) as tensors:
@@ -139,24 +140,25 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
         raise UserError(
-            f"Pickle '{folder / pickles[0]}': expected {WHOLE}, since a pickle can run any code "
-            "when it is opened; take the safetensors of the same model, or where you trust the "
-            "file, save it anew: T5ForConditionalGeneration.from_pretrained(…).save_pretrained(…)"
+            f"Checkpoint '{folder / pickles[0]}': got a pickle, which can run any code, expected "
+            f"{WHOLE}; use the model's safetensors. If you trust the file, convert it with "
+            "T5ForConditionalGeneration.from_pretrained(…).save_pretrained(…)"
         )
     raise UserError(
-        f"No arrays in '{folder}': expected {WHOLE}, or {INDEX} and its shards; download them"
+        f"No arrays in '{folder}': got neither {WHOLE} nor {INDEX}, expected one of them; "
+        "download it, with the shards of an index"
     )
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-    """The file, read piece by piece and not mapped into memory."""
+    """The file, read piece by piece, not memory-mapped."""
     try:
         with safetensors.safe_open(path, framework="np", backend="pread") as tensors:
             yield tensors
     except (safetensors.SafetensorError, FileNotFoundError) as error:
         raise UserError(
-            f"Damaged file '{path}': got {error}, expected safetensors; put back a copy of it"
+            f"Damaged file '{path}': got {error}, expected safetensors; restore it from a copy"
         ) from error
 
 
@@ -167,12 +169,12 @@ def _shapes(folder: pathlib.Path, file_of: Mapping[str, str]) -> dict[str, tuple
             present = set(tensors.keys())
             for name in (name for name, its in file_of.items() if its == file):
                 if name not in present:
-                    continue  # and so missing
+                    continue  # reported as missing
                 found = tensors.get_slice(name)
                 if found.get_dtype() not in _DTYPES:
                     raise UserError(
                         f"Array {name} in '{folder / file}': got {found.get_dtype()}, expected one "
-                        f"of {', '.join(_DTYPES)}; take a checkpoint that is not quantised"
+                        f"of {', '.join(_DTYPES)}; use a checkpoint that is not quantised"
                     )
                 shapes[name] = tuple(found.get_shape())
     return shapes
@@ -180,7 +182,7 @@ def _shapes(folder: pathlib.Path, file_of: Mapping[str, str]) -> dict[str, tuple
 
 @contextlib.contextmanager
 def writer(target: Target) -> Iterator[Write]:
-    """Takes all parameters in the order of `shapes_of`; each shard is written when it is full."""
+    """Accepts all parameters in the order of `shapes_of`; writes each shard when it is full."""
     _write_json(target.folder / CONFIG, _config_of(target))
     names = parameter_names(target.config)
     num_bytes = {
@@ -208,7 +210,7 @@ def writer(target: Target) -> Iterator[Write]:
 
 
 def _shards(num_bytes: Mapping[str, int]) -> list[list[str]]:
-    """Paths in their order, cut where a shard is full."""
+    """The paths in order, split where a shard is full."""
     shards: list[list[str]] = [[]]
     size = 0
     for path, more in num_bytes.items():
@@ -243,7 +245,7 @@ def _config_of(target: Target) -> dict[str, Any]:
     if config.mlp_activations not in kinds:
         raise UserError(
             f"T5Config.mlp_activations: got {config.mlp_activations}, expected one of "
-            f"{', '.join(map(str, kinds))}, which transformers has; it cannot be converted"
+            f"{', '.join(map(str, kinds))}, as in transformers; convert to another format"
         )
     return {
         "architectures": ["T5ForConditionalGeneration"],

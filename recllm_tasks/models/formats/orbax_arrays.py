@@ -1,7 +1,7 @@
-"""Arrays as Orbax keeps them, read and written one at a time with TensorStore.
+"""Arrays in Orbax's format, read and written one at a time with TensorStore.
 
-Orbax's own restore and save take whole trees. A tree's folder holds `_METADATA` (JSON: the path of
-every array) and a key-value store, OCDBT unless it is old, in which `a.b.c` is a zarr array.
+Orbax itself restores and saves whole trees. A tree's folder holds `_METADATA` (JSON with the path
+of every array) and a key-value store (OCDBT unless it is old), in which `a.b.c` is a zarr array.
 """
 
 import json
@@ -18,8 +18,8 @@ METADATA = "_METADATA"
 _ARRAYS = ("jax.Array", "np.ndarray", "scalar")
 _KEY_OF_A_DICT = 2  # Orbax's KeyType.DICT
 
-# Our choice: an array is cut along its first axis into chunks of at most so many bytes, so that
-# hosts that need a part of it do not read all of it.
+# Our choice: the largest chunk of an array, which is split along its first axis. A host that needs
+# part of an array then does not read all of it.
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -27,7 +27,7 @@ class StoredArrays:
     """The arrays of one tree on disk.
 
     Attributes:
-      names: such as `params.encoder.encoder_norm.scale`, with the path of each in the tree.
+      names: name, such as `params.encoder.encoder_norm.scale`, → path in the tree.
     """
 
     def __init__(self, folder: pathlib.Path):
@@ -44,14 +44,14 @@ class StoredArrays:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"Damaged checkpoint '{folder}': got {type(error).__name__} {error} in {METADATA}, "
-                "expected what Orbax writes; put back a copy of that folder"
+                "expected a tree that Orbax wrote; restore that folder from a copy"
             ) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._open(name).shape)
 
     def read(self, name: str) -> np.ndarray:
-        """Raises UserError where a part of the array is missing or damaged."""
+        """Raises UserError if a part of the array is missing or damaged."""
         return read_zarr(self._folder, name, self._open(name))
 
     def _open(self, name: str) -> ts.TensorStore:
@@ -66,7 +66,7 @@ class StoredArrays:
 def open_zarr(
     folder: pathlib.Path, name: str, kvstore: Mapping[str, Any], driver: str = "zarr"
 ) -> ts.TensorStore:
-    """A zarr array in which a missing chunk is an error, not zeros."""
+    """A zarr array; a missing chunk is an error, not zeros."""
     spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
     try:
         return ts.open(spec, read=True, open=True).result()
@@ -84,13 +84,13 @@ def read_zarr(folder: pathlib.Path, name: str, store: ts.TensorStore) -> np.ndar
 def _damaged(folder: pathlib.Path, name: str, error: Exception) -> UserError:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     return UserError(
-        f"Damaged array {name} in '{folder}': got '{first[:300]}', expected a whole array; put "
-        "back a copy of that folder"
+        f"Damaged array {name} in '{folder}': got '{first[:300]}', expected a complete array; "
+        "restore that folder from a copy"
     )
 
 
 class NewArrays:
-    """A new tree in an empty folder; `close` makes it one that Orbax restores."""
+    """A new tree in an empty folder; Orbax can restore it after `close`."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
@@ -146,7 +146,7 @@ def write_zarr(
 
 
 def chunks_of(array: np.ndarray) -> list[int]:
-    """The shape of a chunk: whole, or equal parts along the first axis."""
+    """The shape of a chunk: the whole array, or equal parts along the first axis."""
     if array.ndim == 0:
         return []
     parts = -(-array.nbytes // CHUNK_BYTES)

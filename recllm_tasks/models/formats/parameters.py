@@ -1,4 +1,4 @@
-"""Names and shapes of a T5's parameters, and the check of a checkpoint against them."""
+"""Names and shapes of a T5's parameters, and checks of a checkpoint against them."""
 
 import functools
 import re
@@ -15,13 +15,13 @@ from recllm_tasks.models.network import Transformer
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Names that a message lists before it only counts.
+# Names that a message lists before it counts the rest.
 _LISTED = 8
 
 
 @functools.cache
 def shapes_of(config: T5Config) -> Shapes:
-    """The shape of every parameter by its path; nothing is allocated."""
+    """The shape of every parameter by path, without allocating any."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     network = Transformer(config)
     tree = jax.eval_shape(
@@ -33,12 +33,12 @@ def shapes_of(config: T5Config) -> Shapes:
 
 
 def sizes_of(where: str, shapes: Shapes) -> T5Config:
-    """The sizes that the shapes of a T5 tell.
+    """The sizes of a T5, inferred from its parameters' shapes.
 
-    Activations have no shape. Our choice: a gated MLP is T5 1.1's (gelu), another one T5's (relu).
+    Activations have no shape. Our choice: a gated MLP is T5 1.1's (gelu), any other T5's (relu).
 
     Raises:
-      UserError: what tells the sizes is missing.
+      UserError: a parameter that this needs is missing.
     """
     layer = "encoder/layers_0"
     try:
@@ -49,8 +49,8 @@ def sizes_of(where: str, shapes: Shapes) -> T5Config:
     except (KeyError, ValueError) as error:
         raise UserError(
             f"No T5 in '{where}': got {error} and {len(shapes)} arrays such as "
-            f"{next(iter(sorted(shapes)), 'none')}, expected parameters that T5X's T5 1.1 has "
-            "(layers that are not scanned); give the folder of one checkpoint"
+            f"{next(iter(sorted(shapes)), 'none')}, expected the parameters of T5X's T5 1.1 "
+            "(without scanned layers); give the folder of one checkpoint"
         ) from error
     return T5Config(
         vocab_size=vocab_size,
@@ -72,7 +72,7 @@ def _count_layers(stack: str, shapes: Shapes) -> int:
 
 
 def check_shapes(where: str, found: Shapes, expected: Shapes) -> None:
-    """Raises UserError naming what is missing, what is unexpected and what has another shape."""
+    """Raises UserError that lists missing and unexpected names, and names with other shapes."""
     problems = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],
@@ -82,11 +82,11 @@ def check_shapes(where: str, found: Shapes, expected: Shapes) -> None:
             if name in found and tuple(found[name]) != tuple(shape)
         ],
     }
-    told = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
-    if told:
+    found_problems = [f"{what}: {_listed(names)}" for what, names in problems.items() if names]
+    if found_problems:
         raise UserError(
-            f"Parameters in '{where}' do not fit: got {'; '.join(told)}; expected the "
-            f"{len(expected)} parameters of its model; give a whole checkpoint of a T5"
+            f"Parameters in '{where}' do not fit: got {'; '.join(found_problems)}; expected the "
+            f"{len(expected)} parameters of its model; give a complete T5 checkpoint"
         )
 
 

@@ -1,7 +1,7 @@
-"""Our own checkpoints: of a run of `recllm train`, and what `recllm convert --to recllm` writes.
+"""Our own checkpoints: runs of `recllm train`, and folders from `recllm convert --to recllm`.
 
-A run's folder holds run.json, `best/<step>` (parameters) and `checkpoints/<step>` (all of the
-state). A converted one holds network.json in place of run.json, and `best/<step>` alone.
+A run's folder holds run.json, `best/<step>` (parameters) and `checkpoints/<step>` (the whole
+state). A converted folder holds network.json instead of run.json, and only `best/<step>`.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
 from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
 
 RUN, NETWORK, VOCABULARY = "run.json", "network.json", "vocabulary.model"
-# Where parameters lie in the tree of each kind of state.
+# The path of the parameters in each kind of state.
 _KINDS = {"best": (), "checkpoints": ("params",)}
 _ITEM = "default"
 
@@ -30,10 +30,10 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def open_folder(folder: pathlib.Path) -> Source:
-    """The best state of a run, else its last one; or the state whose own folder is given.
+    """A run's best state, else its last one; or the state whose own folder is given.
 
     Raises:
-      UserError: there is no run or no state, or one that does not fit its network.
+      UserError: there is no run or no state, or the state does not fit its network.
     """
     run, kind, step = _find(folder)
     config = _config(run)
@@ -66,13 +66,14 @@ def _find(folder: pathlib.Path) -> tuple[pathlib.Path, str, int]:
         if kind in _KINDS and steps:
             return run, kind, max(steps)
     raise UserError(
-        f"No checkpoint of ours in '{folder}': expected {RUN} or {NETWORK}, and a state in "
-        f"{' or '.join(_KINDS)}; give the MODEL_DIR of a `recllm train`, or a converted folder"
+        f"No recllm checkpoint in '{folder}': got no {RUN} or {NETWORK} with a state in "
+        f"{' or '.join(_KINDS)}, expected both; give the MODEL_DIR of a `recllm train`, or a "
+        "converted folder"
     )
 
 
 def _run_of(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
-    """(run's folder, way from there to `folder`): the run itself, a kind's folder, or a step's."""
+    """(run's folder, path from there to `folder`): the run itself, a kind's folder, or a step's."""
     for depth, run in enumerate((folder, *folder.parents[:2])):
         if any((run / name).is_file() for name in (RUN, NETWORK)):
             return run, folder.parts[len(folder.parts) - depth :]
@@ -86,8 +87,8 @@ def _config(run: pathlib.Path) -> T5Config:
         return T5Config(**(stored if path.name == NETWORK else stored["network"]))
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
-            f"Network in '{path}': got {error}, expected the fields of T5Config; put back a copy "
-            "of that file"
+            f"Network in '{path}': got {error}, expected the fields of T5Config; restore that "
+            "file from a copy"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of a checkpoint on disk, read one layer at a time.
+"""Log-probabilities from a checkpoint on disk, read one layer at a time.
 
 Shapes: B batch, L input length, Q target length, V vocabulary, E embed.
 """
@@ -24,12 +24,12 @@ def token_scores(
 ) -> np.ndarray:
     """Log-probability of each target token, float32 [B, Q], 0 at padding.
 
-    Computed in float32 with memory for two layers and the table of tokens.
+    Computes in float32, with memory for two layers and the token table.
 
     Args:
       source: the checkpoint.
       inputs_BxL, targets_BxQ: tokens, 0 is padding.
-      dtype: what the parameters are rounded to first, to compare with a checkpoint stored in it.
+      dtype: the parameters are rounded to it first, for comparison with a checkpoint in that dtype.
     """
     model = _Streamed(source, dtype)
     encoded_BxLxE = model.encode(inputs_BxL)
@@ -40,14 +40,14 @@ def token_scores(
 
 
 class _Streamed:
-    """The network's forward pass, put together of its layers."""
+    """The network's forward pass, layer by layer."""
 
     def __init__(self, source: Source, dtype: np.dtype):
         self._source, self._dtype = source, dtype
         self._config = dataclasses.replace(source.config, dtype=jnp.float32)
 
     def _read(self, prefix: str) -> dict[str, Any]:
-        """The parameters of one part, float32."""
+        """The parameters of one part, in float32."""
         flat = {
             path.removeprefix(prefix): self._source.read(path)
             .astype(self._dtype)

@@ -1,8 +1,8 @@
-"""T5X's checkpoints, `checkpoint_<step>` folders: Orbax, as T5X saves now, or legacy.
+"""T5X's checkpoints, `checkpoint_<step>` folders: Orbax, which T5X writes now, or legacy.
 
-`--to t5x` writes the Orbax one. Neither has an optimizer's state: T5X starts a fine-tuning from one
-with `RestoreCheckpointConfig.fallback_to_scratch = True` and an assignment map that leaves
-`state/param_states.*` out.
+`--to t5x` writes the Orbax format. Neither has an optimizer state: to fine-tune from one, T5X needs
+`RestoreCheckpointConfig.fallback_to_scratch = True` and an assignment map that omits
+`state/param_states.*`.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def open_folder(folder: pathlib.Path) -> Source:
-    """One checkpoint, or the latest of the folder they lie in.
+    """One checkpoint, or the latest in a folder of checkpoints.
 
     Raises:
-      UserError: there is none, it is not whole, or it is no T5 1.1.
+      UserError: there is none, it is incomplete, or it is not a T5 1.1.
     """
     folder = _latest(folder)
     legacy = (folder / t5x_legacy.FILE).is_file()
@@ -52,7 +52,7 @@ def _latest(folder: pathlib.Path) -> pathlib.Path:
     }
     if not steps:
         raise UserError(
-            f"No T5X checkpoint in '{folder}': expected a folder checkpoint_<step> with a file "
+            f"No T5X checkpoint in '{folder}': got no checkpoint_<step>, expected one with a file "
             f"'{t5x_legacy.FILE}' (legacy) or '{_STATE}/{METADATA}' (Orbax); correct the path"
         )
     return steps[max(steps)]

@@ -1,7 +1,7 @@
-"""T5X's legacy checkpoints, in which FLAN-T5 was published: msgpack and a zarr folder an array.
+"""T5X's legacy checkpoints, the format of FLAN-T5: msgpack, and a zarr folder per array.
 
 `checkpoint` is msgpack of {"version": 3, "optimizer": {"target": tree, "state": …}}. A leaf is an
-array, or the TensorStore spec of one in a folder beside, named `target.` and the path with dots.
+array, or the TensorStore spec of one in the folder beside it named `target.` + the dotted path.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ class StoredArrays:
     """The arrays of one checkpoint on disk.
 
     Attributes:
-      names: such as `target.encoder.encoder_norm.scale`, with the path of each in the tree.
+      names: name, such as `target.encoder.encoder_norm.scale`, → path in the tree.
     """
 
     def __init__(self, folder: pathlib.Path):
-        """Raises UserError for a file that T5X did not write."""
+        """Raises UserError if T5X did not write the file."""
         self._folder = folder
         try:
             content = serialization.msgpack_restore((folder / FILE).read_bytes())
@@ -37,12 +37,13 @@ class StoredArrays:
             )
             self._leaves = {".".join(path): leaf for path, leaf in leaves.items()}
             self.names = {".".join(path): path for path in leaves}
-        except Exception as error:  # msgpack and flax raise what they like
+        except Exception as error:  # msgpack and flax raise many kinds
             if isinstance(error, OSError | MemoryError):
                 raise
             raise UserError(
                 f"Damaged checkpoint '{folder / FILE}': got {type(error).__name__} {error}, "
-                "expected msgpack as T5X writes it (TensorFlow's are not read); put back a copy"
+                "expected T5X's msgpack (TensorFlow's checkpoints are not read); restore it from a "
+                "copy"
             ) from error
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -50,7 +51,7 @@ class StoredArrays:
         return tuple(self._open(name, leaf).shape if isinstance(leaf, Mapping) else np.shape(leaf))
 
     def read(self, name: str) -> np.ndarray:
-        """Raises UserError where a part of the array is missing or damaged."""
+        """Raises UserError if a part of the array is missing or damaged."""
         leaf = self._leaves[name]
         if not isinstance(leaf, Mapping):
             return np.asarray(leaf)
@@ -58,12 +59,12 @@ class StoredArrays:
 
     def _open(self, name: str, spec: Mapping[str, Any]):
         kept = spec["kvstore"]
-        # Old releases of TensorStore had the path outside.
+        # Old TensorStore releases had the path outside of `kvstore`.
         path = pathlib.PurePosixPath(str(kept.get("path", spec.get("path", ""))))
         if path.is_absolute() or ".." in path.parts or not path.parts:
             raise UserError(
-                f"Array {name} in '{self._folder}': got '{path}' as its place, expected a folder "
-                "within; take a checkpoint as T5X wrote it"
+                f"Array {name} in '{self._folder}': got the path '{path}', expected a folder "
+                "inside the checkpoint; use a checkpoint that T5X wrote"
             )
         return open_zarr(self._folder, name, _files(self._folder / path))
 
@@ -80,7 +81,7 @@ def writer(target: Target) -> Iterator[Write]:
 
     def write(path: str, array: np.ndarray) -> None:
         name = f"target.{path.replace('/', '.')}"
-        # No compression: weights hardly shrink, and gzip, which T5X takes, is slow.
+        # No compression: weights hardly shrink, and gzip, T5X's choice, is slow.
         write_zarr(_files(folder / name), array, None)
         tree[tuple(path.split("/"))] = {
             "driver": "zarr",

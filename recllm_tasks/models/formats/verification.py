@@ -1,7 +1,7 @@
-"""Proof of a conversion: both checkpoints give the targets of prompts the same log-probability.
+"""Verification of a conversion: both checkpoints give the same log-probabilities.
 
-Our network reads both; where transformers is installed, torch reads Hugging Face's side, so that a
-matrix in the wrong orientation cannot be wrong in both.
+Our network reads both. If transformers is installed, torch reads the Hugging Face side, so that a
+transposed matrix cannot be wrong in both.
 """
 
 import importlib
@@ -16,22 +16,22 @@ from recllm_tasks.models.formats.checkpoint import Source
 from recllm_tasks.models.formats.parameters import shapes_of
 from recllm_tasks.models.formats.scores import token_scores
 
-# Largest difference of a token's log-probability, relative where that is below -1. Two programs
-# that add in another order differ by some 1e-5; a matrix that is not the same by far more.
+# Largest allowed difference of a token's log-probability, relative if that is below -1. A different
+# order of additions makes about 1e-5; a wrong matrix makes far more.
 TOLERANCE = 1e-3
 
-# torch holds a whole model, and for a moment more than one: it is asked where this fits.
+# torch holds a whole model, briefly more than one; it is used only if this many copies fit.
 _COPIES_IN_MEMORY = 3
 
 
 class Difference(NamedTuple):
-    """What two checkpoints made of the same prompts.
+    """How two checkpoints differ on the same prompts.
 
     Attributes:
-      largest: difference of a token's log-probability, relative where that is below -1.
-      mean_score: mean log-probability of a token, in the source.
-      tokens: how many were compared.
-      readers: who read the source and the target.
+      largest: largest difference of a token's log-probability, relative if that is below -1.
+      mean_score: mean log-probability of a token in the source.
+      tokens: number of tokens compared.
+      readers: the programs that read the source and the target.
     """
 
     largest: float
@@ -52,13 +52,13 @@ def compare(
     targets_BxQ: np.ndarray,
     dtype: np.dtype,
 ) -> Difference:
-    """Scores the targets with both.
+    """Scores the targets with both checkpoints.
 
     Args:
-      source, made: the checkpoint that was converted, and what it became.
-      formats: theirs.
+      source, made: the original checkpoint, and the converted one.
+      formats: their formats.
       inputs_BxL, targets_BxQ: tokens; 0 is padding.
-      dtype: of the parameters in `made`, to which those of `source` are rounded before.
+      dtype: the dtype of `made`, to which the parameters of `source` are rounded first.
     """
     scores, readers = [], []
     for checkpoint, format in zip((source, made), formats):

@@ -174,7 +174,7 @@ def _cut(path: pathlib.Path) -> None:
         (lambda f: (f / "config.json").write_text('{"d_ff": 1}'), r"Configuration '.*config.json'"),
         (
             lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
-            r"Pickle '.*pytorch_model.bin': expected model.safetensors",
+            r"'.*pytorch_model.bin': got a pickle, .* expected model.safetensors",
         ),
         (lambda f: (f / "model.safetensors").unlink(), r"No arrays in"),
         (
@@ -191,7 +191,7 @@ def _cut(path: pathlib.Path) -> None:
         ),
     ],
 )
-def test_damage_is_told(hf_folder, tmp_path, damage, message):
+def test_damage_is_reported(hf_folder, tmp_path, damage, message):
     folder = _copy(hf_folder, tmp_path / "hf")
     damage(folder)
     with pytest.raises(UserError, match=message):
@@ -229,7 +229,7 @@ def test_what_is_there_is_kept_unless_a_conversion_wrote_it(hf_folder, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "mine"]
 
 
-def test_a_full_disk_is_told_before_anything_is_written(hf_folder, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(hf_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: conversion.os.terminal_size([9]))
     monkeypatch.setattr(
         conversion.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})

@@ -90,11 +90,11 @@ def _copy(folder: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_cut_or_missing_file_is_told(made, layout, tmp_path, parameters_of):
+def test_a_cut_or_missing_file_is_reported(made, layout, tmp_path, parameters_of):
     folder = _copy(made[layout], tmp_path / "copy") / "checkpoint_9"
     expected = parameters_of(conversion.open_source("t5x", made[layout]))
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    told = 0
+    reported = 0
     for path in files[:: max(1, len(files) // 25)]:
         raw = path.read_bytes()
         for damage in (lambda p, raw=raw: p.write_bytes(raw[: len(raw) // 2]), pathlib.Path.unlink):
@@ -102,12 +102,12 @@ def test_a_cut_or_missing_file_is_told(made, layout, tmp_path, parameters_of):
             try:
                 found = parameters_of(conversion.open_source("t5x", folder))
             except UserError:
-                told += 1
+                reported += 1
             else:  # an old node of OCDBT's tree, which nothing points to
                 for name, array in found.items():
                     np.testing.assert_array_equal(array, expected[name])
             path.write_bytes(raw)
-    assert told >= 4
+    assert reported >= 4
 
 
 def test_arrays_that_do_not_fit_are_named(made, tmp_path):
@@ -123,7 +123,7 @@ def test_arrays_that_do_not_fit_are_named(made, tmp_path):
     target["decoder"] = layers["relpos_bias"]
     target["encoder"] = {"layers": layers}
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
-    with pytest.raises(UserError, match=r"No T5 in .*layers that are not scanned"):
+    with pytest.raises(UserError, match=r"No T5 in .*without scanned layers"):
         conversion.open_source("t5x", folder)
 
 
@@ -134,12 +134,12 @@ def test_an_array_outside_of_the_checkpoint_is_refused(made, tmp_path, place):
     table = content["optimizer"]["target"]["token_embedder"]["embedding"]
     table["kvstore"]["path"] = place
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
-    with pytest.raises(UserError, match=rf"got '.?{place}' as its place"):
+    with pytest.raises(UserError, match=rf"got the path '.?{place}'"):
         conversion.open_source("t5x", folder)
 
 
 def test_a_folder_without_a_checkpoint_says_what_is_expected(tmp_path):
-    with pytest.raises(UserError, match=r"expected a folder checkpoint_<step> with a file"):
+    with pytest.raises(UserError, match=r"got no checkpoint_<step>, expected one with a file"):
         conversion.open_source("t5x", tmp_path)
 
 

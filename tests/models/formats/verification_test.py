@@ -110,9 +110,9 @@ def test_what_is_not_a_number_is_not_the_same(square, tmp_path, batch):
 def test_the_command_verifies_a_run(run_dir, hf_folder, tmp_path, capsys, monkeypatch):
     arguments = ["convert", "--from", "recllm", "--verify", run_dir]
     assert cli.main([*arguments, "--to", "hf", str(tmp_path / "hf")]) == 0
-    told = " ".join(capsys.readouterr().err.split())
-    assert "the same: " in told
-    assert "target by torch: largest difference" in told
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "the same: " in shown
+    assert "target by torch: largest difference" in shown
 
     monkeypatch.setattr(verification, "TOLERANCE", -1.0)
     assert cli.main([*arguments, "--to", "t5x", str(tmp_path / "t5x")]) == 1

@@ -1,4 +1,4 @@
-"""What a decoder may answer to the examples of a task: texts, and the trie of their tokens."""
+"""The valid answers of a task: their texts, and the trie of their tokens for beam search."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from recllm_tasks.engine import trie_file
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.trie import Trie
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import Choice
+from recllm_tasks.prompts.templates import Items
 from recllm_tasks.prompts.token_table import encode
 
 
@@ -25,9 +25,9 @@ class Answers:
     """The distinct texts among a task's answers.
 
     Attributes:
-      texts: A of them, none empty.
-      text_of_answer: int32 [N], which text each of `tasks.answers` is; -1 for an empty one.
-      trie: its rows count `texts`.
+      texts: the A texts, none empty.
+      text_of_answer: int32 [N], the text of each of `tasks.answers`; -1 for an empty one.
+      trie: its rows are indices into `texts`.
     """
 
     texts: Sequence[str]
@@ -36,20 +36,19 @@ class Answers:
 
 
 def answers_of(task: seqio.Task) -> Answers | None:
-    """The answers of a task, or None where it is free text.
+    """The answers of a task, or None if its target is free text.
 
-    The trie of a catalog is kept beside the dataset's records in `trie-<key>.npy`, so that it is
-    built once. The key is what fixes it: the dataset's fingerprint, the vocabulary, and how an item
-    is written. A damaged file is replaced; in a folder that cannot be written to, none is kept.
+    A catalog's trie is built once and cached beside the dataset's records as `trie-<key>.npy`. The
+    key covers everything that determines it: the dataset's fingerprint, the vocabulary, and how an
+    item is written. A damaged file is replaced. In a read-only folder nothing is cached.
     """
-    listed = tasks.answers(task)
-    if listed is None:
+    prompt, listed = tasks.prompt_of(task), tasks.answers(task)
+    if prompt is None or listed is None:
         return None
     texts, text_of_answer = _distinct(listed)
     vocabulary = task.output_features["targets"].vocabulary
-    prompt = tasks.prompt_of(task)
     slot, source = prompt.template.answer, prompt.source
-    if isinstance(slot, Choice):
+    if not isinstance(slot, Items):
         return Answers(texts, text_of_answer, _build(texts, vocabulary))
     path = trie_path(source, vocabulary, slot.form)
     trie = trie_file.load(path)
@@ -61,7 +60,7 @@ def answers_of(task: seqio.Task) -> Answers | None:
 
 
 def trie_path(source: CatalogSource, vocabulary: seqio.SentencePieceVocabulary, form: str) -> str:
-    """Where the trie of a catalog's items, written as `form`, is kept."""
+    """The file that caches the trie of a catalog's items, written as `form`."""
     facts = [
         trie_file.FORMAT_VERSION,
         source.info().fingerprint,
@@ -74,7 +73,7 @@ def trie_path(source: CatalogSource, vocabulary: seqio.SentencePieceVocabulary, 
 
 
 def _distinct(listed: list[str]) -> tuple[list[str], np.ndarray]:
-    """The different texts, in the order of their first place, and which each one is."""
+    """The distinct texts in order of first appearance, and each one's index among them."""
     column = pa.array((text or None for text in listed), pa.large_string()).dictionary_encode()
     index = column.indices.fill_null(-1).to_numpy().astype(np.int32)
     if len(column.dictionary) == len(listed):

@@ -1,8 +1,8 @@
-"""Beams of an evaluation under way, on disk, so that a killed one goes on where it was.
+"""Cache of an unfinished evaluation's beams on disk, so that a killed evaluation can resume.
 
-One file a chunk, MODEL_DIR/eval/<split>-<step>-<key>/<task>-<number>.npz; the key is a hash of all
-that the beams depend on. A file also names its examples, so that beams for other prompts, made by
-an older wording or an older task of the user's own, are never taken for theirs.
+One file per chunk: MODEL_DIR/eval/<split>-<step>-<key>/<task>-<number>.npz. The key is a hash of
+everything that the beams depend on. A file also holds a hash of its examples, so that beams are
+never reused for other prompts, such as those of older wording or an older custom task.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ FOLDER = "eval"
 Example = Mapping[str, np.ndarray]
 
 
-class FinishedChunks:
-    """The chunks of one evaluation: one split, one checkpoint, the same settings."""
+class BeamCache:
+    """The beams of one evaluation, in chunks: one split, one checkpoint, the same settings."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
@@ -33,16 +33,16 @@ class FinishedChunks:
     @classmethod
     def of(
         cls, model_dir: str, split: str, step: int, settings: Mapping[str, Any], params: Any
-    ) -> "FinishedChunks":
-        """Those of a run's evaluation.
+    ) -> "BeamCache":
+        """The cache for an evaluation of a run.
 
         Args:
           model_dir: the run's folder.
           split: `validation` or `test`.
-          step: of the checkpoint.
-          settings: all else that the beams depend on; json must be able to write them.
-          params: of the checkpoint. Our choice: they are hashed themselves, because a step number
-            and a file's date survive a training that was done again.
+          step: the checkpoint's step.
+          settings: everything else that the beams depend on; must be JSON-serialisable.
+          params: the checkpoint's parameters. Our choice: these are hashed too, because retraining
+            can reproduce a step number and a file date.
         """
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -57,7 +57,11 @@ class FinishedChunks:
     def save(
         self, task: str, number: int, examples: Sequence[Example], beams: Beams, seconds: float
     ) -> None:
-        """Writes a chunk, whole or not at all; UserError if the disk does not let it."""
+        """Writes a chunk atomically.
+
+        Raises:
+          UserError: the folder cannot be written, or the disk is full.
+        """
         arrays = {**beams._asdict(), "examples": _digest(examples), "seconds": np.float64(seconds)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -65,14 +69,14 @@ class FinishedChunks:
                 np.savez(f, **arrays)
         except OSError as error:
             raise UserError(
-                f"Beams for '{self._folder}': got {error.strerror} on writing, expected a folder "
-                "with room; make room, or copy the run to where it can be written"
+                f"Beams for '{self._folder}': got {error.strerror} on writing, expected a writable "
+                "folder with free space; free some space, or copy the run to a writable folder"
             ) from error
 
     def load(
         self, task: str, number: int, examples: Sequence[Example]
     ) -> tuple[Beams, float] | None:
-        """(beams, seconds that decoding took), or None where there is no sound chunk of these."""
+        """(beams, decoding seconds), or None if there is no intact chunk for these examples."""
         try:
             with (
                 open(self._path(task, number), "rb") as f,
@@ -85,17 +89,17 @@ class FinishedChunks:
         except FileNotFoundError:
             return None
         except Exception:
-            # Depending on which byte is broken it is zipfile, zlib, struct or NumPy that fails, and
-            # the remedy is always the same: decode again.
+            # Depending on the damaged byte, zipfile, zlib, struct or NumPy fails. The fix is always
+            # the same: decode again.
             return None
 
     def remove(self) -> None:
-        """Removes them all, when the results are safe elsewhere."""
+        """Deletes the cache, once the results are saved elsewhere."""
         shutil.rmtree(self._folder, ignore_errors=True)
         try:
             self._folder.parent.rmdir()
         except OSError:
-            return  # It holds another evaluation, or was never made.
+            return  # It holds another evaluation, or never existed.
 
 
 def _digest(examples: Sequence[Example]) -> np.ndarray:
@@ -104,5 +108,5 @@ def _digest(examples: Sequence[Example]) -> np.ndarray:
     for example in examples:
         for name, values in sorted(example.items()):
             digest.update(f"{name} {values.shape}".encode())
-            digest.update(np.ascontiguousarray(values, np.int32))
+            digest.update(np.asarray(values, np.int32).tobytes())
     return np.frombuffer(digest.digest(), np.uint8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recllm_tasks.engine.finished_chunks import FinishedChunks
+from recllm_tasks.engine.beam_cache import BeamCache
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 
@@ -17,23 +17,23 @@ PARAMS = {"a": {"b": np.ones((2, 3), np.float32)}, "c": np.zeros(4, np.float32)}
 
 
 @pytest.fixture
-def chunks(tmp_path):
-    return FinishedChunks.of(str(tmp_path), "test", 40, {"num_beams": 2}, PARAMS)
+def cache(tmp_path):
+    return BeamCache.of(str(tmp_path), "test", 40, {"num_beams": 2}, PARAMS)
 
 
-def test_a_chunk_comes_back_as_it_was(chunks, tmp_path):
-    assert chunks.load("toys_retrieval", 3, EXAMPLES) is None
-    chunks.save("toys_retrieval", 3, EXAMPLES, BEAMS, 1.5)
+def test_a_chunk_comes_back_as_it_was(cache, tmp_path):
+    assert cache.load("toys_retrieval", 3, EXAMPLES) is None
+    cache.save("toys_retrieval", 3, EXAMPLES, BEAMS, 1.5)
     (folder,) = (tmp_path / "eval").iterdir()
     assert folder.name.startswith("test-40-")
     assert [path.name for path in folder.iterdir()] == ["toys_retrieval-00003.npz"]
-    beams, seconds = chunks.load("toys_retrieval", 3, EXAMPLES)
+    beams, seconds = cache.load("toys_retrieval", 3, EXAMPLES)
     for got, expected in zip(beams, BEAMS):
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == expected.dtype
     assert seconds == 1.5
-    assert chunks.load("toys_retrieval", 2, EXAMPLES) is None
-    assert chunks.load("toys_ranking", 3, EXAMPLES) is None
+    assert cache.load("toys_retrieval", 2, EXAMPLES) is None
+    assert cache.load("toys_ranking", 3, EXAMPLES) is None
 
 
 @pytest.mark.parametrize(
@@ -46,10 +46,10 @@ def test_a_chunk_comes_back_as_it_was(chunks, tmp_path):
         [{"inputs": example["inputs"]} for example in EXAMPLES],
     ],
 )
-def test_beams_of_other_examples_are_not_taken(chunks, others):
-    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
-    assert chunks.load("toys_ranking", 0, others) is None
-    assert chunks.load("toys_ranking", 0, EXAMPLES) is not None
+def test_beams_of_other_examples_are_not_taken(cache, others):
+    cache.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    assert cache.load("toys_ranking", 0, others) is None
+    assert cache.load("toys_ranking", 0, EXAMPLES) is not None
 
 
 @pytest.mark.parametrize(
@@ -62,38 +62,38 @@ def test_beams_of_other_examples_are_not_taken(chunks, others):
         ("test", 40, {"num_beams": 2}, {"a": PARAMS["a"], "d": PARAMS["c"]}),
     ],
 )
-def test_other_settings_and_parameters_have_other_folders(chunks, tmp_path, other):
-    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
-    others = FinishedChunks.of(str(tmp_path), *other)
+def test_other_settings_and_parameters_have_other_folders(cache, tmp_path, other):
+    cache.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    others = BeamCache.of(str(tmp_path), *other)
     assert others.load("toys_ranking", 0, EXAMPLES) is None
     others.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
-    chunks.remove()
-    assert chunks.load("toys_ranking", 0, EXAMPLES) is None
+    cache.remove()
+    assert cache.load("toys_ranking", 0, EXAMPLES) is None
     assert others.load("toys_ranking", 0, EXAMPLES) is not None
     others.remove()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "eval").write_text("a file, not a folder")
-    chunks = FinishedChunks.of(str(tmp_path), "test", 40, {}, PARAMS)
+    cache = BeamCache.of(str(tmp_path), "test", 40, {}, PARAMS)
     with pytest.raises(UserError, match=r"Beams for '.*/eval/test-40-.*got Not a directory"):
-        chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+        cache.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
 
 
-def test_a_broken_chunk_is_no_chunk(chunks, tmp_path):
-    chunks.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+def test_a_broken_chunk_is_no_chunk(cache, tmp_path):
+    cache.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
     (path,) = tmp_path.glob("eval/*/*.npz")
     whole = path.read_bytes()
     for length in range(0, len(whole), 37):
         path.write_bytes(whole[:length])
-        assert chunks.load("toys_ranking", 0, EXAMPLES) is None
+        assert cache.load("toys_ranking", 0, EXAMPLES) is None
     taken = 0
     for place in range(len(whole)):
         broken = bytearray(whole)
         broken[place] ^= 0x5A
         path.write_bytes(broken)
-        found = chunks.load("toys_ranking", 0, EXAMPLES)
+        found = cache.load("toys_ranking", 0, EXAMPLES)
         if found:  # a date, or another byte that says nothing of the arrays
             taken += 1
             for got, expected in zip(found[0], BEAMS):

@@ -13,8 +13,8 @@ import sentencepiece
 import seqio
 
 from recllm_tasks import tasks
-from recllm_tasks.engine import answers
-from recllm_tasks.engine.answers import answers_of
+from recllm_tasks.engine import answer_tries
+from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.models.trie import Trie
 from recllm_tasks.prompts import templates, token_table
 from recllm_tasks.prompts.assembly import Prompt
@@ -46,7 +46,7 @@ def encoded(monkeypatch):
         calls.append(len(texts))
         return token_table.encode(texts, vocabulary)
 
-    monkeypatch.setattr(answers, "encode", encode)
+    monkeypatch.setattr(answer_tries, "encode", encode)
     return calls
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_file_is_replaced(damage, folder, encoded):
     changed[-200] ^= 4
     file.unlink()  # the mapped one stays as it is
     if damage == "of other items":
-        answers.trie_file.save(Trie.build([[7], [8]]), file)
+        answer_tries.trie_file.save(Trie.build([[7], [8]]), file)
     else:
         content = {"truncated": whole[:-9], "changed": bytes(changed), "empty": b""}[damage]
         file.write_bytes(content)
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_replaced(damage, folder, encoded):
 def test_a_folder_that_cannot_be_written_to_keeps_no_trie(folder, encoded, monkeypatch):
     expected = answers_of(_task("{short_id}"))
     # Not even root can make a file in /proc, and elsewhere there is no such folder.
-    monkeypatch.setattr(answers, "trie_path", lambda *_: "/proc/trie.npy")
+    monkeypatch.setattr(answer_tries, "trie_path", lambda *_: "/proc/trie.npy")
     found = answers_of(_task("{short_id}"))
     assert encoded == [36, 36]
     jax.tree.map(np.testing.assert_array_equal, expected.trie, found.trie)
@@ -182,7 +182,7 @@ def test_two_answers_are_kept_nowhere(folder):
 
 
 def test_items_of_one_text_are_one_answer_and_those_without_none():
-    texts, index = answers._distinct(["b", "", "a", "b", "a", ""])
+    texts, index = answer_tries._distinct(["b", "", "a", "b", "a", ""])
     assert texts == ["b", "a"]
     assert index.tolist() == [0, -1, 1, 0, 1, -1]
     assert index.dtype == np.int32
