@@ -1,20 +1,20 @@
-"""The one exception for what a user can mend, and the checks of settings that raise it."""
+"""The exception for errors that the user can fix, and the checks of settings that raise it."""
 
 import math
 import numbers
 
 
 class UserError(Exception):
-    """Something that the user can mend; the command line prints it and exits with code 2.
+    """An error that the user can fix; the command line prints it and exits with code 2.
 
     The message reads `<what> for '<which>': got X, expected Y; do Z`.
     """
 
 
 def check_text(name: str, value: object) -> None:
-    """Raises `UserError` unless the setting is a string that is not empty."""
+    """Raises `UserError` unless the setting is a non-empty string."""
     if not isinstance(value, str) or not value:
-        raise UserError(f"{name}: got {value!r}, expected a string that is not empty; correct it")
+        raise UserError(f"{name}: got {value!r}, expected a non-empty string; correct it")
 
 
 def check_switch(name: str, value: object) -> None:

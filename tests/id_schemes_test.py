@@ -12,7 +12,8 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import cli, tasks
 from recllm_tasks.audit.item_ids import IdReader
 from recllm_tasks.data.dataset_info import open_dataset
-from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
+from recllm_tasks.data.id_schemes import read_numbers
+from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine.answers import answers_of
 from recllm_tasks.errors import UserError
@@ -33,16 +34,16 @@ def data_dirs(tmp_path_factory, make_movies):
     rows["item"], rows["embedding"] = np.arange(40), np.eye(8)[np.arange(40) % 6]
     rows["embedding"][3:, 6] = np.arange(3, 40) / 100
     np.save(folder / "e.npy", rows)
-    for scheme in SCHEMES:
+    for scheme in ID_SCHEMES:
         embeddings = folder / "e.npy" if scheme == "semantic" else None
         prepare(NAME, folder / scheme, folder / "raw", ids=scheme, embeddings=embeddings)
         seqio.set_tfds_data_dir_override(str(folder / scheme))
         ensure_vocabulary(CatalogSource(NAME))
-    yield {scheme: folder / scheme for scheme in SCHEMES}
+    yield {scheme: folder / scheme for scheme in ID_SCHEMES}
     seqio.set_tfds_data_dir_override(None)
 
 
-@pytest.fixture(params=SCHEMES)
+@pytest.fixture(params=ID_SCHEMES)
 def scheme(request, data_dirs):
     seqio.set_tfds_data_dir_override(str(data_dirs[request.param]))
     return request.param
@@ -52,7 +53,7 @@ def test_schemes_differ_in_nothing_but_ids(data_dirs):
     """So that results of one may stand beside those of another."""
     infos = [open_dataset(folder, NAME) for folder in data_dirs.values()]
     assert len({info.split_fingerprint for info in infos}) == 1
-    assert len({info.fingerprint for info in infos}) == len(SCHEMES)
+    assert len({info.fingerprint for info in infos}) == len(ID_SCHEMES)
     items, tests = [], []
     for folder in data_dirs.values():
         seqio.set_tfds_data_dir_override(str(folder))

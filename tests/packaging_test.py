@@ -126,7 +126,7 @@ FIND_GIN_FILES = """
 import sys
 from pathlib import Path
 import gin, recllm_tasks
-from recllm_tasks.engine.configuration import gin_search_paths
+from recllm_tasks.gin_files import gin_search_paths
 print(Path(recllm_tasks.__file__).parent)
 print(hasattr(gin, "configurable"))
 for path in gin_search_paths():

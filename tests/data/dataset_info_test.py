@@ -15,7 +15,7 @@ from recllm_tasks.data.options import Options
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.data.statistics import Statistics
-from recllm_tasks.data.tie_counts import TieCounts
+from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
 
 INFO = DatasetInfo(

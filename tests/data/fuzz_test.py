@@ -15,7 +15,7 @@ from recllm_tasks.data.bad_records import BadRecords
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 FIRST = 1_404_172_800
@@ -80,7 +80,7 @@ def check(folder, format, lines):
     name, header, sound = LINES[format]
     path = folder / name
     path.write_bytes(header + b"\n".join([sound, *lines, sound]) + b"\n")
-    spec = own_spec("x", [str(path)], format=format)
+    spec = custom_spec("x", [str(path)], format=format)
     bad_file = folder / "bad.jsonl"
     bad_file.write_text("")
     rows = read(spec, path, BadRecords(bad_file))
@@ -117,7 +117,7 @@ def test_mutated_interactions(tmp_path, format, mutations):
 def check_items(folder, lines):
     path = folder / "meta.json"
     path.write_bytes(b"\n".join([ITEM, *lines]))
-    spec = own_spec("x", ["x.json"], [str(path)], format="amazon_2014")
+    spec = custom_spec("x", ["x.json"], [str(path)], format="amazon_2014")
     (folder / "bad.jsonl").unlink(missing_ok=True)
     found = read_metadata(spec, [check_source(path)], ["i1"], BadRecords(folder / "bad.jsonl"))
     assert found["i1"].title == "A 'doll'"

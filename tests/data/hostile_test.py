@@ -13,7 +13,7 @@ from recllm_tasks.data.bad_records import BadRecords
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 COLUMNS = "user=user,item=item,time=time,rating=rating"
@@ -22,7 +22,7 @@ FIELDS = ("user", "item", "time", "rating")
 
 
 def read(path, bad=None, **options):
-    spec = own_spec("x", [str(path)], columns=COLUMNS, **options)
+    spec = custom_spec("x", [str(path)], columns=COLUMNS, **options)
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path)], bad)
         columns = "user_id, item_id, time, rating"
@@ -211,7 +211,7 @@ def test_damaged_files_are_errors_in_any_mode(tmp_path):
 
 
 def read_items(path, items, bad=None):
-    spec = own_spec("x", ["x.csv"], [str(path)])
+    spec = custom_spec("x", ["x.csv"], [str(path)])
     return read_metadata(spec, [check_source(path)], items, bad)
 
 

@@ -9,7 +9,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
 from recllm_tasks.data.options import Options
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 # 30 users of 12 items each, three a day.
@@ -29,7 +29,7 @@ def make(tmp_path):
         path, data_dir = tmp_path / f"{number}.csv", tmp_path / f"data{number}"
         lines = ["user,item,time,rating", *(",".join(map(str, row)) for row in rows)]
         path.write_text("\n".join(lines))
-        prepare(own_spec("shop", [str(path)]), data_dir, **options)
+        prepare(custom_spec("shop", [str(path)]), data_dir, **options)
         directory = dataset_dir(data_dir, "shop")
         builder, catalog = tfds.builder_from_directory(directory), Catalog.load(directory)
         records = tfds.as_numpy(builder.as_dataset("test"))

@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks.data import interactions as interactions_lib
-from recllm_tasks.data.formats import FORMATS, own_format
+from recllm_tasks.data.formats import FORMATS, custom_format
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import ItemText, read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 # 2014-07-01 and half past noon of the day after it.
@@ -43,7 +43,7 @@ def write(path, text, encoding="utf-8"):
 
 
 def read(*paths, format=None, columns=None, unit="seconds"):
-    spec = own_spec("x", [str(p) for p in paths], format=format, columns=columns, time_unit=unit)
+    spec = custom_spec("x", [str(p) for p in paths], format=format, columns=columns, time_unit=unit)
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path) for path in paths])
         rows = "select user_id, item_id, time, rating from raw_interactions order by line"
@@ -51,7 +51,7 @@ def read(*paths, format=None, columns=None, unit="seconds"):
 
 
 def read_items(path, items, format=None, columns=None):
-    spec = own_spec("x", ["x.csv"], [str(path)], format=format, columns=columns)
+    spec = custom_spec("x", ["x.csv"], [str(path)], format=format, columns=columns)
     return read_metadata(spec, [check_source(path)], items)
 
 
@@ -179,7 +179,7 @@ def test_without_a_header_fields_are_numbered(tmp_path):
     with pytest.raises(UserError, match=r"got 4 fields.*field number 7 once, for the time"):
         read(path, columns="user=3,item=2,rating=1,time=7")
     with pytest.raises(UserError, match="names or numbers for one file, not both"):
-        own_format("user=3,time=when")
+        custom_format("user=3,time=when")
 
 
 @pytest.mark.usefixtures("quickly")
@@ -298,7 +298,7 @@ def test_items_of_parquet(tmp_path):
 )
 def test_wrong_columns(columns, message):
     with pytest.raises(UserError, match=message):
-        own_format(columns)
+        custom_format(columns)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from recllm_tasks import cli, mixtures
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SequenceSource
 
@@ -127,16 +127,16 @@ def test_files_in_another_order_are_another_dataset(shop, tmp_path):
     folder = shop.parent
     files = [str(folder / "part-2.csv.gz"), str(folder / "part-1.csv")]
     items = [str(folder / "products.csv")]
-    spec = own_spec("mystore", files, items, columns=COLUMNS)
+    spec = custom_spec("mystore", files, items, columns=COLUMNS)
     with pytest.raises(UserError, match=r"prepared otherwise.*--overwrite"):
         prepare(spec, shop)
-    again = own_spec("mystore", files[::-1], items, columns=COLUMNS)
+    again = custom_spec("mystore", files[::-1], items, columns=COLUMNS)
     assert prepare(again, shop) == open_dataset(shop, "mystore").statistics
 
 
 def test_without_items_and_ratings(tmp_path):
     write_shop(tmp_path, rated=False)
-    spec = own_spec("bare_shop", [str(tmp_path / "part-*")], columns=COLUMNS.split(",title")[0])
+    spec = custom_spec("bare_shop", [str(tmp_path / "part-*")], columns=COLUMNS.split(",title")[0])
     prepare(spec, tmp_path / "data")
     assert mixtures.register_stored(tmp_path / "data") == ["bare_shop"]
     assert not open_dataset(tmp_path / "data", "bare_shop").has_ratings
@@ -158,11 +158,11 @@ def test_without_items_and_ratings(tmp_path):
 )
 def test_wrong_specifications(name, options, message):
     with pytest.raises(UserError, match=message):
-        own_spec(name, ["x.csv"], **options)
+        custom_spec(name, ["x.csv"], **options)
 
 
 def test_both_forms_of_a_verb():
-    spec = own_spec("shop", ["x.csv"], verb="rent, rented")
+    spec = custom_spec("shop", ["x.csv"], verb="rent, rented")
     assert (spec.verb, spec.verb_past) == ("rent", "rented")
 
 
