@@ -42,6 +42,9 @@ _SAME_RELEASE = (("jax", "jaxlib", 3), ("tensorflow", "tensorflow-text", 2))
 # A package comes after those that it imports, so that the first failure is the cause.
 _IMPORTED = ("packaging", "numpy", "rich", "gin", "jax", "flax", "tensorflow", "seqio")
 
+# The package that provides a module, if its name differs.
+_DISTRIBUTION = {"gin": "gin-config"}
+
 _REINSTALL = "make a fresh environment: rm -rf .venv && launch/install.sh"
 _MARKS = {"ok": ("ok    ", "32"), "note": ("note  ", "2"), "problem": ("FAIL  ", "1;31")}
 
@@ -86,9 +89,14 @@ def _mark(kind: str) -> str:
 def checkup() -> Iterator[Finding]:
     yield _python()
     broken = {finding.what: finding for finding in unimportable(_IMPORTED)}
-    if "packaging" not in broken:
-        yield from versions()
-    yield from broken.values()
+    wrong_versions = set()
+    for finding in versions() if "packaging" not in broken else ():
+        if finding.kind == "problem":
+            wrong_versions.add(finding.what)
+        yield finding
+    for module, finding in broken.items():
+        if _DISTRIBUTION.get(module, module) not in wrong_versions:
+            yield finding
     if "jax" not in broken:
         yield _devices()
     if not broken:

@@ -182,7 +182,7 @@ WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
 
 @pytest.fixture
 def pip(monkeypatch):
-    """A pip that puts a small wheel where it is told; counts its calls."""
+    """A pip that writes a small wheel; returns the list of its calls."""
     calls = []
 
     def run(command, **kwargs):
@@ -200,7 +200,7 @@ def pip(monkeypatch):
     return calls
 
 
-def test_takes_two_files_and_fetches_once(tmp_path, pip):
+def test_takes_two_files_from_the_wheel_and_downloads_once(tmp_path, pip):
     folder = download_lib.fetch_from_wheel(MOVIES, tmp_path)
     assert folder == tmp_path / "downloads" / "movielens_100k"
     assert sorted(p.name for p in folder.iterdir()) == ["ml-100k.inter", "ml-100k.item"]
@@ -211,7 +211,7 @@ def test_takes_two_files_and_fetches_once(tmp_path, pip):
     assert len(pip) == 1
 
 
-def test_fetches_again_when_one_file_is_missing(tmp_path, pip):
+def test_downloads_the_wheel_again_if_a_file_is_missing(tmp_path, pip):
     folder = download_lib.fetch_from_wheel(MOVIES, tmp_path)
     (folder / "ml-100k.inter").unlink()
     download_lib.fetch_from_wheel(MOVIES, tmp_path)
@@ -219,7 +219,7 @@ def test_fetches_again_when_one_file_is_missing(tmp_path, pip):
     assert (folder / "ml-100k.inter").is_file()
 
 
-def test_wrong_checksum_leaves_nothing(tmp_path, monkeypatch, pip):
+def test_a_wheel_with_a_wrong_checksum_leaves_nothing(tmp_path, monkeypatch, pip):
     good = subprocess.run
 
     def run(command, **kwargs):
@@ -233,7 +233,7 @@ def test_wrong_checksum_leaves_nothing(tmp_path, monkeypatch, pip):
     assert not list((tmp_path / "downloads" / "movielens_100k").iterdir())
 
 
-def test_no_network(tmp_path, monkeypatch):
+def test_no_network_for_pip(tmp_path, monkeypatch):
     def run(command, **kwargs):
         return subprocess.CompletedProcess(
             command, 1, "", "retrying\nERROR: No matching distribution"
