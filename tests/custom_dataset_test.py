@@ -1,4 +1,4 @@
-"""A dataset of one's own: from a CSV to tasks in every command and every process, without code."""
+"""A custom dataset: from a CSV to tasks in every command and process, without code."""
 
 import csv
 import gzip
@@ -85,7 +85,7 @@ def test_the_commands_know_its_tasks(shop, capsys):
         assert f"mystore_{name}" in shown
 
 
-def test_three_lines_of_python_in_a_process_of_its_own(shop):
+def test_three_lines_of_python_in_another_process(shop):
     program = (
         "import seqio\n"
         "from recllm_tasks import mixtures\n"
@@ -128,7 +128,7 @@ def test_files_in_another_order_are_another_dataset(shop, tmp_path):
     files = [str(folder / "part-2.csv.gz"), str(folder / "part-1.csv")]
     items = [str(folder / "products.csv")]
     spec = custom_spec("mystore", files, items, columns=COLUMNS)
-    with pytest.raises(UserError, match=r"prepared otherwise.*--overwrite"):
+    with pytest.raises(UserError, match=r"with other options.*--overwrite"):
         prepare(spec, shop)
     again = custom_spec("mystore", files[::-1], items, columns=COLUMNS)
     assert prepare(again, shop) == open_dataset(shop, "mystore").statistics

@@ -1,4 +1,4 @@
-"""What a dataset was prepared with reaches its tasks: window, candidates, like threshold."""
+"""Options of a dataset reach its tasks: window, candidates, like threshold."""
 
 import numpy as np
 import pytest

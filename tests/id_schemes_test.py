@@ -49,8 +49,8 @@ def scheme(request, data_dirs):
     return request.param
 
 
-def test_schemes_differ_in_nothing_but_ids(data_dirs):
-    """So that results of one may stand beside those of another."""
+def test_schemes_differ_only_in_ids(data_dirs):
+    """So their results can be compared."""
     infos = [open_dataset(folder, NAME) for folder in data_dirs.values()]
     assert len({info.split_fingerprint for info in infos}) == 1
     assert len({info.fingerprint for info in infos}) == len(ID_SCHEMES)
@@ -115,7 +115,7 @@ def test_ids_in_tokens(scheme):
 
 
 @pytest.mark.usefixtures("clean_gin")
-def test_atomic_ids_want_a_vocabulary_with_them(data_dirs):
+def test_atomic_ids_need_a_vocabulary_that_has_them(data_dirs):
     other = next(data_dirs["semantic"].rglob("vocabulary.model"))
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(other))
     for scheme in ("random", "semantic"):
@@ -128,7 +128,7 @@ def test_atomic_ids_want_a_vocabulary_with_them(data_dirs):
         tasks.get(f"{NAME}_ut")
 
 
-def test_stats_tell_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
+def test_stats_show_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
     assert cli.main(["stats", NAME, "--json", "--data_dir", str(data_dirs[scheme])]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["ids"] == scheme

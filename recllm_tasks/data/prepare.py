@@ -164,8 +164,8 @@ def _find_stored(
             f"dataset '{name}' already exists in {directory} with other options: got k_core "
             f"{info.k_core}, like threshold {info.like_threshold:g}, window {info.window}, "
             f"{info.candidates} candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, "
-            f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this call; give "
-            "--overwrite to replace it, or another --data_dir"
+            f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this "
+            "call; give --overwrite to replace it, or another --data_dir"
         )
     return None
 

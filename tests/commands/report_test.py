@@ -1,4 +1,4 @@
-"""`recllm report` as a user and as a program meets it."""
+"""`recllm report` as users and programs see it."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_three_files_are_written(run, tmp_path, capsys):
         (["RUNS"], "--out"),
     ],
 )
-def test_what_the_user_can_mend_is_told(run, tmp_path, capsys, monkeypatch, arguments, told):
+def test_errors_that_the_user_can_fix(run, tmp_path, capsys, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     arguments = [str(run) if argument == "RUNS" else argument for argument in arguments]
     assert cli.main(["report", *arguments]) == 2
@@ -76,7 +76,7 @@ def test_training_curves_are_read_from_the_runs_own_log(run, tmp_path):
     assert cli.main(["report", str(run), "--out", str(out)]) == 2
 
 
-def test_help_teaches(capsys):
+def test_help_is_complete(capsys):
     with pytest.raises(SystemExit) as done:
         cli.main(["report", "--help"])
     assert done.value.code == 0

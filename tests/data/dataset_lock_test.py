@@ -31,7 +31,7 @@ def die_inside(data_dir, name, code="pass"):
     assert result.returncode == -9
 
 
-def test_empty_folder_that_goes_with_its_run(tmp_path):
+def test_the_scratch_folder_is_empty_and_removed(tmp_path):
     with lock_dataset(tmp_path, "toys", silent) as folder:
         assert list(folder.iterdir()) == []
         (folder / "file").write_text("")
@@ -75,7 +75,7 @@ def test_one_dataset_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("next_name", ["toys", "beauty"])
-def test_leftovers_of_a_killed_run_go(tmp_path, next_name):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, next_name):
     die_inside(tmp_path, "toys", "(scratch / 'file').write_text('x')")
     assert len(names(tmp_path)) == 2
     with lock_dataset(tmp_path, next_name, silent) as folder:
@@ -95,7 +95,7 @@ def test_replace(tmp_path):
     assert names(tmp_path) == ["rec_sequences"]
 
 
-def test_replace_that_fails_keeps_the_old(tmp_path):
+def test_a_failed_replacement_keeps_the_old(tmp_path):
     target = tmp_path / "rec_sequences" / "toys"
     target.mkdir(parents=True)
     (target / "file").write_text("old")
@@ -121,8 +121,8 @@ def test_killed_between_the_moves_keeps_the_old(tmp_path, next_name):
     assert names(tmp_path) == ["rec_sequences"]
 
 
-def test_lock_of_a_removed_file_locks_nobody_out(tmp_path, monkeypatch):
-    """The lock is had after its last owner has removed the file: it is made once more."""
+def test_a_lock_on_a_removed_file_is_not_kept(tmp_path, monkeypatch):
+    """The previous owner removes the file just before the lock is acquired: it is created again."""
     path = tmp_path / "recllm_scratch.toys.lock"
     flock, calls = dataset_lock.fcntl.flock, []
 

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that drops connections, changes files, and lies."""
+"""Downloads from a local server that drops connections, changes files, and lies."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; `drop_after` bytes of each answer the connection ends."""
+    """Serves `content`; drops the connection after `drop_after` bytes of each answer."""
 
     content, etag, drop_after, ranges, status, hidden = CONTENT, '"1"', None, True, 200, False
 
@@ -77,7 +77,7 @@ def fetch(server, target, sha256=None):
     download(server.address, target, sha256, sleep=lambda seconds: None)
 
 
-def test_whole_at_once(tmp_path, server):
+def test_complete_download(tmp_path, server):
     fetch(server, tmp_path / "x.json.gz", SHA256)
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["x.json.gz"]
@@ -93,7 +93,7 @@ def test_resumes_where_the_connection_dropped(tmp_path, server):
     assert server.asked == [None, *(f"bytes={start}-" for start in starts)]
 
 
-def test_a_stopped_run_goes_on(tmp_path, server, monkeypatch):
+def test_a_stopped_run_resumes(tmp_path, server, monkeypatch):
     def stop(answer, file, progress):
         file.write(answer.read(100_000))
         raise KeyboardInterrupt
@@ -108,7 +108,7 @@ def test_a_stopped_run_goes_on(tmp_path, server, monkeypatch):
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT
 
 
-def test_begins_anew_if_the_file_changed_or_the_server_knows_no_ranges(tmp_path, server):
+def test_restarts_if_the_file_changed_or_the_server_has_no_ranges(tmp_path, server):
     for name in ("changed", "no ranges"):
         (tmp_path / f"{name}.part").write_bytes(b"old" * 1000)
         (tmp_path / f"{name}.part.tag").write_text('"0"' if name == "changed" else '"1"')
@@ -133,7 +133,7 @@ def test_wrong_checksum_leaves_nothing(tmp_path, server):
 
 def test_a_server_that_always_drops_at_once(tmp_path, server):
     server.drop_after = 0
-    with pytest.raises(UserError, match=r"0 of 1,024,000 bytes, 5 times in a row.*goes on where"):
+    with pytest.raises(UserError, match=r"0 of 1,024,000 bytes, 5 times in a row.*which resumes"):
         fetch(server, tmp_path / "x.json.gz")
     assert len(server.asked) == 5
     assert not (tmp_path / "x.json.gz").exists()
@@ -154,7 +154,7 @@ def test_no_server(tmp_path, server):
         download(address, tmp_path / "x", sleep=lambda seconds: None)
 
 
-def test_a_size_that_is_not_told(tmp_path, server):
+def test_unknown_size(tmp_path, server):
     server.hidden = True
     fetch(server, tmp_path / "x.json.gz", SHA256)
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT

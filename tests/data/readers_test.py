@@ -1,4 +1,4 @@
-"""Every format of interactions and items, each read without Python touching a line."""
+"""Every format of interactions and items, read without line-by-line Python."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ FIRST, SECOND = 1_404_172_800, 1_404_304_200
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """The thorough way of reading is an error."""
+    """Makes the thorough way of reading an error."""
 
     def refuse(connection, source, *rest):
         raise AssertionError(f"{source.path} was read line by line")
@@ -114,7 +114,7 @@ COLUMNS = "item=what,time=when,rating=stars,user="
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("name", OWN)
-def test_own_interactions(tmp_path, name, packing):
+def test_custom_interactions(tmp_path, name, packing):
     text = OWN[name].replace("who, then", "who/ ~t'h\u00fcn")
     path = write(tmp_path / (name + packing), text)
     assert read(path, columns=COLUMNS + "who/ ~t'h\u00fcn") == EXPECTED
@@ -133,7 +133,7 @@ PARQUET_TIMES = {
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("kind", PARQUET_TIMES)
-def test_own_parquet(tmp_path, kind):
+def test_custom_parquet(tmp_path, kind):
     table = {
         "what": pa.array(["i1", "i2"]).dictionary_encode(),
         "time": PARQUET_TIMES[kind],
@@ -178,7 +178,7 @@ def test_without_a_header_fields_are_numbered(tmp_path):
     assert read(path, columns="user=3,item=2,rating=1,time=4") == EXPECTED[:1]
     with pytest.raises(UserError, match=r"got 4 fields.*field number 7 once, for the time"):
         read(path, columns="user=3,item=2,rating=1,time=7")
-    with pytest.raises(UserError, match="names or numbers for one file, not both"):
+    with pytest.raises(UserError, match="either names or numbers for one file"):
         custom_format("user=3,time=when")
 
 
@@ -337,9 +337,9 @@ def test_damaged_parquet(tmp_path):
             read(tmp_path / "x.parquet")
 
 
-def test_unknown_ending_and_format(tmp_path):
+def test_unknown_extension_and_format(tmp_path):
     path = write(tmp_path / "x.xls", "a")
-    with pytest.raises(UserError, match=r"ends in '\.xls', expected one of \.csv, \.tsv, \.json"):
+    with pytest.raises(UserError, match=r"extension '\.xls', expected one of \.csv, \.tsv, \.json"):
         read(path)
     with pytest.raises(UserError, match="got 'amazon', expected one of amazon_2014"):
         read(path, format="amazon")
