@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The same as launch/t5x_run.sh on one machine with GPUs: installs CUDA's packages and T5X first.
+# Runs launch/t5x_run.sh on one machine with GPUs, after installing CUDA's packages and T5X.
 #
 #   launch/gpu_local.sh --mixture toys_reat --model flan_t5_base --bucket runs --data_dir data
 #   launch/gpu_local.sh … --gin.MODEL_PARALLEL=4 --dry_run
@@ -15,6 +15,6 @@ require_options mixture model bucket data_dir
 
 execute "$root/launch/install.sh"
 execute "$root/launch/install_t5x.sh" cuda13
-# T5X copies batches while others compute; leave some memory to what is not JAX.
+# Leave some memory to other users of the GPU than JAX: T5X copies batches during computation.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}"
 execute "$root/launch/t5x_run.sh" "$@"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Adds T5X, and JAX for a kind of device, to the .venv that launch/install.sh made.
+# Adds T5X, and JAX for a kind of device, to the .venv that launch/install.sh created.
 #
 #   launch/install_t5x.sh          # T5X
 #   launch/install_t5x.sh tpu      # and JAX for TPUs
-#   launch/install_t5x.sh cuda13   # and JAX for NVIDIA's GPUs, with CUDA 13 (or cuda12)
+#   launch/install_t5x.sh cuda13   # and JAX for NVIDIA GPUs, with CUDA 13 (or cuda12)
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 pip=("$root/.venv/bin/python" -m pip install -qq)
 "${pip[@]}" --no-deps -r "$root/launch/locks/t5x.txt"
 if (($#)); then
-  # In the release that is there already.
+  # The release that is already installed.
   release="$("$root/.venv/bin/python" -c 'import importlib.metadata as m; print(m.version("jax"))')"
   "${pip[@]}" "jax[$1]==$release"
 fi

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Trains and measures on a Cloud TPU VM or pod, step by step or in one go.
+# Trains and evaluates on a Cloud TPU VM or pod, step by step or all at once.
 #
 #   launch/tpu_vm.sh all    --mixture toys_reat --model flan_t5_xl --bucket gs://bucket --zone Z
 #   launch/tpu_vm.sh create|install|run|resume|delete …
 #
-#   create    makes the TPU
-#   install   puts this checkout, its packages, T5X and the bucket's data onto every worker
-#   run       launch/t5x_run.sh on every worker
-#   resume    after a preemption: makes the TPU anew, installs, goes on from the last checkpoint
-#   delete    gives the TPU back; everything worth keeping is in the bucket
-#   all       create, install, run, and delete where that ended well
+#   create    creates the TPU
+#   install   copies this checkout, its packages, T5X and the bucket's data to every worker
+#   run       runs launch/t5x_run.sh on every worker
+#   resume    after a preemption: creates the TPU again, installs, resumes from the last checkpoint
+#   delete    deletes the TPU; everything worth keeping is in the bucket
+#   all       create, install, run, and delete if that succeeded
 #
 #   --mixture, --model, --seed, --gin.NAME=VALUE: see launch/t5x_run.sh
-#   --bucket gs://…     holds data/ (prepared datasets) and gets runs/
+#   --bucket gs://…     contains data/ (prepared datasets); runs are written to runs/
 #   --zone Z            such as europe-west4-a
 #   --accelerator TYPE  v3-8 by default; v4-8, v5litepod-16 …
 #   --version NAME      the TPU's image, tpu-ubuntu2204-base by default
 #   --name NAME         of the TPU, recllm by default
-#   --spot              cheaper, and may be preempted
-#   --dry_run           print the commands, run none
+#   --spot              cheaper, but may be preempted
+#   --dry_run           print the commands without running them
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -49,8 +49,8 @@ install() {
   local archive="${TMPDIR:-/tmp}/recllm_tasks.tgz"
   execute tar -C "$root" --exclude=.venv --exclude=.git --exclude=quickstart -czf "$archive" .
   execute "${tpu[@]}" scp "$archive" "$name:recllm_tasks.tgz" --zone="$zone" --worker=all
-  # The image's own Python is older than 3.11.
-  # shellcheck disable=SC2016  # for the worker's shell
+  # The image's Python is older than 3.11.
+  # shellcheck disable=SC2016  # expanded by the worker's shell
   on_every_worker 'set -e; mkdir -p recllm_tasks; tar -C recllm_tasks -xzf recllm_tasks.tgz
 python3 -m pip install -q --user uv; ~/.local/bin/uv python install -q 3.12
 cd recllm_tasks; PYTHON="$(~/.local/bin/uv python find 3.12)" launch/install.sh

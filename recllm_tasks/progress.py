@@ -25,7 +25,8 @@ class Work:
     def __init__(self, what: str, total: int, done: int, bar: Progress | None):
         self._what, self._total, self._done, self._bar = what, total, done, bar
         self._next_line = done + total * _LINE_EVERY
-        self._task = bar and bar.add_task(what, total=total, completed=done, note="")
+        if bar:
+            self._task = bar.add_task(what, total=total, completed=done, note="")
 
     def advance(self, steps: int, note: str = "") -> None:
         self._done += steps

@@ -109,11 +109,12 @@ def _verify(args, source, made, prompts) -> int:
     from recllm_tasks.models.formats import conversion, verification
 
     formats = (args.source_format, args.target_format)
+    inputs, targets = prompts
     difference = verification.compare(
-        source, made, formats, *prompts, conversion.DTYPES[args.dtype]
+        source, made, formats, inputs, targets, conversion.DTYPES[args.dtype]
     )
     what = (
-        f"{difference.tokens} tokens of {len(prompts[0])} prompts, mean log-probability "
+        f"{difference.tokens} tokens of {len(inputs)} prompts, mean log-probability "
         f"{difference.mean_score:.4f}, source read by {difference.readers[0]}, target by "
         f"{difference.readers[1]}: largest difference {difference.largest:.2g}"
     )

@@ -252,8 +252,8 @@ def t5x_commit(found: imports.Found) -> str | None:
     """The commit of T5X that pip or git recorded, or None."""
     if not found.from_t5x_dir:
         installed = list(metadata.distributions(name="t5x"))
-        record = (installed and installed[0].read_text("direct_url.json")) or ""
-        match = re.search(r'"commit_id": *"([0-9a-f]{40})"', record)
+        record = installed[0].read_text("direct_url.json") if installed else None
+        match = re.search(r'"commit_id": *"([0-9a-f]{40})"', record or "")
         return match and match[1]
     if not os.path.exists(os.path.join(found.folder, ".git")):
         return None

@@ -110,10 +110,10 @@ class RecSequences(FileReaderBuilder):
         if self._prepared is None or self._write is None:
             raise ValueError("RecSequences: got no data to write; use `recllm prepare`")
         catalog, info = self._prepared.catalog, self._prepared.info
-        catalog.save(self.data_path)
-        info.save(self.data_path)
+        catalog.save(self.data_dir)
+        info.save(self.data_dir)
         for file in self._prepared.files:
-            shutil.copy(file, self.data_path)
+            shutil.copy(file, self.data_dir)
         templates = {split: self._get_filename_template(split) for split in HELD_OUT}
         plan = plan_shards(
             self._prepared.sequences_dir,

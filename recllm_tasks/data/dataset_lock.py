@@ -22,10 +22,10 @@ def lock_dataset(data_dir: Path, name: str, say: Callable[[str], None]) -> Itera
     for any dataset, is removed first.
     """
     _remove_leftovers(data_dir)
-    lock = _acquire(data_dir, name, wait=False)
-    if lock is None:
+    wait = False
+    while (lock := _acquire(data_dir, name, wait)) is None:
         say(f"{name}: waiting for another process that is preparing it in {data_dir}")
-        lock = _acquire(data_dir, name, wait=True)
+        wait = True
     try:
         yield Path(tempfile.mkdtemp(dir=data_dir, prefix=f"{_PREFIX}{name}."))
     finally:

@@ -143,7 +143,7 @@ def _fetch(address: str, part: Path, tag: Path) -> int | None:
         strong = "" if strong.startswith("W/") else strong
         tag.write_text(strong or headers.get("Last-Modified", ""))
         done = done if resumed else 0
-        total = int(span[2]) if resumed else int(length) if length else None
+        total = int(span[2]) if span and resumed else int(length) if length else None
         name = part.name.removesuffix(".part")
         with part.open("ab" if resumed else "wb") as file, work(name, total or 0, done) as progress:
             _copy(answer, file, progress)

@@ -65,11 +65,10 @@ def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
       UserError: no item has a text.
     """
     import threadpoolctl
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn import decomposition, feature_extraction
 
     size = len(catalog)
-    tf_idf = TfidfVectorizer(
+    tf_idf = feature_extraction.text.TfidfVectorizer(
         sublinear_tf=True, max_features=_WORDS, min_df=min(2, size), dtype=np.float32
     )
     try:
@@ -83,7 +82,7 @@ def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
     axes = max(1, min(_AXES, sample.shape[1] - 1, size - 1))
     embeddings = np.empty([size, axes], np.float32)
     with threadpoolctl.threadpool_limits(1):
-        svd = TruncatedSVD(axes, random_state=seed).fit(sample)
+        svd = decomposition.TruncatedSVD(axes, random_state=seed).fit(sample)
         for start in range(0, size, _SAMPLE):
             part = svd.transform(tf_idf.transform(_texts(catalog, start, start + _SAMPLE)))
             length = np.linalg.norm(part, axis=1, keepdims=True)

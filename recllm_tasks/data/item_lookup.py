@@ -117,8 +117,8 @@ class ItemLookup:
     def _called(self, name: str) -> list[int]:
         """Rows that fit a bare name."""
         short_id, item = name.removeprefix(_SHORT), name.removeprefix(_RAW)
-        found = {self._row_of_short_id.get(short_id), self._row_of_item.get(item)} - {None}
-        return sorted(found) or self._with_title(name)
+        found = (self._row_of_short_id.get(short_id), self._row_of_item.get(item))
+        return sorted({row for row in found if row is not None}) or self._with_title(name)
 
     def _titled(self, name: str) -> list[int]:
         """Rows that fit a name in quotes."""

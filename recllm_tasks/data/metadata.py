@@ -86,7 +86,7 @@ def _item_text(values: Mapping[str, object], layout: Layout) -> ItemText:
     categories = values.get("categories")
     if layout.separator and isinstance(categories, str):
         categories = ", ".join(categories.split(layout.separator))
-    elif layout.flags:
+    elif layout.flags and isinstance(categories, list):
         categories = ", ".join(categories)
     return ItemText(
         title=_title(values),
@@ -123,7 +123,7 @@ def _text(value: object) -> str:
 
 def _price(value: object) -> str:
     """A price for display, such as `$1.99`; the empty string for anything that is not a price."""
-    if type(value) in (int, float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         # NaN and infinity compare false.
         return f"${value:.2f}" if 0 <= value < 10**9 else ""
     text = _text(value) if isinstance(value, str) else ""

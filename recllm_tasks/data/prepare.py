@@ -180,7 +180,7 @@ def _read(
     say: Callable[[str], None],
     stages: Stages,
 ) -> Prepared:
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(scratch),
         "memory_limit": _MEMORY_LIMIT,
         "autoinstall_known_extensions": "false",
@@ -233,7 +233,7 @@ def _read(
         statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
         tie_counts=tie_counts,
     )
-    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.count else ())
+    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.path and bad.count else ())
 
 
 def _with_ids(

@@ -167,14 +167,17 @@ class _Worker:
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
             text=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
         return self
 
     def write(self, shard: Shard) -> None:
         reply = ""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(dataclasses.asdict(shard)) + "\n")
-            self._process.stdin.flush()
-            reply = self._process.stdout.readline()
+            self._requests.write(json.dumps(dataclasses.asdict(shard)) + "\n")
+            self._requests.flush()
+            reply = self._replies.readline()
         if not reply:
             code = self._process.wait()
             raise OSError(f"a writer process ended with code {code}, perhaps out of memory")
@@ -185,9 +188,9 @@ class _Worker:
     def __exit__(self, *exception) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
+        self._replies.close()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._requests.close()
 
 
 def write_on_beam(shards: Sequence[Shard], options: Sequence[str] = ()) -> None:

@@ -75,14 +75,13 @@ def _nearest_centres(
     points_NxD: np.ndarray, num_codes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The code of each point and the centre of each code, by k-means."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
+    from sklearn import cluster, exceptions
 
     num_codes = min(num_codes, len(points_NxD))
-    fit = KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
+    fit = cluster.KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
         # With fewer distinct points than codes, some codes have no items.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         fit.fit(points_NxD[:_SAMPLE])
     return fit.predict(points_NxD), fit.cluster_centers_
 

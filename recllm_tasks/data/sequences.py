@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recllm_tasks.data.options import MIN_INTERACTIONS
 from recllm_tasks.errors import UserError
@@ -55,7 +56,7 @@ class Sequences:
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         entries = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Sequences(
-            users=self.users.take(pa.array(numbers)).to_pylist(),
+            users=pc.take(self.users, pa.array(numbers)).to_pylist(),
             offsets=offsets,
             items=self.items[entries],
             ratings=self.ratings[entries],
@@ -66,7 +67,7 @@ class Sequences:
         """Interactions per user, int64 [users]."""
         return np.diff(self.offsets)
 
-    def of_split(self, user: int, split: str) -> slice:
+    def of_split(self, user: int | np.integer, split: str) -> slice:
         """The entries that the record of user number `user` holds in `split`."""
         return slice(self.offsets[user], self.offsets[user + 1] - HELD_OUT[split])
 

@@ -8,7 +8,6 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 
@@ -71,15 +70,15 @@ def find_sources(
     interactions, metadata = (
         _find(raw_dir, name) for name in (spec.interactions_file, spec.metadata_file)
     )
-    missing = [
-        f"{name} (from {address})"
-        for path, name, address in (
-            (interactions, spec.interactions_file, spec.interactions_address),
-            (metadata, spec.metadata_file, spec.metadata_address),
-        )
-        if path is None
-    ]
-    if missing:
+    if interactions is None or metadata is None:
+        missing = [
+            f"{name} (from {address})"
+            for path, name, address in (
+                (interactions, spec.interactions_file, spec.interactions_address),
+                (metadata, spec.metadata_file, spec.metadata_address),
+            )
+            if path is None
+        ]
         raise UserError(
             f"missing files for '{spec.name}': got a folder {raw_dir} without "
             f"{' and '.join(missing)}, expected both files directly in it; download them there"
@@ -110,7 +109,7 @@ def _find(raw_dir: Path, name: str) -> Path | None:
     return None
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zst":

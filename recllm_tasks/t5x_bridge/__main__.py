@@ -11,8 +11,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks import gin_files
 from recllm_tasks.errors import UserError
+from recllm_tasks.gin_files import as_gin, gin_errors, gin_search_paths
 from recllm_tasks.t5x_bridge import imports
 
 _EPILOG = """\
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module)
         if args.distributed:
             join_processes()
-        with gin_files.gin_errors(f"gin files {', '.join(args.gin_file)}"):
+        with gin_errors(f"gin files {', '.join(args.gin_file)}"):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
     except UserError as error:
         # Gin adds the chain of its calls to every message that passes through it.
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
     """Flags of T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin asks for."""
-    folders = gin_files.gin_search_paths()[1:]
+    folders = gin_search_paths()[1:]
     arguments = [f"--gin_search_paths={','.join(['.', *folders])}"]
     arguments += [f"--gin_file={name}" for name in gin_files]
     if data_dir:
@@ -96,7 +96,7 @@ def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence
     for argument in rest:
         name, equals, value = argument.partition("=")
         if argument.startswith("--gin.") and equals:
-            argument = f"{name}={gin_files.as_gin(value)}"
+            argument = f"{name}={as_gin(value)}"
         arguments.append(argument)
     return arguments
 

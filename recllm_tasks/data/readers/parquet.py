@@ -34,7 +34,7 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
         return '"' + name.replace('"', '""') + '"'
 
     time = column("time", _is_time, "a number, a date, or text with dates")
-    kind = types[layout.find("time", list(types))]
+    kind = next(types[name] for name in layout.columns["time"] if name in types)
     if _is_text(kind):
         date = f"case when regexp_full_match({time}, '{DATE}') then {time} end"
         date = f"epoch(try_cast({date} as timestamptz))"
