@@ -27,15 +27,8 @@ _MODULE_OF = {
     "unbatch": "prompts.batches",
 }
 
-__all__ = [
-    "Items",
-    "Prompt",
-    "Recommender",
-    "SequenceSource",
-    "Template",
-    "register_stored",
-    "unbatch",
-]
+__all__ = ["Items", "Prompt", "Recommender", "SequenceSource", "Template"]
+__all__ += ["register_stored", "unbatch"]
 
 
 def __getattr__(name: str):

@@ -149,7 +149,7 @@ def test_without_items_and_ratings(tmp_path):
     ("name", "options", "message"),
     [
         ("My store", {}, "lower-case letters"),
-        ("toys", {}, "which is a published one"),
+        ("toys", {}, "which is a published dataset"),
         ("shop", {"verb": "rented"}, "--verb rent,rented"),
         ("shop", {"noun": " "}, "expected a noun"),
         ("shop", {"columns": "user=a", "format": "recbole"}, "leave one out"),
@@ -171,7 +171,7 @@ def test_both_forms_of_a_verb():
     [
         (["shop", "--interactions", "no/such-*.csv"], "got no file no/such-*.csv"),
         (["shop", "--columns", "user=a"], "got no --interactions beside"),
-        (["shop"], "or give the files of your own with --interactions"),
+        (["shop"], "or give the files of a custom dataset with --interactions"),
         (["shop", "--interactions", "x.csv", "--ties", "random"], "expected one of published"),
         (["shop", "--interactions", "x.csv", "--window", "0"], "window for 'shop': got 0"),
         (["shop", "--interactions", "x.csv", "--candidates", "1"], "candidates for 'shop': got 1"),

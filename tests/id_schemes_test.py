@@ -130,11 +130,11 @@ def test_atomic_ids_need_a_vocabulary_that_has_them(data_dirs):
 
 def test_stats_show_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
     assert cli.main(["stats", NAME, "--json", "--data_dir", str(data_dirs[scheme])]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["ids"] == scheme
-    assert (told["collisions"] is None) == (scheme != "semantic")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ids"] == scheme
+    assert (printed["collisions"] is None) == (scheme != "semantic")
     assert cli.main(["stats", NAME, "--data_dir", str(data_dirs[scheme])]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("ids "))
     if scheme == "semantic":
-        items = told["collisions"]["items"]
+        items = printed["collisions"]["items"]
         assert f"ids semantic: {items} of 40 items share their codes" in line

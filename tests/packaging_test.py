@@ -22,7 +22,7 @@ LOCKS = ROOT / "launch" / "locks"
 PYTHONS = ("3.11", "3.12")
 SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 # Imported where they are present, and not ours to install.
-# T5X is not on PyPI; Apache Beam wants an older protobuf and pyarrow than everything else.
+# T5X is not on PyPI; Apache Beam needs an older protobuf and pyarrow than all others.
 NOT_REQUIRED = {"t5x", "airio", "jestimator", "apache_beam"}
 
 
@@ -151,7 +151,7 @@ def test_an_installed_wheel_finds_its_gin_files_from_any_folder(installed, tmp_p
 
 def test_an_editable_install_finds_the_gin_files_of_the_checkout(tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
-    # As pip does for `-e`, into a folder of its own.
+    # As pip does for `-e`, but into a separate folder.
     install = ("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
     site = tmp_path / "site"
     run(sys.executable, "-m", "pip", *install, "--target", site, "-e", checkout, cwd=tmp_path)

@@ -33,3 +33,7 @@ def test_names_are_imported_on_first_use():
         "assert 'recllm_tasks.prompts.templates' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_table_of_names_is_complete():
+    assert sorted(recllm_tasks._MODULE_OF) == sorted(recllm_tasks.__all__)

@@ -104,7 +104,7 @@ def test_ir_measures_finds_the_same(out, kind):
         ):
             qrels.append(Qrel(user, str(target), 1))
             short.append(rank <= len(items))
-            # A negative drawn twice is one document; a place of its own is left to each.
+            # A negative drawn twice is one document, but each draw keeps its rank.
             seen = [
                 f"{item}" if item not in items[:place] else f"{item} again {place}"
                 for place, item in enumerate(items)
@@ -124,12 +124,12 @@ def test_a_finished_row_is_not_computed_again(out, small_data_dir, tmp_path, cap
     (tmp_path / "markov" / "results.json").write_text('{"metrics": {}}')
     capsys.readouterr()
     assert _run(small_data_dir, tmp_path, names) == 0
-    told = capsys.readouterr().err
-    assert told.count("finished before") == 1
+    output = capsys.readouterr().err
+    assert output.count("already finished") == 1
     assert (tmp_path / "popularity" / "results.json").read_bytes() == first["popularity"]
     again = json.loads((tmp_path / "markov" / "results.json").read_bytes())
     assert again["metrics"] == json.loads(first["markov"])["metrics"]
-    # Of another split it is another row; without its users it is not whole.
+    # Another split makes another row; a row without per-user results is incomplete.
     assert _run(small_data_dir, tmp_path, "popularity", "--split", "validation") == 0
     assert "finished before" not in capsys.readouterr().err
     per_user.path_of(tmp_path / "markov", f"{NAME}_ranking", "test").unlink()

@@ -52,7 +52,7 @@ def shop(tmp_path, capsys):
 
 
 def test_ids_are_distinct_and_similar_items_share_prefixes(shop):
-    code, told, info, catalog = shop("--ids", "semantic")
+    code, output, info, catalog = shop("--ids", "semantic")
     assert code == 0
     assert len(set(catalog.short_id)) == SIZE
     assert all(re.fullmatch(r"I\d+a\d+b\d+c\d+", short_id) for short_id in catalog.short_id)
@@ -68,7 +68,7 @@ def test_ids_are_distinct_and_similar_items_share_prefixes(shop):
     assert info.collisions == Collisions.of(numbers)
     # Two items have each title.
     assert info.collisions.items == SIZE
-    assert f"{SIZE} of {SIZE} items share their codes" in " ".join(told.split())
+    assert f"{SIZE} of {SIZE} items share their codes" in " ".join(output.split())
 
 
 def test_the_last_number_is_in_the_random_order_of_the_rows(shop):
@@ -89,9 +89,9 @@ def test_ids_and_fingerprints(shop):
     infos = [shop(folder="random")[2], shop("--ids", "atomic", folder="atomic")[2], first]
     assert tuple(info.ids for info in infos) == ("random", "atomic", "semantic")
     assert len({info.fingerprint for info in infos}) == 3
-    code, told, _, _ = shop("--ids", "semantic")
+    code, output, _, _ = shop("--ids", "semantic")
     assert code == 0
-    assert "already prepared" in told
+    assert "already prepared" in output
     code, error, _, _ = shop()
     assert code == 2
     assert "ids semantic" in error
