@@ -1,4 +1,4 @@
-"""Packaging. gin/ lies at the top of the checkout and is installed inside the package."""
+"""Packaging. gin/ is at the top of the checkout and is installed inside the package."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "recllm_tasks/__init__.py").read_text(), re.M
 )
 
-# Lower bounds are the oldest releases that launch/locks/ tests; upper bounds the next release that
-# may break by its own numbering.
+# Lower bounds are the oldest releases that launch/locks/ tests; upper bounds are the next releases
+# that may break by their own numbering.
 REQUIREMENTS = [
     "absl-py>=2.5,<3",
     "clu>=0.0.12,<0.1",
@@ -32,14 +32,15 @@ REQUIREMENTS = [
     "scipy>=1.17,<2",
     "sentencepiece>=0.2.3,<0.3",
     "seqio>=0.0.20,<0.1",
-    "tensorboard>=2.21,<3",  # clu's metric writers import it and do not ask for it
+    "tensorboard>=2.21,<3",  # clu's metric writers import it without requiring it
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<5",
-    "tensorflow-text>=2.21,<2.22",  # seqio imports it, any release; it must be tensorflow's own
+    "tensorflow-text>=2.21,<2.22",  # seqio accepts any release; it must match tensorflow's
     "tensorstore>=0.1.86,<0.2",
     "threadpoolctl>=3.8,<4",
 ]
 TEST_REQUIREMENTS = [
+    "basedpyright>=1.40.2,<2",
     "hypothesis>=6.170,<7",
     "ir-measures>=0.4.3,<0.5",
     "pytest>=9.2,<10",
@@ -61,7 +62,7 @@ setup(
     packages=[*find_packages(include=["recllm_tasks", "recllm_tasks.*"]), "recllm_tasks.gin"],
     # Without an __init__.py: a package named `gin` in the checkout would shadow gin-config.
     package_dir={"recllm_tasks.gin": "gin"},
-    package_data={"recllm_tasks.gin": ["**/*.gin"]},
+    package_data={"recllm_tasks": ["py.typed"], "recllm_tasks.gin": ["**/*.gin"]},
     install_requires=REQUIREMENTS,
     extras_require={"test": TEST_REQUIREMENTS},
     entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},

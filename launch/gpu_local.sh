@@ -15,6 +15,6 @@ require_options mixture model bucket data_dir
 
 execute "$root/launch/install.sh"
 execute "$root/launch/install_t5x.sh" cuda13
-# T5X copies batches during computation; leave some memory for users other than JAX.
+# Leave some memory to other users of the GPU than JAX: T5X copies batches during computation.
 export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.9}"
 execute "$root/launch/t5x_run.sh" "$@"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Creates .venv in the checkout and installs the locked packages and this package into it.
-# Skips what is already installed, so calling it again costs nothing.
+# Creates .venv in the checkout, and installs the locked packages and this package into it.
+# Does nothing if everything is already installed.
 #
-#   launch/install.sh                      # what the package needs
-#   launch/install.sh --with-tests         # also what its tests need
+#   launch/install.sh                      # packages that recllm_tasks needs
+#   launch/install.sh --with-tests         # and packages that its tests need
 #   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11 or 3.12
 set -euo pipefail
 
@@ -16,13 +16,13 @@ fail() {
   exit 2
 }
 
-# Prints 311 or 312; prints nothing for other versions or if there is no such Python.
+# Prints 311 or 312; nothing for another or no Python.
 supported_version() {
   "$1" -c 'import sys; v = sys.version_info; print(v[0] * 100 + v[1])' 2>/dev/null |
     grep -E '^31[12]$' || true
 }
 
-# Prints the first supported Python; only considers $PYTHON if it is set.
+# Prints the first supported Python; considers only $PYTHON if it is set.
 find_python() {
   local candidate candidates=(python3 python3.12 python3.11)
   [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
@@ -34,13 +34,13 @@ find_python() {
   done
 }
 
-# Installs a requirements file unless .venv has an identical copy from the last installation.
+# Installs a requirements file unless it is unchanged since the last time (copy in .venv).
 install_lock() {
   local lock="$1" stamp
   stamp="$venv/installed-$(basename "$1")"
   cmp -s "$lock" "$stamp" && return
   echo "launch/install.sh: installing $(basename "$lock") into .venv"
-  # Installs the pinned setuptools first: isolated builds would download the newest version.
+  # Install the pinned setuptools first: isolated builds would download the newest one.
   "$venv/bin/python" -m pip install -qq "$(grep '^setuptools==' "$runtime_lock")"
   "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$runtime_lock" -r "$lock"
   cp "$lock" "$stamp"
@@ -68,7 +68,7 @@ if [[ ! -e "$venv" ]]; then
     "expected 3.11 or 3.12; install one and name it: PYTHON=python3.12 launch/install.sh"
   if ! "$python" -m venv "$venv"; then
     rm -rf "$venv"
-    fail "could not make $venv with $python; on Debian, install python3-venv"
+    fail "could not create $venv with $python; on Debian, install python3-venv"
   fi
 fi
 

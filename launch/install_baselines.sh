@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Creates .venv-baselines in the checkout, the environment for RecBole's models in
+# Creates .venv-baselines in the checkout: the environment of RecBole, whose models are rows of
 # `recllm baselines`. RecBole needs older packages than recllm_tasks, and nothing of recllm_tasks.
-# Skips what is already installed, so calling it again costs nothing.
+# Does nothing if everything is already installed.
 #
 #   launch/install_baselines.sh
 #   PYTHON=/opt/python3.11 launch/install_baselines.sh    # with this Python 3.11
-#   VENV=~/recbole launch/install_baselines.sh            # elsewhere; see --recbole_python
+#   VENV=~/recbole launch/install_baselines.sh            # elsewhere, for --recbole_python
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -27,7 +27,7 @@ if cmp -s "$lock" "$venv/installed-$(basename "$lock")"; then
 fi
 "$python" -m venv "$venv"
 echo "launch/install_baselines.sh: installing $(basename "$lock") into $venv"
-# Installs the pinned setuptools first: isolated builds would download the newest version.
+# Install the pinned setuptools first: isolated builds would download the newest one.
 mapfile -t first < <(grep -E '^(setuptools|wheel)==' "$lock")
 "$venv/bin/python" -m pip install -qq "${first[@]}"
 "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$lock"

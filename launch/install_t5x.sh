@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Adds T5X, and optionally JAX for accelerators, to the .venv that launch/install.sh created.
+# Adds T5X, and JAX for a kind of device, to the .venv that launch/install.sh created.
 #
 #   launch/install_t5x.sh          # T5X
-#   launch/install_t5x.sh tpu      # T5X, and JAX for TPUs
-#   launch/install_t5x.sh cuda13   # T5X, and JAX for NVIDIA GPUs with CUDA 13 (or cuda12)
+#   launch/install_t5x.sh tpu      # and JAX for TPUs
+#   launch/install_t5x.sh cuda13   # and JAX for NVIDIA GPUs, with CUDA 13 (or cuda12)
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

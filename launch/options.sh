@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Options shared by the launch scripts for T5X, which source this file.
-# shellcheck disable=SC2034  # the sourcing scripts use the variables
+# Options that the launch scripts for T5X share; they source this file.
+# shellcheck disable=SC2034  # the variables are used by the scripts that source this
 
 mixture="" model="" bucket="" data_dir="" seed=0 distributed=false dry_run=false
 name="recllm" zone="" accelerator="v3-8" version="tpu-ubuntu2204-base" spot=false
@@ -40,7 +40,7 @@ parse_options() {
       --mixture | --model | --bucket | --data_dir | --seed | --name | --zone | --accelerator | --version)
         printf -v "${option#--}" '%s' "$value"
         ;;
-      *) fail "unknown option: got $option; the head of $0 lists them" ;;
+      *) fail "unknown option: got $option; see the options at the top of $0" ;;
     esac
   done
   bucket="${bucket%/}"
@@ -49,11 +49,11 @@ parse_options() {
 require_options() {
   local option
   for option in "$@"; do
-    [[ -n "${!option}" ]] || fail "missing option: got no --$option; the head of $0 explains it"
+    [[ -n "${!option}" ]] || fail "missing option: got no --$option; see the top of $0"
   done
 }
 
-# Runs a command; with --dry_run, prints it quoted for a shell instead.
+# Runs a command, or prints it in a form that a shell can run.
 execute() {
   if $dry_run; then
     printf '%q ' "$@"
@@ -63,7 +63,7 @@ execute() {
   fi
 }
 
-# Prints the options of launch/t5x_run.sh as one line, quoted for a shell.
+# Options for launch/t5x_run.sh, as one line for another shell.
 run_options() {
   printf '%q ' --mixture "$mixture" --model "$model" --bucket "$bucket" --seed "$seed" \
     ${gin_settings[@]+"${gin_settings[@]}"} "$@"

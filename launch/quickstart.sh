@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# From scratch to an evaluated recommender: creates .venv, prepares MovieLens 100k, trains the tiny
-# model on UT+AT, and prints its metrics on all test users next to simple baselines.
+# From nothing to an evaluated recommender: creates .venv, prepares MovieLens 100k, trains the tiny
+# model on UT+AT, and prints its metrics on all test users beside simple baselines.
 #
 #   launch/quickstart.sh                 # data and run in ./quickstart
-#   launch/quickstart.sh FOLDER [SEED]   # another folder or seed
+#   launch/quickstart.sh FOLDER [SEED]   # elsewhere, or with another seed
 #
-# Needs Python 3.11 or 3.12 and PyPI. Call it again to resume an interrupted run.
+# Needs Python 3.11 or 3.12 and PyPI; run again, it resumes where it stopped.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Fine-tunes a published FLAN-T5 on a mixture with T5X and evaluates it on all test users. The other
-# launch scripts call it on every machine. Call it again to resume an interrupted run.
+# Fine-tunes a published FLAN-T5 on a mixture with T5X, and evaluates it on all test users. The other
+# launch scripts call it on every machine. Run again, it resumes where it stopped.
 #
 #   launch/t5x_run.sh --mixture toys_reat --model flan_t5_xl --bucket gs://bucket --data_dir data
 #
-#   --mixture NAME      task or mixture to train on; its tasks with metrics are evaluated
-#   --model NAME        a file of gin/models: flan_t5_small, flan_t5_base, flan_t5_large, flan_t5_xl
-#   --bucket FOLDER     gs://… or a folder shared by all machines; runs are in FOLDER/runs
+#   --mixture NAME      task or mixture: train on it, evaluate its tasks that have metrics
+#   --model NAME        a file in gin/models: flan_t5_small, flan_t5_base, flan_t5_large, flan_t5_xl
+#   --bucket FOLDER     gs://… or a folder that all machines share; runs are in FOLDER/runs
 #   --data_dir FOLDER   prepared datasets, on this machine
-#   --seed N            default: 0
-#   --distributed       this machine is part of a TPU pod or a Slurm job
+#   --seed N            0 by default
+#   --distributed       this machine is one of a TPU pod, or of a Slurm job
 #   --dry_run           print the commands without running them
-#   --gin.NAME=VALUE …  upper-case settings for both steps, such as --gin.MODEL_PARALLEL=4
+#   --gin.NAME=VALUE …  upper-case settings of both programs, such as --gin.MODEL_PARALLEL=4
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

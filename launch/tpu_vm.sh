@@ -5,18 +5,18 @@
 #   launch/tpu_vm.sh create|install|run|resume|delete …
 #
 #   create    creates the TPU
-#   install   copies this checkout and the bucket's data to every worker, installs packages and T5X
-#   run       launch/t5x_run.sh on every worker
-#   resume    after a preemption: recreates the TPU, installs, resumes from the last checkpoint
-#   delete    deletes the TPU; all results are in the bucket
-#   all       create, install, run, and delete if all of them succeed
+#   install   copies this checkout, its packages, T5X and the bucket's data to every worker
+#   run       runs launch/t5x_run.sh on every worker
+#   resume    after a preemption: creates the TPU again, installs, resumes from the last checkpoint
+#   delete    deletes the TPU; everything worth keeping is in the bucket
+#   all       create, install, run, and delete if that succeeded
 #
 #   --mixture, --model, --seed, --gin.NAME=VALUE: see launch/t5x_run.sh
-#   --bucket gs://…     contains data/ (prepared datasets); runs/ is written to it
+#   --bucket gs://…     contains data/ (prepared datasets); runs are written to runs/
 #   --zone Z            such as europe-west4-a
-#   --accelerator TYPE  default: v3-8; others: v4-8, v5litepod-16 …
-#   --version NAME      the TPU's image; default: tpu-ubuntu2204-base
-#   --name NAME         name of the TPU; default: recllm
+#   --accelerator TYPE  v3-8 by default; v4-8, v5litepod-16 …
+#   --version NAME      the TPU's image, tpu-ubuntu2204-base by default
+#   --name NAME         of the TPU, recllm by default
 #   --spot              cheaper, but may be preempted
 #   --dry_run           print the commands without running them
 set -euo pipefail

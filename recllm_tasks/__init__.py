@@ -1,6 +1,41 @@
 """Language models that recommend: SeqIO tasks, training, decoding and honest evaluation.
 
-Importing the package reads no file and registers nothing; `import recllm_tasks.mixtures` registers.
+The public names below are imported on first use, so importing the package does no work. Only
+`import recllm_tasks.mixtures` registers tasks.
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from recllm_tasks.mixtures import register_stored
+    from recllm_tasks.prompts.assembly import Prompt
+    from recllm_tasks.prompts.batches import unbatch
+    from recllm_tasks.prompts.source import SequenceSource
+    from recllm_tasks.prompts.templates import Items, Template
+    from recllm_tasks.recommender import Recommender
+
 __version__ = "0.1.0"
+
+_MODULE_OF = {
+    "Items": "prompts.templates",
+    "Prompt": "prompts.assembly",
+    "Recommender": "recommender",
+    "SequenceSource": "prompts.source",
+    "Template": "prompts.templates",
+    "register_stored": "mixtures",
+    "unbatch": "prompts.batches",
+}
+
+__all__ = ["Items", "Prompt", "Recommender", "SequenceSource", "Template"]
+__all__ += ["register_stored", "unbatch"]
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,20 +1,21 @@
-"""The one exception for what a user can mend, and the checks of settings that raise it."""
+"""The exception for errors that the user can fix, and the checks of settings that raise it."""
 
 import math
 import numbers
+from typing import Any
 
 
 class UserError(Exception):
-    """Something that the user can mend; the command line prints it and exits with code 2.
+    """An error that the user can fix; the command line prints it and exits with code 2.
 
     The message reads `<what> for '<which>': got X, expected Y; do Z`.
     """
 
 
 def check_text(name: str, value: object) -> None:
-    """Raises `UserError` unless the setting is a string that is not empty."""
+    """Raises `UserError` unless the setting is a non-empty string."""
     if not isinstance(value, str) or not value:
-        raise UserError(f"{name}: got {value!r}, expected a string that is not empty; correct it")
+        raise UserError(f"{name}: got {value!r}, expected a non-empty string; correct it")
 
 
 def check_switch(name: str, value: object) -> None:
@@ -23,17 +24,19 @@ def check_switch(name: str, value: object) -> None:
         raise UserError(f"{name}: got {value!r}, expected True or False; correct it")
 
 
-def check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
     """Raises `UserError` unless the setting is a whole number in [least, most]."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
+    if not _is_a(numbers.Integral, value) or value < least or (most is not None and value > most):
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{name}: got {value!r}, expected a whole number {span}; correct it")
 
 
-def check_number(name: str, value: object, least: float, below: float = math.inf) -> None:
+def check_number(name: str, value: Any, least: float, below: float = math.inf) -> None:
     """Raises `UserError` unless the setting is a number in [least, below)."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not least <= value < below:
+    if not _is_a(numbers.Real, value) or not least <= value < below:
         span = f"of at least {least:g}" if below == math.inf else f"in [{least:g}, {below:g})"
         raise UserError(f"{name}: got {value!r}, expected a number {span}; correct it")
+
+
+def _is_a(kind: type, value: object) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

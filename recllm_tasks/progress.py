@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal: a bar for people, a line now and then for log files."""
+"""Progress of long work: a bar on a terminal, an occasional line in a log file."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,19 +13,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Where there is no terminal, a line each time this share of the work is done.
+# Without a terminal, a line is printed each time this share of the work is done.
 _LINE_EVERY = 0.1
 
 console = Console(stderr=True, highlight=False)
 
 
 class Work:
-    """One piece of work under way."""
+    """One piece of work in progress."""
 
     def __init__(self, what: str, total: int, done: int, bar: Progress | None):
         self._what, self._total, self._done, self._bar = what, total, done, bar
         self._next_line = done + total * _LINE_EVERY
-        self._task = bar and bar.add_task(what, total=total, completed=done, note="")
+        if bar:
+            self._task = bar.add_task(what, total=total, completed=done, note="")
 
     def advance(self, steps: int, note: str = "") -> None:
         self._done += steps
@@ -41,7 +42,7 @@ class Work:
 
 @contextlib.contextmanager
 def work(what: str, total: int, done: int = 0) -> Iterator[Work]:
-    """Shows progress from `done` to `total` while the block runs."""
+    """Shows progress from `done` to `total` steps while the block runs."""
     if not console.is_terminal:
         yield Work(what, total, done, None)
         return

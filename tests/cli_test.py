@@ -1,4 +1,4 @@
-"""The commands as a user meets them: output, JSON, errors, and the README's own task."""
+"""The commands as a user sees them: output, JSON, errors, and the custom task of the README."""
 
 import fcntl
 import json
@@ -15,6 +15,7 @@ import seqio
 
 from recllm_tasks import cli
 
+HEAVY = {"gin", "jax", "numpy", "seqio", "tensorflow"}
 README = pathlib.Path(__file__).parents[1] / "README.md"
 VERY_SMALL = [
     "--gin_file=models/tiny.gin",
@@ -57,7 +58,7 @@ def _fails(capsys, *arguments):
     return error
 
 
-def test_prepare_tells_programs_the_statistics(tmp_path, capsys, make_movies):
+def test_prepare_writes_statistics_as_json(tmp_path, capsys, make_movies):
     make_movies(tmp_path / "raw")
     arguments = ["--data_dir", str(tmp_path / "data"), "--raw_dir", str(tmp_path / "raw"), "--json"]
     assert cli.main(["prepare", "movielens_100k", *arguments]) == 0
@@ -91,7 +92,7 @@ def test_show_lists_what_is_offered_and_why_the_rest_is_not(movies, capsys):
     assert "'toys' is not prepared" in re.sub(r"\s+", " ", shown)
 
 
-def test_errors_name_what_and_how_to_mend_it(movies, tmp_path, capsys):
+def test_errors_say_what_is_wrong_and_how_to_fix_it(movies, tmp_path, capsys):
     data = ["--data_dir", str(movies)]
     assert "toys" in _fails(capsys, "prepare", "toyz", *data)
     assert "reviews_Toys_and_Games_5.json.gz" in _fails(capsys, "prepare", "toys", *data)
@@ -132,7 +133,7 @@ def test_errors_name_what_and_how_to_mend_it(movies, tmp_path, capsys):
         ("TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 1}", "too short: got 0 tokens"),
     ],
 )
-def test_wrong_settings_are_told_in_a_line(movies, tmp_path, capsys, binding, message):
+def test_wrong_settings_are_reported_in_one_line(movies, tmp_path, capsys, binding, message):
     error = _fails(
         capsys,
         "train",
@@ -144,10 +145,10 @@ def test_wrong_settings_are_told_in_a_line(movies, tmp_path, capsys, binding, me
         movies,
     )
     assert message in error
-    assert not (tmp_path / "run").exists(), "nothing is left of a refused run"
+    assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
 
 
-def test_damaged_records_are_told_by_their_file(movies, tmp_path, capsys):
+def test_the_error_names_the_damaged_file(movies, tmp_path, capsys):
     folder = shutil.copytree(movies, tmp_path / "data")
     (shard,) = folder.rglob("rec_sequences-train.tfrecord*")
     shard.write_bytes(shard.read_bytes()[:-1])
@@ -157,7 +158,7 @@ def test_damaged_records_are_told_by_their_file(movies, tmp_path, capsys):
     assert "--overwrite" in error
 
 
-def test_overwrite_mends_a_damaged_dataset(movies, tmp_path, capsys):
+def test_overwrite_replaces_a_damaged_dataset(movies, tmp_path, capsys):
     folder = shutil.copytree(movies, tmp_path / "data")
     (catalog,) = folder.rglob("catalog.parquet")
     whole = catalog.read_bytes()
@@ -167,7 +168,7 @@ def test_overwrite_mends_a_damaged_dataset(movies, tmp_path, capsys):
     assert catalog.read_bytes() == whole
 
 
-def test_what_the_system_refuses_is_told_in_a_line(tmp_path, capsys):
+def test_errors_of_the_system_are_reported_in_one_line(tmp_path, capsys):
     (tmp_path / "downloads").write_text("in the way")
     assert cli.main(["prepare", "movielens_100k", "--data_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
@@ -183,10 +184,10 @@ def test_ctrl_c_ends_a_command_with_130(movies):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background job would hand down an ignored SIGINT.
+        # Background jobs of a shell inherit an ignored SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    # A page of pipe: the command waits for its reader, and cannot have ended before the signal.
+    # A pipe of one page: the command waits for its reader, so it cannot end before the signal.
     fcntl.fcntl(shown.stdout, fcntl.F_SETPIPE_SZ, 4096)
     assert shown.stdout.readline().startswith("{")
     shown.send_signal(signal.SIGINT)
@@ -196,34 +197,36 @@ def test_ctrl_c_ends_a_command_with_130(movies):
     assert "Traceback" not in error
 
 
-_INTERRUPTED_WHERE_NOTHING_CAN_BE_RAISED = """
+_INTERRUPTED_IN_A_FINALIZER = """
 import os, signal, sys, time, types
 from recllm_tasks import cli
 
-class Finalised:
+class Finalized:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):
             pass
 
 def run(args):
-    Finalised()
+    Finalized()
     time.sleep(30)
     return 0
 
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.modules["recllm_tasks.commands.doctor"] = types.SimpleNamespace(run=run)
+sys.modules["recllm_tasks.commands.doctor"] = types.SimpleNamespace(
+    SUMMARY="test", EPILOG="", add_arguments=lambda parser: None, run=run
+)
 sys.exit(cli.main(["doctor"]))
 """
 
 
-_SWALLOWED = _INTERRUPTED_WHERE_NOTHING_CAN_BE_RAISED.replace(
-    "    Finalised()\n    time.sleep(30)\n",
-    "    try:\n        Finalised.__del__(None)\n    except KeyboardInterrupt:\n        return 0\n",
+_SWALLOWED = _INTERRUPTED_IN_A_FINALIZER.replace(
+    "    Finalized()\n    time.sleep(30)\n",
+    "    try:\n        Finalized.__del__(None)\n    except KeyboardInterrupt:\n        return 0\n",
 )
 
 
-@pytest.mark.parametrize("program", [_INTERRUPTED_WHERE_NOTHING_CAN_BE_RAISED, _SWALLOWED])
+@pytest.mark.parametrize("program", [_INTERRUPTED_IN_A_FINALIZER, _SWALLOWED])
 def test_ctrl_c_is_not_lost(program):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -231,7 +234,7 @@ def test_ctrl_c_is_not_lost(program):
     assert done.stderr == "\nrecllm: stopped\n"
 
 
-_TRAINING_THAT_TELLS_ITS_START = """
+_TRAINING_THAT_PRINTS_HOW_IT_STARTED = """
 import json, os, sys, types
 from recllm_tasks import cli
 
@@ -239,13 +242,15 @@ def run(args):
     print(json.dumps([os.environ.get("GLIBC_TUNABLES"), os.getpid(), sys.argv[1:]]))
     return 0
 
-cli.setup.import_quietly = lambda: None
-sys.modules["recllm_tasks.commands.train"] = types.SimpleNamespace(run=run)
+cli.session.import_quietly = lambda: None
+sys.modules["recllm_tasks.commands.train"] = types.SimpleNamespace(
+    SUMMARY="test", EPILOG="", add_arguments=cli.session.add_gin_arguments, run=run
+)
 sys.exit(cli.main())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="starts again under Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 @pytest.mark.parametrize(
     ("given", "found"),
     [
@@ -253,11 +258,11 @@ sys.exit(cli.main())
         ({"GLIBC_TUNABLES": "glibc.malloc.check=0"}, "glibc.malloc.check=0"),
     ],
 )
-def test_training_has_huge_pages_unless_the_user_chose(given, found):
+def test_training_uses_huge_pages_unless_the_user_set_the_variable(given, found):
     arguments = ["train", "--gin.MODEL_DIR='a folder; $(of spaces)'"]
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     started = subprocess.Popen(
-        [sys.executable, "-c", _TRAINING_THAT_TELLS_ITS_START, *arguments],
+        [sys.executable, "-c", _TRAINING_THAT_PRINTS_HOW_IT_STARTED, *arguments],
         stdout=subprocess.PIPE,
         text=True,
         env={**environment, **given},
@@ -267,11 +272,11 @@ def test_training_has_huge_pages_unless_the_user_chose(given, found):
     assert json.loads(output) == [found, started.pid, arguments]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="starts again under Linux only")
-def test_a_program_from_standard_input_is_not_started_again():
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_a_program_from_standard_input_is_not_restarted():
     done = subprocess.run(
         [sys.executable, "-", "train"],
-        input=_TRAINING_THAT_TELLS_ITS_START,
+        input=_TRAINING_THAT_PRINTS_HOW_IT_STARTED,
         capture_output=True,
         text=True,
         check=True,
@@ -341,7 +346,7 @@ def test_eval_prints_the_baselines_beside_the_model(movies, tmp_path, capsys):
     assert results["baselines"]["popularity"]["movielens_100k_retrieval"]["hr@10"] >= 0
 
 
-def test_help_teaches_and_is_quick():
+def test_help_of_a_command_is_quick():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "recllm_tasks.cli", "train", "--help"],
         capture_output=True,
@@ -349,5 +354,26 @@ def test_help_teaches_and_is_quick():
         check=True,
     )
     assert "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at" in done.stdout
-    assert "tensorflow" not in done.stderr
-    assert "jax" not in done.stderr
+    assert _imported(done.stderr).isdisjoint(HEAVY)
+
+
+def test_help_lists_every_command_and_is_quick():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "recllm_tasks.cli", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for command in cli.COMMANDS:
+        assert re.search(rf"^    {command}\s+[a-z]", done.stdout, re.MULTILINE), command
+    assert _imported(done.stderr).isdisjoint(HEAVY)
+
+
+def _imported(import_times):
+    """Names of the top-level packages in the output of `-X importtime`."""
+    return {line.rpartition("|")[2].strip().split(".")[0] for line in import_times.splitlines()}
+
+
+def test_an_argument_of_no_command_is_refused(capsys):
+    assert "Unknown argument '--gin.A=1'" in _fails(capsys, "doctor", "--gin.A=1")
+    assert "invalid choice: 'trian'" in _fails(capsys, "trian")

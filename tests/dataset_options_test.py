@@ -1,4 +1,4 @@
-"""What a dataset was prepared with reaches its tasks: window, candidates, like threshold."""
+"""Options of a dataset reach its tasks: window, candidates, like threshold."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import seqio
 from recllm_tasks import mixtures
 from recllm_tasks.baselines.house import read_split
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
@@ -21,7 +21,7 @@ def options_shop(tmp_path_factory):
     for user in range(30):
         lines += [f"u{user},i{(user * 7 + p) % 40},{p},{1 + p % 5}" for p in range(12)]
     (folder / "x.csv").write_text("\n".join(lines))
-    spec = own_spec("options_shop", [str(folder / "x.csv")])
+    spec = custom_spec("options_shop", [str(folder / "x.csv")])
     prepare(spec, folder / "data", window=4, candidates=8, like_threshold=1.0)
     mixtures.register_stored(folder / "data")
     ensure_vocabulary(CatalogSource("options_shop"))

@@ -13,7 +13,8 @@ from recllm_tasks import cli, tasks
 from recllm_tasks.audit.id_readers import IdReader
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import open_dataset
-from recllm_tasks.data.id_schemes import SCHEMES, read_numbers
+from recllm_tasks.data.id_schemes import read_numbers
+from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
@@ -33,26 +34,26 @@ def data_dirs(tmp_path_factory, make_movies):
     rows["item"], rows["embedding"] = np.arange(40), np.eye(8)[np.arange(40) % 6]
     rows["embedding"][3:, 6] = np.arange(3, 40) / 100
     np.save(folder / "e.npy", rows)
-    for scheme in SCHEMES:
+    for scheme in ID_SCHEMES:
         embeddings = folder / "e.npy" if scheme == "semantic" else None
         prepare(NAME, folder / scheme, folder / "raw", ids=scheme, embeddings=embeddings)
         seqio.set_tfds_data_dir_override(str(folder / scheme))
         ensure_vocabulary(CatalogSource(NAME))
-    yield {scheme: folder / scheme for scheme in SCHEMES}
+    yield {scheme: folder / scheme for scheme in ID_SCHEMES}
     seqio.set_tfds_data_dir_override(None)
 
 
-@pytest.fixture(params=SCHEMES)
+@pytest.fixture(params=ID_SCHEMES)
 def scheme(request, data_dirs):
     seqio.set_tfds_data_dir_override(str(data_dirs[request.param]))
     return request.param
 
 
-def test_schemes_differ_in_nothing_but_ids(data_dirs):
-    """So that results of one may stand beside those of another."""
+def test_schemes_differ_only_in_ids(data_dirs):
+    """So their results can be compared."""
     infos = [open_dataset(folder, NAME) for folder in data_dirs.values()]
     assert len({info.split_fingerprint for info in infos}) == 1
-    assert len({info.fingerprint for info in infos}) == len(SCHEMES)
+    assert len({info.fingerprint for info in infos}) == len(ID_SCHEMES)
     items, tests = [], []
     for folder in data_dirs.values():
         seqio.set_tfds_data_dir_override(str(folder))
@@ -114,7 +115,7 @@ def test_ids_in_tokens(scheme):
 
 
 @pytest.mark.usefixtures("clean_gin")
-def test_atomic_ids_want_a_vocabulary_with_them(data_dirs):
+def test_atomic_ids_need_a_vocabulary_that_has_them(data_dirs):
     other = next(data_dirs["semantic"].rglob("vocabulary.model"))
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(other))
     for scheme in ("random", "semantic"):
@@ -127,13 +128,13 @@ def test_atomic_ids_want_a_vocabulary_with_them(data_dirs):
         tasks.get(f"{NAME}_ut")
 
 
-def test_stats_tell_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
+def test_stats_show_the_scheme_and_the_collisions(scheme, data_dirs, capsys):
     assert cli.main(["stats", NAME, "--json", "--data_dir", str(data_dirs[scheme])]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["ids"] == scheme
-    assert (told["collisions"] is None) == (scheme != "semantic")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["ids"] == scheme
+    assert (printed["collisions"] is None) == (scheme != "semantic")
     assert cli.main(["stats", NAME, "--data_dir", str(data_dirs[scheme])]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("ids "))
     if scheme == "semantic":
-        items = told["collisions"]["items"]
+        items = printed["collisions"]["items"]
         assert f"ids semantic: {items} of 40 items share their codes" in line

@@ -1,4 +1,4 @@
-"""Launch scripts: what those of T5X would run, as a dry run prints it, and what errors say."""
+"""Launch scripts: the commands that a dry run of the T5X scripts prints, and error messages."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ SPACED = "--gin.TASK_FEATURE_LENGTHS={'inputs': 512, 'targets': 64}"
 
 
 def launch(script: str, *arguments: str, code: int = 0) -> list[list[str]] | str:
-    """The commands of a dry run, as a shell reads them; of a failure, the error."""
+    """The commands of a dry run, as a shell parses them; the error if it fails."""
     command = ["bash", str(LAUNCH / script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
@@ -35,7 +35,7 @@ def test_a_run_trains_and_then_measures():
     assert evaluate[1:] == [*bridge, "eval", *common, *test]
 
 
-def test_a_tpu_is_made_filled_used_and_given_back():
+def test_a_tpu_is_created_set_up_used_and_deleted():
     tpu = (*RUN, "--zone=europe-west4-a", "--spot", "--dry_run", SPACED, "--seed", "3")
     make, _, copy, install, data, run, delete = launch("tpu_vm.sh", "all", *tpu)
     gcloud = ["gcloud", "compute", "tpus", "tpu-vm"]
@@ -55,7 +55,7 @@ def test_a_tpu_is_made_filled_used_and_given_back():
     assert delete == [*gcloud, "delete", "recllm", "--zone=europe-west4-a", "--quiet"]
 
 
-def test_after_a_preemption_the_tpu_is_made_anew():
+def test_after_a_preemption_the_tpu_is_created_again():
     commands = launch("tpu_vm.sh", "resume", *RUN, "--zone", "z", "--dry_run")
     steps = [c[4] if c[0] == "gcloud" else c[0] for c in commands]
     assert steps == ["describe", "delete", "create", "tar", "scp", "ssh", "ssh", "ssh"]
@@ -93,7 +93,7 @@ def test_errors_name_the_option(script, arguments, message):
     assert message in launch(script, *arguments, code=2)
 
 
-def test_recboles_environment_wants_its_python_and_is_made_once(tmp_path, monkeypatch):
+def test_recboles_environment_needs_its_python_and_is_made_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHON", "/no/python")
     assert "no Python 3.11 at '/no/python'" in launch("install_baselines.sh", code=2)
     monkeypatch.setenv("PYTHON", sys.executable)

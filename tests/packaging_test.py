@@ -1,4 +1,4 @@
-"""What a user gets who installs the package: from a wheel, from the checkout, from the locks."""
+"""What installing the package gives: from a wheel, from the checkout, from the locks."""
 
 import ast
 import os
@@ -22,7 +22,7 @@ LOCKS = ROOT / "launch" / "locks"
 PYTHONS = ("3.11", "3.12")
 SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 # Imported where they are present, and not ours to install.
-# T5X is not on PyPI; Apache Beam wants an older protobuf and pyarrow than everything else.
+# T5X is not on PyPI; Apache Beam needs an older protobuf and pyarrow than all others.
 NOT_REQUIRED = {"t5x", "airio", "jestimator", "apache_beam"}
 
 
@@ -40,7 +40,7 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 def copy_checkout(to: Path) -> Path:
-    """A copy without what builds leave behind: the wheel must not depend on that, nor add to it."""
+    """A copy without build outputs: the wheel must not depend on them, nor add to them."""
     leftovers = (".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
     return Path(shutil.copytree(ROOT, to, ignore=shutil.ignore_patterns(*leftovers)))
 
@@ -111,7 +111,11 @@ def test_the_wheel_holds_the_package_and_its_gin_files(wheel):
 
 def test_the_wheel_describes_the_package(wheel, description):
     namespace = ast.parse((ROOT / "recllm_tasks" / "__init__.py").read_text())
-    (version,) = (node.value.value for node in namespace.body if isinstance(node, ast.Assign))
+    (version,) = (
+        node.value.value
+        for node in namespace.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "__version__"
+    )
     assert description["Name"] == "recllm_tasks"
     assert description["Version"] == version
     assert description["Requires-Python"] == ">=3.11"
@@ -126,7 +130,7 @@ FIND_GIN_FILES = """
 import sys
 from pathlib import Path
 import gin, recllm_tasks
-from recllm_tasks.engine.configuration import gin_search_paths
+from recllm_tasks.gin_files import gin_search_paths
 print(Path(recllm_tasks.__file__).parent)
 print(hasattr(gin, "configurable"))
 for path in gin_search_paths():
@@ -147,7 +151,7 @@ def test_an_installed_wheel_finds_its_gin_files_from_any_folder(installed, tmp_p
 
 def test_an_editable_install_finds_the_gin_files_of_the_checkout(tmp_path):
     checkout = copy_checkout(tmp_path / "checkout")
-    # As pip does for `-e`, into a folder of its own.
+    # As pip does for `-e`, but into a separate folder.
     install = ("install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation")
     site = tmp_path / "site"
     run(sys.executable, "-m", "pip", *install, "--target", site, "-e", checkout, cwd=tmp_path)
@@ -224,7 +228,7 @@ def test_lower_bounds_are_what_the_locks_test(description):
 
 
 def test_the_locks_are_complete_for_this_python(description):
-    """What the pinned packages ask for is pinned too, by the metadata of this environment."""
+    """All requirements of pinned packages are pinned too, by the metadata of this environment."""
     name = f"py{sys.version_info.major}{sys.version_info.minor}"
     runtime = locked(f"{name}.txt")
     everything = {**runtime, **locked(f"{name}-test.txt")}

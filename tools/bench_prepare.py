@@ -22,11 +22,11 @@ _TOOLS = Path(__file__).parent
 _PREPARE = """
 import json, sys
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 data_dir, interactions, items = sys.argv[1:]
 columns = "user=reviewerID,item=asin,rating=overall,time=unixReviewTime,categories=category"
 say = lambda text: print(text, file=sys.stderr, flush=True)
-spec = own_spec("shop", [interactions], [items], columns=columns)
+spec = custom_spec("shop", [interactions], [items], columns=columns)
 statistics = prepare(spec, data_dir, progress=say)
 print("\\n" + json.dumps(statistics.to_json()))
 """

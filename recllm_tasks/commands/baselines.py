@@ -1,27 +1,84 @@
-"""`recllm baselines`: the rows of the table that are no language models, a run's folder each."""
+"""`recllm baselines`: fits and measures recommenders that are not language models."""
 
+import argparse
 import json
 import pathlib
 import sys
 
 from rich.console import Console
 
-from recllm_tasks.commands import setup
+from recllm_tasks.baselines import rows
+from recllm_tasks.baselines.recbole.budget import Budget
+from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
 
+_LISTED = "\n".join(f"  {row.name:18} {row.what}" for row in rows.ROWS.values())
+
+SUMMARY = "fit and measure simple and classical recommenders"
+EPILOG = f"""\
+rows:
+{_LISTED}
+  {", ".join(rows.GROUPS):18} groups of rows
+
+The rows from Caser on are RecBole's models. They are trained in a separate environment, which
+launch/install_baselines.sh makes, and the epoch that is best on validation is measured. A stopped
+training resumes from its last epoch; with more --epochs or --minutes, a finished one continues.
+
+Each row becomes a folder DIR/<row> with results.json, as `recllm eval` writes it, and
+per_user/<task>-<split>.parquet: the rank and list, or the score, of every user. All rows learn from
+the train split; in the test split, a history includes the validation item, as every model's prompt
+does. A row that already exists with the same settings and data is not computed again.
+
+examples:
+  recllm baselines toys --rows popularity,item_to_item,ease,markov --out runs/toys
+  recllm baselines movielens_100k --rows house --out runs/movielens --json
+  recllm baselines toys --rows sasrec_ce,bpr_mf --minutes 20 --out runs/toys
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="a prepared dataset, such as toys")
+    parser.add_argument("--rows", required=True, metavar="ROW,…", help="see below")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the rows' folders")
+    parser.add_argument("--split", default="test", help="test (default) or validation")
+    parser.add_argument("--json", action="store_true", help="results as JSON, by row")
+    training = parser.add_argument_group("training of RecBole's models")
+    defaults = Budget()
+    training.add_argument(
+        "--epochs", type=int, default=defaults.epochs, help=f"at most ({defaults.epochs})"
+    )
+    training.add_argument(
+        "--minutes",
+        type=float,
+        default=defaults.minutes,
+        help=f"time per row, after which no epoch starts ({defaults.minutes:g})",
+    )
+    training.add_argument(
+        "--patience",
+        type=int,
+        default=defaults.patience,
+        help=f"stop after so many epochs without a better validation ({defaults.patience})",
+    )
+    training.add_argument("--seed", type=int, default=defaults.seed, help="for training (0)")
+    training.add_argument("--threads", type=int, help="of PyTorch; the number of cores by default")
+    training.add_argument(
+        "--recbole_python",
+        metavar="FILE",
+        help="Python of RecBole's environment; that of .venv-baselines by default",
+    )
+    session.add_data_arguments(parser)
+
 
 def run(args) -> int:
-    from recllm_tasks.baselines import rows
-
     chosen = rows.chosen(args.rows)
     if args.split not in ("validation", "test"):
         raise UserError(
-            f"--split: got '{args.split}', expected validation or test; a baseline learns from "
-            "train and is measured on the others"
+            f"--split: got '{args.split}', expected validation or test; baselines learn from "
+            "train and are measured on the other splits"
         )
-    setup.use_data_dir(args)
-    info = setup.prepared(args.dataset)
+    session.use_data_dir(args)
+    info = session.dataset_info(args.dataset)
     out = _folder(args.out)
 
     from recllm_tasks.baselines.house_rows import Splits
@@ -40,7 +97,7 @@ def run(args) -> int:
     if not found:
         raise UserError(
             f"--rows for '{args.dataset}': got {args.rows}, which need ratings, expected rows that "
-            "do without; choose among popularity, item_to_item, ease, markov"
+            "do not; choose among popularity, item_to_item, ease, markov"
         )
     if args.json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
@@ -52,7 +109,7 @@ def run(args) -> int:
 
 
 class _House:
-    """Makes the rows that are fitted here."""
+    """Built-in baselines, fitted in this process."""
 
     seed = 0
 
@@ -69,12 +126,11 @@ class _House:
 
 
 class _RecBole:
-    """Makes the rows that are trained in RecBole's environment."""
+    """RecBole's models, trained in RecBole's environment."""
 
     def __init__(self, args):
-        """Raises UserError, before any work, for a wrong budget or if RecBole is not there."""
+        """Raises UserError, before any work, for a wrong budget or if RecBole is missing."""
         from recllm_tasks.baselines.recbole import training
-        from recllm_tasks.baselines.recbole.budget import Budget
 
         self._training = training
         self._budget = Budget(args.epochs, args.minutes, args.patience, args.seed, args.threads)
@@ -93,14 +149,14 @@ def _say(text: str) -> None:
 
 
 def _row(row, splits, info, folder: pathlib.Path, maker: _House | _RecBole) -> dict:
-    """The results of a row, made now unless they are there."""
+    """The results of a row, computed unless they already exist."""
     from recllm_tasks.baselines import row_folder
     from recllm_tasks.engine import memory
 
     row_fingerprint = row_folder.fingerprint(row, info, splits.split, maker.settings(row))
     done = row_folder.finished(folder, row_fingerprint)
     if done:
-        _say(f"finished before with the same settings: {folder}")
+        _say(f"already finished with the same settings: {folder}")
         return done
     memory.forget_peak()
     measured = maker.measure(row, splits, folder)
@@ -115,7 +171,7 @@ def _folder(name: str) -> pathlib.Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--out for '{name}': got {error.strerror}, expected a folder that is there or can be "
-            "made; give another one"
+            f"--out for '{name}': got {error.strerror}, expected a folder that exists or can be "
+            "created; give another one"
         ) from error
     return folder

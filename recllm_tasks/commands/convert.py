@@ -1,9 +1,50 @@
-"""`recllm convert`: a checkpoint in another format, and the proof that it is the same."""
+"""`recllm convert`: writes a checkpoint in another format, and verifies that it is the same."""
 
+import argparse
 import os
 
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.progress import console
+
+SUMMARY = "write a checkpoint in another format"
+EPILOG = """\
+formats:
+  hf      a folder of Hugging Face transformers: config.json and safetensors, sharded or not
+  t5x     T5X's checkpoint_<step>, or the folder that holds it. Both Orbax and legacy checkpoints
+          are read, Orbax is written; --to t5x_legacy writes the form in which FLAN-T5 was published
+  recllm  the MODEL_DIR of a run (its best state, else the last), or a converted folder
+
+Parameters are converted one at a time, so memory holds only the largest few. All names and shapes
+are checked first, and DST appears only once it is complete. --verify reads both checkpoints again;
+if transformers is installed and memory allows, PyTorch reads the hf side.
+
+exit code: 0 done, 1 --verify found a difference, 2 SRC is missing, damaged, or does not fit.
+
+examples:
+  recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --verify
+  recllm convert --from t5x --to hf ~/flan_t5_xl/checkpoint_1138000 /tmp/for_transformers
+  recllm convert --from hf --to recllm ~/flan-t5-xl /tmp/flan_t5_xl --dtype bfloat16
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SRC", help="folder to read")
+    parser.add_argument("destination", metavar="DST", help="folder to write")
+    parser.add_argument("--from", required=True, dest="source_format", metavar="FORMAT")
+    parser.add_argument("--to", required=True, dest="target_format", metavar="FORMAT")
+    parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare log-probabilities of prompts in both; exit code 1 if they differ",
+    )
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="SentencePiece model for --verify; SRC's by default"
+    )
+    parser.add_argument("--step", type=int, help="of the target; the source's by default")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the output of an earlier conversion"
+    )
 
 
 def run(args) -> int:
@@ -33,7 +74,7 @@ def run(args) -> int:
 
 
 def _prompts(args, source):
-    """Tokens (inputs [B, L], targets [B, Q]) of a few prompts, padded with 0."""
+    """Tokens of a few prompts, padded with 0: inputs [B, L] and targets [B, Q]."""
     import numpy as np
     import seqio
 
@@ -68,11 +109,12 @@ def _verify(args, source, made, prompts) -> int:
     from recllm_tasks.models.formats import conversion, verification
 
     formats = (args.source_format, args.target_format)
+    inputs, targets = prompts
     difference = verification.compare(
-        source, made, formats, *prompts, conversion.DTYPES[args.dtype]
+        source, made, formats, inputs, targets, conversion.DTYPES[args.dtype]
     )
     what = (
-        f"{difference.tokens} tokens of {len(prompts[0])} prompts, mean log-probability "
+        f"{difference.tokens} tokens of {len(inputs)} prompts, mean log-probability "
         f"{difference.mean_score:.4f}, source read by {difference.readers[0]}, target by "
         f"{difference.readers[1]}: largest difference {difference.largest:.2g}"
     )

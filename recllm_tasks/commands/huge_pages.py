@@ -1,8 +1,8 @@
-"""Memory in pages of 2 MiB for long work on a CPU.
+"""2 MiB memory pages for long CPU work.
 
-XLA on a CPU returns the temporaries of each step to the system and asks for them again, gigabytes
-in pages of 4 KiB: 12-14 % of a training step. The C library asks for huge pages where a variable
-says so, which it reads only while a process starts.
+On a CPU, XLA returns the temporaries of each step to the system and allocates them again: gigabytes
+in 4 KiB pages, 12-14 % of a training step. The C library uses huge pages if an environment variable
+says so, which it reads only when a process starts.
 """
 
 import os
@@ -11,12 +11,12 @@ import sys
 _VARIABLE = "GLIBC_TUNABLES"
 
 
-def ask_for_them() -> None:
-    """Starts this process again, under its number, with huge pages; does nothing the second time.
+def restart_with_huge_pages() -> None:
+    """Re-executes this process with huge pages; does nothing the second time.
 
-    A variable that the user has set stays. Where there is no glibc, or its kernel has no huge
-    pages, it has no effect; a program that came through standard input cannot be read again and
-    goes on as it is. Call it before anything is read, written or imported at length.
+    A value that the user has set is kept. The variable has no effect without glibc or kernel
+    support. A program read from standard input cannot be read again, so it continues unchanged.
+    Call this before any slow work, input or output.
     """
     if sys.platform != "linux" or _VARIABLE in os.environ or sys.argv[0] in ("", "-"):
         return

@@ -1,14 +1,33 @@
-"""`recllm infer`: a trained run's recommendations in a file."""
+"""`recllm infer`: writes a trained run's recommendations to a file."""
 
-from recllm_tasks.commands import setup
+import argparse
+
+from recllm_tasks.commands import session
 from recllm_tasks.progress import console
+
+SUMMARY = "write a model's recommendations, one JSON line per user"
+EPILOG = (
+    session.GIN_HELP
+    + """
+example:
+  recllm infer --gin.MODEL_DIR=/tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval \\
+    --data_dir ~/recllm_data --out recommendations.jsonl
+"""
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_gin_arguments(parser)
+    parser.add_argument("--out", required=True, help="file to write")
+    session.add_p5_argument(parser)
+    session.add_data_arguments(parser)
 
 
 def run(args) -> int:
-    setup.use_data_dir(args)
-    setup.register_tasks(args)
+    session.use_data_dir(args)
+    session.register_tasks(args)
     args.gin_file = args.gin_file or ["runs/infer.gin"]
-    infer = setup.configured(args, "inference.infer")
+    infer = session.configured(args, "inference.infer")
     lines = infer(output=args.out)
     console.print(f"{lines:,} lines written to {args.out}")
     return 0

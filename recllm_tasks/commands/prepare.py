@@ -1,5 +1,6 @@
-"""`recllm prepare`: raw files to a stored dataset with its catalog and vocabulary."""
+"""`recllm prepare`: turns raw files into a stored dataset with its catalog and vocabulary."""
 
+import argparse
 import dataclasses
 import json
 import os
@@ -8,16 +9,107 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from recllm_tasks.commands import setup
-from recllm_tasks.data.download import download_published
+from recllm_tasks.commands import session
+from recllm_tasks.data.formats import FORMATS
 from recllm_tasks.data.options import Options
-from recllm_tasks.data.specs import DatasetSpec, get_spec, own_spec
+from recllm_tasks.data.specs import SPECS, DatasetSpec, custom_spec, get_spec
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
 
+SUMMARY = "read a raw interaction log and store it as a dataset"
+EPILOG = """\
+examples:
+  recllm prepare movielens_100k --data_dir ~/recllm_data
+  recllm prepare toys --data_dir ~/recllm_data --raw_dir ~/Downloads
+  recllm prepare toys --data_dir ~/recllm_data --download
+  recllm prepare mystore --interactions purchases.csv --items products.csv \\
+    --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
+  recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
+    --items meta_Books.jsonl.gz
+
+custom files:
+  CSV, TSV, JSON lines or Parquet, plain, .gz or .zst. Several files are read in the order given,
+  the matches of a pattern ('part-*.csv') in order of their names. Columns are expected to be called
+  user_id (or user), item_id (or item), timestamp (or time), rating, title, brand, price,
+  categories, description; --columns role=name,… gives other names, or the numbers of fields, from
+  1, if text has no header. Times are dates or seconds since 1970 (--time_unit milliseconds).
+  Ratings and items are optional.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help=f"{', '.join(SPECS)}, or a name for your data")
+    parser.add_argument("--raw_dir", help="folder with the raw files of a published dataset")
+    parser.add_argument(
+        "--download",
+        action="store_true",
+        help="download the files of a published dataset that are not in --raw_dir",
+    )
+    custom = parser.add_argument_group("custom datasets")
+    custom.add_argument("--interactions", nargs="+", metavar="FILE", help="files or patterns")
+    custom.add_argument("--items", nargs="+", default=[], metavar="FILE", help="files or patterns")
+    custom.add_argument("--columns", metavar="ROLE=NAME,…", help="column names, see below")
+    custom.add_argument("--time_unit", default="seconds", help="seconds (default) or milliseconds")
+    custom.add_argument("--format", help=f"instead of --columns: {', '.join(FORMATS)}")
+    custom.add_argument("--noun", default="products", help="name of the items (products)")
+    custom.add_argument(
+        "--verb", default="purchased", help="what users did (purchased), or both forms: buy,bought"
+    )
+    custom.add_argument("--title", help="name of the dataset in tables; its own by default")
+    options = parser.add_argument_group("options (defaults are the paper's)")
+    defaults = Options()
+    options.add_argument(
+        "--k_core",
+        type=int,
+        default=defaults.k_core,
+        help="minimum interactions of every user and item (5); 0 keeps all",
+    )
+    options.add_argument(
+        "--like_threshold",
+        type=float,
+        default=defaults.like_threshold,
+        help="ratings above this are likes (3)",
+    )
+    options.add_argument(
+        "--window", type=int, default=defaults.window, help="maximum items of history (20)"
+    )
+    options.add_argument(
+        "--candidates", type=int, default=defaults.candidates, help="number of items to rank (100)"
+    )
+    options.add_argument(
+        "--seed", type=int, default=defaults.seed, help="for short ids, negatives and ties (0)"
+    )
+    options.add_argument(
+        "--ties",
+        default=defaults.ties,
+        help="order at equal times: published (that of the files) or shuffled",
+    )
+    options.add_argument(
+        "--ids",
+        default=defaults.ids,
+        help="short ids: random numbers (random, the default), codes of the items' content "
+        "(semantic), or numbers that are each one piece of the vocabulary (atomic)",
+    )
+    options.add_argument(
+        "--embeddings",
+        metavar="PATH",
+        help="for semantic ids: the folder of a sentence-transformers model that embeds the items' "
+        "texts; or a .parquet or .npy file with raw ids in 'item' and vectors in 'embedding'; by "
+        "default, TF-IDF of the texts",
+    )
+    parser.add_argument(
+        "--bad_records",
+        default="error",
+        help="error (default): stop at the first bad line; quarantine: set bad lines aside",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset")
+    parser.add_argument("--json", action="store_true", help="statistics as JSON")
+    session.add_data_arguments(parser)
+
 
 def run(args) -> int:
-    data_dir = setup.use_data_dir(args)
+    data_dir = session.use_data_dir(args)
+    from recllm_tasks.data.download import download_published
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
     from recllm_tasks.prompts.source import CatalogSource
     from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
@@ -43,7 +135,7 @@ def run(args) -> int:
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
         console.print(f"trained the vocabulary: {size:,} ids")
         if size > NUM_PIECES + SENTINELS:
-            console.print(f"a model must have as many: --gin.network.T5Config.vocab_size={size}")
+            console.print(f"train models with --gin.network.T5Config.vocab_size={size}")
     info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
     if args.json:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
@@ -54,9 +146,9 @@ def run(args) -> int:
 
 
 def _dataset(args) -> str | DatasetSpec:
-    """The name of a published dataset, or what the arguments say of one's own."""
+    """The name of a published dataset, or the spec of a custom one."""
     if args.interactions:
-        return own_spec(
+        return custom_spec(
             args.dataset,
             args.interactions,
             args.items,
@@ -70,18 +162,16 @@ def _dataset(args) -> str | DatasetSpec:
     if args.items or args.columns or args.format:
         raise UserError(
             f"interactions of '{args.dataset}': got no --interactions beside --items, --columns or "
-            "--format, expected the files of a dataset of your own; give --interactions"
+            "--format, expected the files of a custom dataset; give --interactions"
         )
     return args.dataset
 
 
 def _as_json(info) -> dict:
-    """Statistics (paper Table 7) and facts for programs."""
-    return {"dataset": info.dataset, **info.statistics.to_json(), **_facts(info)}
-
-
-def _facts(info) -> dict:
+    """Statistics (paper Table 7) and facts."""
     return {
+        "dataset": info.dataset,
+        **info.statistics.to_json(),
         "has_ratings": info.has_ratings,
         "duplicates_dropped": info.duplicates_dropped,
         "short_users_dropped": info.short_users_dropped,

@@ -1,22 +1,51 @@
-"""`recllm recommend`: the items that a trained run expects next, for histories typed in."""
+"""`recllm recommend`: the items that a trained run expects next, for given histories."""
 
+import argparse
 import json
 import pathlib
 import sys
 
 from rich.console import Console
 
-from recllm_tasks.commands import setup
+from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
 
-# Paper §4.1; a wider beam finds what comes after.
+SUMMARY = "print the items that a trained model expects next"
+EPILOG = """\
+items:
+  A history lists items, oldest first, separated by commas: short ids, raw ids, whole titles, or
+  titles and parts of titles in quotes. The model sees the last 20.
+
+examples:
+  recllm recommend --checkpoint /tmp/run --data_dir ~/recllm_data \\
+    --history "I17, I4, 'Toy Story'" --history "I3" -k 5
+  recllm recommend --checkpoint /tmp/run --histories - --json < histories.txt
+"""
+
+# Paper §4.1; a larger `-k` widens the beam.
 _NUM_BEAMS = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--history", action="append", default=[], metavar="ITEMS", help="one history; repeatable"
+    )
+    parser.add_argument(
+        "--histories", metavar="FILE", help="one history per line; - is standard input"
+    )
+    parser.add_argument("-k", type=int, default=10, help="number of items (10)")
+    parser.add_argument(
+        "--exclude_history", action="store_true", help="never recommend items of the history"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per history")
+    session.add_data_arguments(parser)
 
 
 def run(args) -> int:
     names = _histories(args)
-    setup.use_data_dir(args)
-    setup.register_tasks(args)
+    session.use_data_dir(args)
+    session.register_tasks(args)
     from recllm_tasks.recommender import Recommender
     from recllm_tasks.report.terminal import print_recommendations
     from recllm_tasks.runs.decoding import Decoding
@@ -40,7 +69,7 @@ def run(args) -> int:
 
 
 def _histories(args) -> list[tuple[str, list[str]]]:
-    """(what errors call it, its items) of every history, those of --history first."""
+    """(name in errors, items) of every history, those of --history first."""
     from recllm_tasks.data.item_lookup import split_names
 
     if args.k < 1:
@@ -55,7 +84,7 @@ def _histories(args) -> list[tuple[str, list[str]]]:
 
 
 def _read(path: str) -> str:
-    """The text of a file, or of standard input for `-`."""
+    """The text of a file, or of standard input if the path is `-`."""
     try:
         content = sys.stdin.buffer.read() if path == "-" else pathlib.Path(path).read_bytes()
         return content.decode("utf-8-sig").replace("\r\n", "\n")

@@ -1,5 +1,6 @@
-"""`recllm show`: examples of a task as people read them, or how fast training reads them."""
+"""`recllm show`: prints examples of a task, or measures how fast training reads them."""
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -8,13 +9,43 @@ import sys
 from rich.console import Console
 from rich.text import Text
 
-from recllm_tasks.commands import setup
+from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
+
+SUMMARY = "print examples of a task as text"
+EPILOG = """\
+examples:
+  recllm show                                   lists every task and mixture
+  recllm show movielens_100k_retrieval --data_dir ~/recllm_data
+  recllm show toys_mlm --num 10 --seed 3 --json
+  recllm show toys_reat --throughput            measures the training input, without a model
+"""
+
+# How long `--throughput` measures.
+_SECONDS = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", nargs="?", help="task or mixture; without one, lists them all")
+    parser.add_argument("--split", default="train", help="train, validation or test")
+    parser.add_argument("--num", type=int, default=3, help="number of examples")
+    parser.add_argument("--seed", type=int, default=0, help="for order and sampling")
+    parser.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
+    parser.add_argument("--targets_length", type=int, default=128, help="tokens of the target")
+    parser.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
+    parser.add_argument(
+        "--throughput",
+        action="store_true",
+        help="measure how fast training batches are made, and what limits it",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    session.add_p5_argument(parser)
+    session.add_data_arguments(parser)
 
 
 def run(args) -> int:
-    setup.use_data_dir(args)
-    setup.register_tasks(args)
+    session.use_data_dir(args)
+    session.register_tasks(args)
     if args.task is None and args.throughput:
         raise UserError("--throughput: got no task, expected a task or mixture; name one")
     if args.task is None:
@@ -56,10 +87,6 @@ def run(args) -> int:
     return 0
 
 
-# Seconds that `--throughput` measures.
-_SECONDS = 10.0
-
-
 def _throughput(args) -> int:
     from recllm_tasks import tasks
     from recllm_tasks.engine import throughput
@@ -74,13 +101,13 @@ def _throughput(args) -> int:
     console.print(f"{args.task}, {args.inputs_length}/{args.targets_length}, packed")
     console.print(f"{found.examples:,.0f} examples/s in {found.rows:,.0f} rows/s, all cores\n")
     total = sum(found.stages.values())
-    console.print(f"{'stage, on one core':<40}{'µs an example':>14}{'of all':>8}")
+    console.print(f"{'stage, on one core':<40}{'µs per example':>14}{'share':>8}")
     for stage, micros in found.stages.items():
         console.print(f"{stage:<40}{micros:>14.1f}{micros / total:>8.0%}")
     console.print(f"\nlimited by: {found.limit}")
     if found.one_by_one:
         console.print(
-            f"read through SeqIO one by one, which is slow: {', '.join(found.one_by_one)}"
+            f"read one by one through SeqIO, which is slow: {', '.join(found.one_by_one)}"
         )
     return 0
 
@@ -94,7 +121,7 @@ def _print(number: int, user: bytes | None, shown: dict[str, str], counts: dict[
 
 
 def _list(args) -> None:
-    """Tasks and mixtures of the datasets that are prepared, and what the others need."""
+    """Lists the tasks and mixtures of prepared datasets, and why others are not offered."""
     import seqio
 
     from recllm_tasks import tasks

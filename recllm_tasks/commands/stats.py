@@ -1,5 +1,6 @@
-"""`recllm stats`: a prepared dataset's counts beside Tables 7 and 10 of the paper."""
+"""`recllm stats`: counts of a prepared dataset beside Tables 7 and 10 of the paper."""
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -7,15 +8,30 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from recllm_tasks.commands import setup
+from recllm_tasks.commands import session
+
+SUMMARY = "print a dataset's counts as in Tables 7 and 10 of the paper"
+EPILOG = """\
+For the paper's datasets (toys, beauty, sports), the paper's numbers stand beside ours. The rating
+task is counted only if the dataset has ratings.
+
+examples:
+  recllm stats toys --data_dir ~/recllm_data
+  recllm stats movielens_100k --json
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="a prepared dataset, such as toys")
+    parser.add_argument("--json", action="store_true", help="counts as JSON")
+    session.add_data_arguments(parser)
 
 
 def run(args) -> int:
-    setup.use_data_dir(args)
-    from recllm_tasks.data.paper_tables import TABLE_10
-    from recllm_tasks.data.specs import SPECS
+    session.use_data_dir(args)
+    from recllm_tasks.data.specs import SPECS, TABLE_10
 
-    info = setup.prepared(args.dataset)
+    info = session.dataset_info(args.dataset)
     table_7 = SPECS[args.dataset].table7 if args.dataset in SPECS else None
     table_10, samples = TABLE_10.get(args.dataset, {}), _samples(info)
     if args.json:
@@ -41,19 +57,19 @@ def run(args) -> int:
 
 
 def _ids(info) -> str:
-    """How items are written, and how many a last number tells apart."""
+    """The id scheme, and how many items need the last number of a semantic id."""
     if info.collisions is None:
         return f"ids {info.ids}"
     found = info.collisions
     return (
         f"ids {info.ids}: {found.items:,} of {info.statistics.items:,} items share their codes "
-        f"with another one, in {found.groups:,} groups of at most {found.largest:,}"
+        f"with another item, in {found.groups:,} groups of at most {found.largest:,}"
     )
 
 
 def _samples(info) -> dict:
-    """Examples that the tasks make of the dataset, by task, as in Table 10."""
-    from recllm_tasks.data.paper_tables import SAMPLED, Samples
+    """Number of examples by task, as in Table 10."""
+    from recllm_tasks.data.specs import SAMPLED, Samples
     from recllm_tasks.prompts.source import VALIDATION_USERS
 
     users = info.statistics.users
@@ -83,7 +99,7 @@ def _table_7(info, paper) -> Table:
 
 
 def _table_10(here, paper) -> Table:
-    title = f"Table 10, examples{' (paper / here)' if paper else ''}; DS: sampled anew each epoch"
+    title = f"Table 10, examples{' (paper / here)' if paper else ''}; DS: sampled anew every epoch"
     table = Table(title=title, title_justify="left")
     table.add_column("task")
     for split in ("train", "validation", "test"):

@@ -1,4 +1,4 @@
-"""Bad records: the first one is an error, or all of them are put aside."""
+"""Bad records: the first one is an error, or all of them are set aside."""
 
 import json
 from pathlib import Path
@@ -12,21 +12,22 @@ MODES = ("error", "quarantine")
 
 
 class BadRecords:
-    """Takes bad records; `count` says how many.
+    """Collects bad records; `count` says how many.
 
-    With a `path` they go there, one JSON object a line (`file`, `line`, `reason`, `text`; bytes
-    that are no text as `\\\\xe9`), and reading goes on. Without, the first one raises `UserError`.
+    With a `path`, they are written there, one JSON object per line (`file`, `line`, `reason`,
+    `text`; invalid bytes as `\\\\xe9`), and reading continues. Without one, the first bad record
+    raises `UserError`.
     """
 
     def __init__(self, path: Path | None = None):
         self.path, self.count = path, 0
 
     def add(self, what: str, source: SourceFile, record: Record, problem: Problem) -> None:
-        """Puts a record of `what` (interactions or metadata) aside, or raises."""
+        """Sets a record of `what` (interactions or metadata) aside, or raises."""
         if self.path is None:
             raise UserError(
                 f"{what} for '{source.path}', line {record.line}: {problem}; correct or remove "
-                f"line {record.line}, fetch the file again, or put bad lines aside with "
+                f"line {record.line}, download the file again, or set bad lines aside with "
                 "--bad_records=quarantine"
             )
         self.count += 1
@@ -34,7 +35,7 @@ class BadRecords:
             "file": str(source.path),
             "line": record.line,
             "reason": str(problem),
-            # Half a character, which JSON can hold and a file cannot.
+            # JSON can hold half a surrogate pair, which UTF-8 cannot encode.
             "text": record.text.encode("utf-8", "backslashreplace").decode(),
         }
         with self.path.open("a", encoding="utf-8") as file:

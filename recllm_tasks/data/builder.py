@@ -1,4 +1,4 @@
-"""The TFDS builder `rec_sequences`: one record a user, one config a dataset."""
+"""The TFDS builder `rec_sequences`: one record per user, one config per dataset."""
 
 import dataclasses
 import shutil
@@ -20,7 +20,7 @@ Users' sequences of interactions, split by leave-one-out, with negatives for ran
 a split holds that split's interactions and the earlier ones, never a later one.
 """
 
-# Bytes of length and checksums around a record, which TFDS does not count.
+# Bytes of length and checksums per record, which TFDS does not count.
 _TFRECORD_OVERHEAD = 16
 
 _CITATION = """
@@ -36,27 +36,27 @@ _CITATION = """
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """All that the builder writes: read, checked and ordered elsewhere.
+    """What the builder writes, already read, checked and ordered.
 
-    `sequences_dir` is what `sequences.order_sequences` filled.
+    `sequences_dir` is the folder that `sequences.order_sequences` filled.
     """
 
     info: DatasetInfo
     catalog: Catalog
     sequences_dir: Path
-    # Files to keep beside the records.
+    # Files to store beside the records.
     files: tuple[Path, ...] = ()
 
 
 def builder_config(name: str, title: str) -> tfds.core.BuilderConfig | str:
-    """TFDS's configuration of a dataset: of a published one its name, of one's own a new one."""
+    """TFDS's config of a dataset: the name of a published one, a new config for a custom one."""
     if name in SPECS:
         return name
     return tfds.core.BuilderConfig(name=name, description=title)
 
 
 class RecSequences(FileReaderBuilder):
-    """Writes a `Prepared` dataset; without one, only reads what was written before.
+    """Writes a `Prepared` dataset; without one, only reads a stored dataset.
 
     Features of a record: `user` (string), `items` (int32 [n], rows of the catalog, oldest first),
     `ratings` (float32 [n], NaN where unknown), `negatives` (int32 [candidates - 1],
@@ -69,7 +69,7 @@ class RecSequences(FileReaderBuilder):
         tfds.core.BuilderConfig(name=spec.name, description=spec.title) for spec in SPECS.values()
     ]
 
-    # Nothing is downloaded; TFDS's own lookup of checksums wants a package it does not require.
+    # Nothing is downloaded. TFDS's lookup of checksums needs a package that TFDS does not require.
     url_infos = {}  # noqa: RUF012
 
     def __init__(
@@ -102,18 +102,18 @@ class RecSequences(FileReaderBuilder):
         )
 
     def _download_and_prepare(self, dl_manager, download_config=None) -> None:
-        """Our choice over TFDS's own loop: it shuffles and writes in one process, record by record.
+        """Writes the files that TFDS would write, with the same names, order and content.
 
-        The files are those that it would write, in names, order and content.
+        Our choice: TFDS's own loop shuffles and writes record by record, in one process.
         """
         del dl_manager, download_config
-        if self._prepared is None:
-            raise ValueError("RecSequences downloads nothing; `recllm prepare` writes the dataset")
+        if self._prepared is None or self._write is None:
+            raise ValueError("RecSequences: got no data to write; use `recllm prepare`")
         catalog, info = self._prepared.catalog, self._prepared.info
-        catalog.save(self.data_path)
-        info.save(self.data_path)
+        catalog.save(self.data_dir)
+        info.save(self.data_dir)
         for file in self._prepared.files:
-            shutil.copy(file, self.data_path)
+            shutil.copy(file, self.data_dir)
         templates = {split: self._get_filename_template(split) for split in HELD_OUT}
         plan = plan_shards(
             self._prepared.sequences_dir,

@@ -1,4 +1,4 @@
-"""The catalog: one row an item, with its short id and its texts."""
+"""The catalog: one row per item, with its short id and its texts."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,11 +19,10 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in _TEXT_COLUMNS] + [("train_c
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Catalog:
-    """The items in random order, that of their numbers; every field has N entries, one a row.
+    """The items in random order, which numbers them; every field has N entries, one per row.
 
-    Short ids count the rows, "I1" being the first, unless they are semantic: see id_schemes.py.
-    Texts are the empty string where nothing is known. `train_count` (int64 [N]) counts the
-    interactions of the train split.
+    Short ids number the rows from "I1", unless they are semantic: see id_schemes.py. Unknown texts
+    are empty strings. `train_count` (int64 [N]) counts interactions in the train split.
     """
 
     item: list[str]
@@ -39,7 +38,7 @@ class Catalog:
         return len(self.item)
 
     def names(self, row: int) -> dict[str, str]:
-        """What people and programs call an item."""
+        """The names of an item, for people and programs."""
         return {
             "short_id": self.short_id[row],
             "item": self.item[row],
@@ -64,7 +63,7 @@ class Catalog:
 
     @classmethod
     def load(cls, dataset_dir: str | Path) -> "Catalog":
-        """Reads `catalog.parquet` of a prepared dataset's folder."""
+        """Reads `catalog.parquet` from the folder of a prepared dataset."""
         path = Path(dataset_dir) / FILE_NAME
         if not path.is_file():
             raise UserError(
@@ -88,6 +87,6 @@ class Catalog:
         return cls(train_count=table.column("train_count").to_numpy().astype(np.int64), **columns)
 
     def save(self, dataset_dir: str | Path) -> None:
-        """Writes `catalog.parquet` into an existing folder; the same catalog, the same bytes."""
+        """Writes `catalog.parquet` to an existing folder; equal catalogs give equal bytes."""
         columns = {name: getattr(self, name) for name in _SCHEMA.names}
         pq.write_table(pa.table(columns, schema=_SCHEMA), Path(dataset_dir) / FILE_NAME)

@@ -1,7 +1,7 @@
-"""Damage of a prepared dataset: which of its files cannot be read, and what mends it.
+"""Damage to a prepared dataset: finds the file that cannot be read, and says how to fix it.
 
-Records are checked where something failed, not whenever a dataset is opened: TFRecord's checksums
-find every damage on reading anyway, but TensorFlow's message does not name the file.
+Files are checked only after something failed. TFRecord's checksums detect all damage on reading,
+but TensorFlow's error does not name the file.
 """
 
 import json
@@ -18,10 +18,10 @@ _TFDS_FILES = ("dataset_info.json", "features.json")
 
 
 def check_undamaged(directory: str | Path) -> None:
-    """Reads every file that TFDS wrote for the dataset in `directory` (see `dataset_dir`).
+    """Reads all files that TFDS wrote for the dataset in `directory` (see `dataset_dir`).
 
     Raises:
-      UserError: one of them is missing, damaged or cut off; the message names it.
+      UserError: a file is missing, damaged or truncated; the message names it.
     """
     directory = Path(directory)
     DatasetInfo.load(directory)
@@ -34,7 +34,7 @@ def check_undamaged(directory: str | Path) -> None:
         splits = tfds.builder_from_directory(str(directory)).info.splits
     except Exception as error:
         got = f"{type(error).__name__} ({str(error).splitlines()[0]})"
-        raise _damaged(directory / _TFDS_FILES[0], got, "the facts that TFDS wrote") from error
+        raise _damaged(directory / _TFDS_FILES[0], got, "valid facts") from error
     for split in HELD_OUT:
         if split not in splits:
             raise _damaged(directory / _TFDS_FILES[0], f"no split {split}", "three splits")
@@ -50,7 +50,7 @@ def _check_shard(path: Path, expected: int) -> None:
         for _ in tf.data.TFRecordDataset(str(path)):
             count += 1
     except tf.errors.OpError as error:
-        got = f"{count:,} whole records and then '{error.message.split('} ')[-1]}'"
+        got = f"{count:,} valid records and then '{error.message.split('} ')[-1]}'"
         raise _damaged(path, got, f"{expected:,} records") from error
     if count != expected:
         raise _damaged(path, f"{count:,} records", f"{expected:,}")

@@ -1,4 +1,4 @@
-"""Facts of one prepared dataset, kept in `recllm.json` beside its records."""
+"""Facts about a prepared dataset, kept in `recllm.json` beside its records."""
 
 import dataclasses
 import hashlib
@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
-from recllm_tasks.data.id_schemes import RANDOM
-from recllm_tasks.data.options import Options
+from recllm_tasks.data.options import RANDOM, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
 from recllm_tasks.data.statistics import Statistics
-from recllm_tasks.data.tie_counts import TieCounts
+from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
 
 BUILDER = "rec_sequences"
 VERSION = "1.0.0"
 FILE_NAME = "recllm.json"
 
-# Raised whenever the same raw files would give other records or another catalog.
+# Increased whenever the same raw files would give different records or another catalog.
 FORMAT_VERSION = 1
 
 _FILES = (FILE_NAME, CATALOG_FILE, "dataset_info.json", "features.json")
@@ -39,10 +38,10 @@ def compute_fingerprint(
     bad_records: str,
     ids_digest: str = "",
 ) -> str:
-    """SHA-256 (hex) of what fixes a prepared dataset; independent of paths and file names.
+    """SHA-256 (hex) of all that determines a prepared dataset; paths and file names do not.
 
-    `ids_digest` is that of semantic ids, which k-means may make otherwise with another release of
-    a library; "" for other ids.
+    `ids_digest` is that of semantic ids, because k-means may differ between releases of a library;
+    it is "" for other ids.
     """
     chosen = dataclasses.asdict(options)
     ids = chosen.pop("ids")
@@ -54,7 +53,7 @@ def compute_fingerprint(
         dataclasses.asdict(spec.format),
         [spec.noun, spec.verb, spec.verb_past],
         bad_records,
-        # Datasets with the paper's ids keep the fingerprint that they had before there were others.
+        # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
         *([] if ids == RANDOM else [ids, ids_digest]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -63,10 +62,10 @@ def compute_fingerprint(
 def compute_split_fingerprint(
     spec: DatasetSpec, sources: Sequence[SourceFile], options: Options, bad_records: str
 ) -> str:
-    """SHA-256 (hex) of what fixes records and catalog rows, whatever the short ids.
+    """SHA-256 (hex) of what determines records and catalog rows, but not short ids.
 
-    It is the fingerprint of the dataset with random ids. `sources` are without item embeddings,
-    of which nothing but semantic ids is made.
+    It is the fingerprint of the same dataset with random ids. `sources` excludes item embeddings,
+    which only semantic ids depend on.
     """
     return compute_fingerprint(spec, sources, dataclasses.replace(options, ids=RANDOM), bad_records)
 
@@ -76,14 +75,13 @@ class DatasetInfo:
     """What `prepare` found and chose.
 
     `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
-    `short_users_dropped` users of fewer than three interactions, whom leave-one-out cannot split;
-    `bad_records` lines put aside. `source_files` maps the name of each raw file to its SHA-256, in
-    the order of reading. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as in
-    `Options`; their defaults are those of datasets that were prepared before there were options.
-    `tie_counts` is None where they were not counted yet. `ids_digest` and `collisions` are those of
-    semantic ids. `split_fingerprint` is the same for all id schemes: what was measured on one of
-    them may be compared with the others; a dataset from before there was one has its fingerprint
-    there.
+    `short_users_dropped` counts users with fewer than three interactions, whom leave-one-out cannot
+    split; `bad_records` counts lines set aside. `source_files` maps the name of each raw file to
+    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as
+    in `Options`; the defaults apply to datasets prepared before there were options. `tie_counts` is
+    None if ties were not counted. `ids_digest` and `collisions` describe semantic ids.
+    `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
+    datasets use their fingerprint.
     """
 
     dataset: str
@@ -123,7 +121,7 @@ class DatasetInfo:
     def load(cls, directory: str | Path) -> "DatasetInfo":
         """Reads the facts of the dataset in `directory` (see `dataset_dir`).
 
-        Raises `UserError` if the dataset is not there, or not whole.
+        Raises `UserError` if the dataset is missing or incomplete.
         """
         directory = Path(directory)
         name, data_dir = directory.parent.name, directory.parents[2]
@@ -140,7 +138,7 @@ class DatasetInfo:
         missing = [file for file in _FILES if not (directory / file).is_file()]
         if missing:
             raise UserError(
-                f"dataset '{name}' is not whole in {data_dir}: got a folder {directory} without "
+                f"dataset '{name}' is incomplete in {data_dir}: got a folder {directory} without "
                 f"{', '.join(missing)}, expected all files; run `{command} --overwrite`"
             )
         try:
@@ -165,5 +163,5 @@ def list_datasets(data_dir: str | Path) -> list[str]:
 
 
 def open_dataset(data_dir: str | Path, name: str) -> DatasetInfo:
-    """The facts of the dataset `name` prepared in `data_dir`; `UserError` if it is not there."""
+    """The facts of the dataset `name` prepared in `data_dir`; `UserError` if it is missing."""
     return DatasetInfo.load(dataset_dir(data_dir, name))

@@ -1,7 +1,7 @@
-"""Formats: how each publisher's files, and those of a user's own, are laid out.
+"""Formats: how published and custom files are laid out.
 
-A format says for each kind of file, by its ending, in what container its records lie and under
-which names. Plain, `.gz` and `.zst` files are the same kind.
+A format gives, for each file extension, the container of the records and the names of the columns.
+Plain, `.gz` and `.zst` files are laid out the same way.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ ITEM_ROLES = ("item", "title", "brand", "price", "categories", "description", "y
 REQUIRED_ROLES = ("user", "item", "time")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# A number of seconds below this is before the year 2100; one of milliseconds above it, after
-# 1970-02-17. So neither is ever taken for the other.
+# Seconds below this number are before 2100; milliseconds above it are after 1970-02-17. So neither
+# is ever mistaken for the other.
 UNIT_BOUNDARY = 4_102_444_800
 UNITS = {"seconds": 1, "milliseconds": 1000}
 
@@ -30,20 +30,20 @@ class Layout:
     """How one kind of file is laid out.
 
     Attributes:
-      container: `json` (one object a line), `text` (fields between delimiters) or `parquet`.
-      columns: names by role; of several names of one role, the first that a file has. In text
-        without a header, a name is a field's number, from 1.
-      needed: roles without which a file is refused.
-      delimiter: between the fields of text; one to four characters.
-      quoted: whether `"` may stand around a field of text, which may then hold anything.
-      header: whether text starts with the names of its columns.
+      container: `json` (one object per line), `text` (delimited fields) or `parquet`.
+      columns: names by role; if a role has several names, the first that the file has is used. In
+        text without a header, a name is a field's number, from 1.
+      needed: roles that a file must have.
+      delimiter: between fields of text; one to four characters.
+      quoted: whether a field of text may be in double quotes, and then hold any characters.
+      header: whether text starts with the column names.
       encoding: of text.
       unit: of times that are numbers, a key of `UNITS`. Dates (`2024-05-01`, `2024-05-01 12:30:00`,
-        `…+02:00`) are read as well; without an offset they are UTC.
-      ratings: least and greatest rating.
+        `…+02:00`) are read too; without an offset they are UTC.
+      ratings: lowest and highest rating.
       literals: whether a JSON line may also be a Python literal, as Amazon published in 2014.
-      separator: of several categories in one field of text.
-      flags: categories that have a field of 0 or 1 each, by their field's number.
+      separator: between several categories in one field of text.
+      flags: categories by the number of the field that holds a 0 or 1 for each of them.
     """
 
     container: str
@@ -60,38 +60,38 @@ class Layout:
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def find(self, role: str, names: list[str]) -> str | None:
-        """The one of `names` that has the role, or None."""
+        """The name in `names` that has the role, or None."""
         return next((name for name in self.columns.get(role, ()) if name in names), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """Layouts by file ending, of interactions and of items."""
+    """Layouts by file extension, for interactions and for items."""
 
     interactions: Mapping[str, Layout]
     items: Mapping[str, Layout]
 
 
-def ending(path: str | Path) -> str:
-    """The ending of a file's name, without that of its compression: `.json` of `x.json.gz`."""
+def extension(path: str | Path) -> str:
+    """The extension of a file, without that of its compression: `.json` for `x.json.gz`."""
     path = Path(path)
     return Path(path.stem).suffix if path.suffix in COMPRESSIONS else path.suffix
 
 
 def layout_of(layouts: Mapping[str, Layout], path: str | Path) -> Layout:
-    """The layout of a file; raises `UserError` for an ending that the format does not know."""
-    kind = ending(path).lower()
+    """The layout of a file; raises `UserError` if the format has none for its extension."""
+    kind = extension(path).lower()
     if kind not in layouts:
         raise UserError(
-            f"format of '{path}': got a name that ends in '{kind}', expected one of "
-            f"{', '.join(layouts)} (then .gz, .zst or nothing more); rename the file, or choose "
+            f"format of '{path}': got the extension '{kind}', expected one of "
+            f"{', '.join(layouts)}, with or without .gz or .zst; rename the file, or choose "
             "another --format"
         )
     return layouts[kind]
 
 
 def _roles(names: str, roles: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Columns from one word a role, in order; `a|b` are two names of one role, `-` is none."""
+    """Columns by role, from one word per role; `a|b` are two names of one role, `-` is none."""
     words = names.split()
     return {role: tuple(word.split("|")) for role, word in zip(roles, words) if word != "-"}
 
@@ -169,7 +169,7 @@ FORMATS: dict[str, Format] = {
             ".csv": _items("text", "movieId title - - genres", quoted=True, separator="|"),
         },
     ),
-    # Atomic files: tabs, and a header of names with types such as user_id:token.
+    # Atomic files: tab-separated, with a header of names and types such as user_id:token.
     "recbole": Format(
         {".inter": _interactions("text", "user_id item_id timestamp rating", delimiter="\t")},
         {
@@ -192,19 +192,19 @@ _DEFAULT_NAMES = {role: (role,) for role in {*INTERACTION_ROLES, *ITEM_ROLES}} |
 }
 
 
-def own_format(columns: str | None, unit: str = "seconds") -> Format:
-    """The format of a user's own CSV, TSV, JSON lines or Parquet files.
+def custom_format(columns: str | None, unit: str = "seconds") -> Format:
+    """The format of custom CSV, TSV, JSON lines or Parquet files.
 
     Args:
       columns: `role=name,…` for the roles user, item, rating, time, title, brand, price,
-        categories, description and year (put after the title); `item=sku|id` where two files call
-        it differently. A name that is a number is the place, from 1, of a field in text without a
-        header. A role that is not named is looked for under its own name (user, item and time as
-        `user_id`, `item_id` and `timestamp` as well), but for the year.
+        categories, description and year (added to the title); `item=sku|id` if two files name the
+        column differently. A number is the position, from 1, of a field in text without a header.
+        A role without a name uses its own (user, item and time also `user_id`, `item_id` and
+        `timestamp`), except for the year.
       unit: of times that are numbers.
 
     Raises:
-      UserError: the text is no such list, or a role is unknown or named twice.
+      UserError: `columns` cannot be parsed, or a role is unknown or given twice.
     """
     if unit not in UNITS:
         raise UserError(f"time_unit: got '{unit}', expected one of {', '.join(UNITS)}; correct it")
@@ -212,12 +212,12 @@ def own_format(columns: str | None, unit: str = "seconds") -> Format:
 
     def layouts(roles: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Layout]:
         needed = (*needed, *(role for role in roles if role in named and role not in needed))
-        # Of the two files' roles only the item's name is shared; the others tell of a header.
+        # Both files share the item's name, so only the other roles say whether there is a header.
         numbered = [named[role][0].isdigit() for role in roles if role in named and role != "item"]
         if any(numbered) and not all(numbered):
             raise UserError(
-                f"columns: got '{columns}', expected names or numbers for one file, not both; "
-                "a file has a header or it has none"
+                f"columns: got '{columns}', expected either names or numbers for one file; "
+                "use names if it has a header, else numbers"
             )
         columns_of = {role: named.get(role, _DEFAULT_NAMES[role]) for role in roles}
         facts = {"columns": columns_of, "needed": needed, "unit": unit}
@@ -249,10 +249,10 @@ def _parse_columns(columns: str) -> dict[str, tuple[str, ...]]:
 
 
 def get_format(name: str) -> Format:
-    """The published format called `name`; raises `UserError` with the known names otherwise."""
+    """The published format called `name`; raises `UserError` if there is none."""
     if name not in FORMATS:
         raise UserError(
-            f"format: got '{name}', expected one of {', '.join(FORMATS)}, or none for files whose "
-            "columns --columns names; correct --format"
+            f"format: got '{name}', expected one of {', '.join(FORMATS)}, or no --format and "
+            "the names of your columns in --columns; correct --format"
         )
     return FORMATS[name]

@@ -1,8 +1,8 @@
 """Interactions: raw files read into one DuckDB table, or an error that names the line.
 
-DuckDB does the reading, and no Python runs line by line. It is fast, yet its messages count lines
-wrongly or not at all, and it stops at the first thing that it does not like; so a file is read by
-Python when, and only when, DuckDB met something wrong. What Python finds then counts.
+DuckDB reads fast, but its errors give wrong line numbers or none, and it stops at the first
+problem. So Python reads a file, line by line, only if DuckDB found a problem, and its verdict
+counts.
 """
 
 import itertools
@@ -44,8 +44,8 @@ def read_interactions(
 
     Columns: `line` (bigint, order in the files), `user_id`, `item_id` (varchar), `time` (double,
     seconds), `rating` (float, null where there is none), `ok` (true). Blank lines are skipped.
-    Returns whether any record has a rating. Raises `UserError` naming the first bad line, unless
-    `bad` puts bad ones aside, and for files without a sound record.
+    Returns whether any record has a rating. Raises `UserError` for the first bad line, unless `bad`
+    sets bad lines aside, and for files without a valid record.
     """
     bad = bad or BadRecords()
     connection.execute("set TimeZone = 'UTC'")
@@ -56,18 +56,18 @@ def read_interactions(
     for source in sources:
         layout = layout_of(spec.format.interactions, source.path)
         last = connection.execute("select coalesce(max(line), 0) from raw_interactions")
-        (before,) = last.fetchone()
+        (before,) = last.fetchall()[0]
         if not _read_quickly(connection, source, layout, before):
             connection.execute("delete from raw_interactions where line > ?", [before])
             _read_thoroughly(connection, source, layout, before, bad)
     count, rated = connection.execute(
         "select count(*), count(rating) from raw_interactions"
-    ).fetchone()
+    ).fetchall()[0]
     if not count:
         raise UserError(
             f"interactions for '{', '.join(str(source.path) for source in sources)}': got "
-            f"{bad.count:,} bad lines and no sound record, expected one record a line and, in text "
-            "with a header, a line after it; fetch the file again, or correct --columns"
+            f"{bad.count:,} bad lines and no valid record, expected one record per line, after the "
+            "header if there is one; download the file again, or correct --columns"
         )
     return rated > 0
 
@@ -75,7 +75,7 @@ def read_interactions(
 def _read_quickly(
     connection: duckdb.DuckDBPyConnection, source: SourceFile, layout: Layout, before: int
 ) -> bool:
-    """Whether DuckDB read the whole file and found nothing wrong."""
+    """Returns whether DuckDB read the whole file without a problem."""
     relation, arguments = READERS[layout.container].relation(source, layout)
     scale = UNITS[layout.unit]
     worst, best = layout.ratings
@@ -93,7 +93,7 @@ def _read_quickly(
         connection.execute(sql, [before, *arguments])
         count, good = connection.execute(
             "select count(*), count(*) filter (ok) from raw_interactions where line > ?", [before]
-        ).fetchone()
+        ).fetchall()[0]
     except duckdb.Error:
         return False
     header = layout.container == "text" and layout.header
@@ -107,7 +107,7 @@ def _read_thoroughly(
     before: int,
     bad: BadRecords,
 ) -> None:
-    """Reads record by record in Python; slow, and sure to name what is wrong."""
+    """Reads record by record in Python: slow, but names every problem."""
     found = _check_each(source, layout, bad)
     names = ("line", "user_id", "item_id", "time", "rating")
     kinds = (pa.int64(), pa.string(), pa.string(), pa.float64(), pa.float32())

@@ -1,8 +1,7 @@
-"""Embeddings of the items that semantic ids are made of: of their texts, or from a file.
+"""Embeddings of items, from which semantic ids are computed: of their texts, or from a file.
 
-Texts are embedded by TF-IDF, or by a model that the user has (text_model.py).
-
-What a user did is no part of them, held out or not. Letters: N items, D numbers of an embedding.
+Texts are embedded by TF-IDF or by a local model (text_model.py). No interaction is used, held out
+or not. Letters: N items, D dimensions of an embedding.
 """
 
 import hashlib
@@ -18,14 +17,14 @@ from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.text_model import check_model, embed_with_model
 from recllm_tasks.errors import UserError
 
-# Our choices. The words and the axes are learnt from the first so many items, whose order is
-# random; so many are embedded at a time.
+# Our choices. Words and axes are learned from the first `_SAMPLE` items, which are in random order;
+# `_SAMPLE` items are embedded at a time.
 _SAMPLE = 1 << 16
 _WORDS = 50_000
 _AXES = 128
 
 _ITEM, _EMBEDDING = COLUMNS = ("item", "embedding")
-_LIKE = "expected one row an item, with its raw id in 'item' and its numbers in 'embedding'"
+_LIKE = "one row per item, with its raw id in 'item' and its vector in 'embedding'"
 
 
 def embed(
@@ -39,10 +38,10 @@ def embed(
 
     Args:
       catalog: in random order.
-      source: that `check_embeddings` has passed; None is `embed_texts`.
+      source: checked by `check_embeddings`; None for TF-IDF.
       name: of the dataset, for errors.
-      seed: of what is random in it.
-      advance: is told of items that are done, where a model takes its time.
+      seed: for all randomness.
+      advance: called with the number of items that a model has finished.
     """
     if source is None:
         return embed_texts(catalog, name, seed)
@@ -57,20 +56,19 @@ def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
     Args:
       catalog: in random order.
       name: of the dataset, for errors.
-      seed: of the SVD.
+      seed: for the SVD.
 
     Returns:
-      float32 [N, D], rows of length 1; an item without a known word has zeros.
+      float32 [N, D], rows of length 1; zeros for an item without a known word.
 
     Raises:
       UserError: no item has a text.
     """
     import threadpoolctl
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn import decomposition, feature_extraction
 
     size = len(catalog)
-    tf_idf = TfidfVectorizer(
+    tf_idf = feature_extraction.text.TfidfVectorizer(
         sublinear_tf=True, max_features=_WORDS, min_df=min(2, size), dtype=np.float32
     )
     try:
@@ -78,13 +76,13 @@ def embed_texts(catalog: Catalog, name: str, seed: int) -> np.ndarray:
     except ValueError as error:
         raise UserError(
             f"ids for '{name}': got no words in the texts of its {size:,} items, expected titles, "
-            "brands, categories or descriptions to make semantic ids of; give --items, "
+            "brands, categories or descriptions for semantic ids; give --items, "
             "--embeddings, or --ids random"
         ) from error
     axes = max(1, min(_AXES, sample.shape[1] - 1, size - 1))
     embeddings = np.empty([size, axes], np.float32)
     with threadpoolctl.threadpool_limits(1):
-        svd = TruncatedSVD(axes, random_state=seed).fit(sample)
+        svd = decomposition.TruncatedSVD(axes, random_state=seed).fit(sample)
         for start in range(0, size, _SAMPLE):
             part = svd.transform(tf_idf.transform(_texts(catalog, start, start + _SAMPLE)))
             length = np.linalg.norm(part, axis=1, keepdims=True)
@@ -99,33 +97,33 @@ def _texts(catalog: Catalog, start: int, stop: int) -> Iterator[str]:
 
 
 def check_embeddings(path: str | Path) -> SourceFile:
-    """The file, or the model's folder, with its SHA-256; `UserError` if it cannot be read."""
+    """The file, or the model's folder, with its SHA-256; raises `UserError` if it is unreadable."""
     path = Path(path).expanduser()
     if path.is_dir():
         return check_model(path)
     if path.suffix not in (".npy", ".parquet"):
-        expected = "a .npy or .parquet file, or a folder that is there"
+        expected = "a .npy or .parquet file, or an existing folder"
         raise _wrong(path, f"a file that ends in '{path.suffix}'", expected)
     try:
         with path.open("rb") as file:
             return SourceFile(path, hashlib.file_digest(file, "sha256").hexdigest(), -1)
     except OSError as error:
-        raise _wrong(path, error.strerror or str(error), "a file that can be read") from error
+        raise _wrong(path, error.strerror or str(error), "a readable file") from error
 
 
 def read_embeddings(path: Path, items: Sequence[str]) -> np.ndarray:
-    """Embeddings that the user made, with any model, in the order of `items`.
+    """Reads the user's own embeddings, in the order of `items`.
 
     Args:
       path: `.parquet` with the columns `item` (raw id) and `embedding` (a list of numbers), or
-        `.npy` with a structured array of the two. Other items than these may be there.
+        `.npy` with a structured array of the two. It may hold more items.
       items: raw ids.
 
     Returns:
       float32 [N, D].
 
     Raises:
-      UserError: the file is damaged, or not laid out so; an item is not there, or there twice; a
+      UserError: the file is damaged or has another layout, an item is missing or repeated, or a
         number is not finite.
     """
     read: Callable = _read_numpy if path.suffix == ".npy" else _read_parquet
@@ -139,7 +137,7 @@ def read_embeddings(path: Path, items: Sequence[str]) -> np.ndarray:
         raise _wrong(
             path,
             f"no row for {len(missing):,} of {len(items):,} items, such as '{missing[0]}'",
-            "one for each item of the catalog",
+            "one for every item of the catalog",
         )
     chosen = embeddings[[row_of[item] for item in items]].astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(chosen).all(axis=1))
@@ -156,7 +154,7 @@ def _read_numpy(path: Path) -> tuple[list[str], np.ndarray]:
     try:
         rows = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise _wrong(path, str(error).splitlines()[0], "a whole .npy file") from error
+        raise _wrong(path, str(error).splitlines()[0], "a valid .npy file") from error
     fields = getattr(rows, "dtype", None) and rows.dtype.names
     if rows.ndim != 1 or fields is None or not set(COLUMNS) <= set(fields):
         got = f"an array of shape {list(rows.shape)} and type {rows.dtype}"
@@ -174,29 +172,29 @@ def _read_parquet(path: Path) -> tuple[list[str], np.ndarray]:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
         if not set(COLUMNS) <= set(names):
-            raise _wrong(path, f"columns {', '.join(names)}", _LIKE.removeprefix("expected "))
+            raise _wrong(path, f"columns {', '.join(names)}", _LIKE)
         table = file.read(columns=list(COLUMNS))
     except (pa.ArrowException, OSError) as error:
-        raise _wrong(path, str(error).splitlines()[0], "a whole Parquet file") from error
+        raise _wrong(path, str(error).splitlines()[0], "a valid Parquet file") from error
     lists = table[_EMBEDDING].combine_chunks()
     kind = lists.type
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not is_list and not pa.types.is_fixed_size_list(kind):
-        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers a row")
+        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers per row")
     number = kind.value_type
     if not (pa.types.is_floating(number) or pa.types.is_integer(number)):
-        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers a row")
+        raise _wrong(path, f"'embedding' of type {kind}", "a list of numbers per row")
     lengths = np.unique(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
     if len(lengths) != 1 or lengths[0] < 1:
         got = f"lists of {', '.join(map(str, lengths[:5].tolist()))} numbers"
-        raise _wrong(path, got, "as many numbers, at least one, in each row")
-    # A missing number becomes NaN, which is told with its item.
+        raise _wrong(path, got, "the same number of them, at least one, in every row")
+    # A missing number becomes NaN, which `read_embeddings` reports with its item.
     numbers = lists.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False)
     return table[_ITEM].cast(pa.string()).to_pylist(), numbers.reshape(len(lists), -1)
 
 
 def _wrong(path: Path, got: str, expected: str) -> UserError:
     return UserError(
-        f"embeddings for '{path}': got {got}, expected {expected.removeprefix('expected ')}; "
+        f"embeddings for '{path}': got {got}, expected {expected}; "
         "correct the file, or leave --embeddings out"
     )

@@ -1,4 +1,4 @@
-"""From what a person calls an item (short id, raw id, title) to its row in the catalog."""
+"""Looks up items by what people call them: short id, raw id or title."""
 
 import difflib
 import functools
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 
-# Choices that an error lists.
+# How many choices an error lists.
 _MAX_LISTED = 10
 # One name and the comma after it; in quotes, a doubled quote stands for itself, as in CSV.
 _NAME = re.compile(r"""\s*("(?:[^"]|"")*"|'(?:[^']|'')*'|[^,"'\s][^,]*|)\s*(,|\Z)""")
-# Before an id: it says which one is meant, where an item's short id is the raw id of another.
+# Prefixes for an id that is the short id of one item and the raw id of another.
 _SHORT, _RAW = "short:", "raw:"
 
 
 def split_names(text: str) -> list[str]:
-    """The names in `I17, 50, "Godfather, The (1972)"`; quotes stay on, for `ItemLookup.row`.
+    """The names in `I17, 50, "Godfather, The (1972)"`; keeps the quotes, for `ItemLookup.row`.
 
     Raises:
       UserError: a quote is not closed, or something follows it.
@@ -27,7 +27,7 @@ def split_names(text: str) -> list[str]:
         found = _NAME.match(text, place)
         if found is None:
             raise UserError(
-                f"Items '{text}': got {text[place:].strip()!r} with a quote that does not end "
+                f"Items '{text}': got {text[place:].strip()!r} with a quote that is not closed "
                 'before a comma, expected items such as I17 or "a title", separated by commas; '
                 "correct the quotes"
             )
@@ -41,9 +41,9 @@ class ItemLookup:
     """Finds items of one catalog.
 
     A bare name is a short id, a raw id or a whole title. A name in quotes is a title or a part of
-    one: an equal title counts first, then one that differs in case only, then the one title that
-    holds the name in whatever case. A name that fits several items is an error that lists them.
-    Our choice: a bare name is never a part of a title, so that a mistyped id is no film.
+    one: an equal title wins, then a title that differs only in case, then a title that contains the
+    name in any case. A name that fits several items is an error that lists them. Our choice: a bare
+    name is never a part of a title, so that a mistyped id does not match a title.
     """
 
     def __init__(self, catalog: Catalog):
@@ -59,8 +59,8 @@ class ItemLookup:
           what: the history's name in errors.
 
         Raises:
-          UserError: no item, an item twice (prepared data never has it so), an unknown item, or a
-            name that fits several.
+          UserError: there is no item, an item is repeated (which prepared data never does), a name
+            is unknown, or it fits several items.
         """
         if isinstance(history, str):
             raise UserError(
@@ -69,7 +69,7 @@ class ItemLookup:
             )
         if not len(history):
             raise UserError(
-                f"Items of '{what}': got none, expected at least one; name what the user has chosen"
+                f"Items of '{what}': got none, expected at least one; give the user's items"
             )
         rows: list[int] = []
         for place, name in enumerate(history, 1):
@@ -83,7 +83,7 @@ class ItemLookup:
         return rows
 
     def row(self, name: str, what: str = "item") -> int:
-        """The catalog row of `name`; `what` is its place in errors."""
+        """The catalog row of `name`, which errors call `what`."""
         quoted = len(name) > 1 and name[0] == name[-1] and name[0] in "\"'"
         if quoted:
             text = name[1:-1].replace(name[0] * 2, name[0])
@@ -110,25 +110,25 @@ class ItemLookup:
         )
 
     def _short_ids(self) -> str:
-        """Which ones there are; semantic ones are in no order."""
+        """The range of short ids, or an example of semantic ones."""
         first, last = self._catalog.short_id[0], self._catalog.short_id[-1]
         return f"{first} to {last}" if first == "I1" else f"such as {first}"
 
     def _called(self, name: str) -> list[int]:
-        """Rows of a bare name."""
+        """Rows that fit a bare name."""
         short_id, item = name.removeprefix(_SHORT), name.removeprefix(_RAW)
-        found = {self._row_of_short_id.get(short_id), self._row_of_item.get(item)} - {None}
-        return sorted(found) or self._with_title(name)
+        found = (self._row_of_short_id.get(short_id), self._row_of_item.get(item))
+        return sorted({row for row in found if row is not None}) or self._with_title(name)
 
     def _titled(self, name: str) -> list[int]:
-        """Rows of a name in quotes."""
+        """Rows that fit a name in quotes."""
         part = name.casefold()
         return self._with_title(name) or [
             row for row, title in enumerate(self._folded_titles) if part in title
         ]
 
     def _with_title(self, name: str) -> list[int]:
-        """Rows whose whole title is `name`, or else is it but for case."""
+        """Rows whose whole title is `name`; without any, those whose title differs only in case."""
         whole = name.casefold()
         return [row for row, title in enumerate(self._catalog.title) if title == name] or [
             row for row, title in enumerate(self._folded_titles) if title == whole

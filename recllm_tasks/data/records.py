@@ -1,8 +1,8 @@
-"""Records: sequences cut into shards, written by as many processes as there are cores.
+"""Records: sequences cut into shards, written in parallel.
 
-`write_shard` is the one way of writing. It needs nothing but its shard, so that whatever can call a
-function many times can write a dataset: this process, processes beside it, or a cluster
-(`write_with_beam`). What is written does not depend on who writes it.
+All records are written by `write_shard`. It needs nothing but its shard, so shards can be written
+by this process, by worker processes (`write_locally`) or by a cluster (`write_on_beam`). The files
+are the same either way.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from recllm_tasks.data.negatives import SPLITS as SPLITS_WITH_NEGATIVES
 from recllm_tasks.data.negatives import draw_negatives
 from recllm_tasks.data.sequences import HELD_OUT, Sequences, open_record_order
 
-# Our choice: some 50 MB, so that a writer holds little, and the paper's datasets have one shard.
+# Our choice: some 50 MB, so a writer needs little memory; the paper's datasets have one shard.
 USERS_A_SHARD = 65_536
 
 _TRAIN_COUNT = "train_count"
@@ -32,10 +32,10 @@ _TRAIN_COUNT = "train_count"
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One file of records to be written: those from `start` to `stop` in the order of `split`.
+    """One file of records to write: those from `start` to `stop` in the order of `split`.
 
-    `path` is the file, `sequences_dir` what `plan_shards` completed; `seed` fixes the `negatives`
-    negatives of a user.
+    `path` is the file, `sequences_dir` the folder that `plan_shards` completed, `negatives` the
+    number of negatives per user, which `seed` fixes.
     """
 
     path: str
@@ -54,11 +54,14 @@ def plan_shards(
     negatives: int,
     templates: dict[str, tfds.core.ShardedFileTemplate],
 ) -> dict[str, list[Shard]]:
-    """Cuts each split into shards of nearly equally many users, whatever the number of cores.
+    """Cuts each split into shards of nearly equal size, independent of the number of cores.
 
     Args:
-      sequences_dir: what `order_sequences` filled; `train_count` (int64 [N]) is put there too.
-      templates: names of each split's files.
+      sequences_dir: the folder that `order_sequences` filled; `train_count` is stored there too.
+      train_count: int64 [N], how often each item occurs in the train split.
+      seed: for the negatives.
+      negatives: number of negatives per user.
+      templates: file names by split.
     """
     np.asarray(train_count, np.int64).tofile(Path(sequences_dir) / _TRAIN_COUNT)
     plan = {}
@@ -82,7 +85,7 @@ def plan_shards(
 
 
 def write_shard(shard: Shard) -> None:
-    """Draws the negatives of the shard's users and writes their records; `OSError` if it cannot."""
+    """Draws the negatives of the shard's users and writes their records, or raises `OSError`."""
     folder = Path(shard.sequences_dir)
     numbers = open_record_order(folder, shard.split)[shard.start : shard.stop]
     sequences = Sequences.open(folder).take(numbers)
@@ -104,8 +107,7 @@ def write_shard(shard: Shard) -> None:
 
 
 def serialize(user: str, items: np.ndarray, ratings: np.ndarray, negatives: np.ndarray) -> bytes:
-    """One record as TFDS writes it, but always the same bytes: its own writer leaves the order of
-    the features to the process."""
+    """One record as TFDS writes it, but with deterministic bytes: TFDS fixes no feature order."""
     features = {
         "user": tf.train.Feature(bytes_list=tf.train.BytesList(value=[user.encode()])),
         "items": tf.train.Feature(int64_list=tf.train.Int64List(value=items.tolist())),
@@ -117,10 +119,10 @@ def serialize(user: str, items: np.ndarray, ratings: np.ndarray, negatives: np.n
 
 
 def write_locally(shards: Sequence[Shard], advance: Callable[[Shard], None]) -> None:
-    """Writes all shards on this machine's cores; calls `advance` as each is done."""
+    """Writes all shards with one process per core; calls `advance` after each shard."""
     workers = min(len(shards), os.cpu_count() or 1)
     if workers == 1 or len(shards) <= len(HELD_OUT):
-        # A process costs seconds to start, and a small dataset is written in as many.
+        # Starting a process takes seconds, as long as writing a small dataset.
         for shard in shards:
             write_shard(shard)
             advance(shard)
@@ -135,7 +137,7 @@ def write_locally(shards: Sequence[Shard], advance: Callable[[Shard], None]) -> 
             idle.put(worker)
         return shard
 
-    # The processes end first, and so no thread waits for one when something went wrong.
+    # The processes end before the threads, so no thread waits for one after an error.
     with ThreadPoolExecutor(workers) as threads, contextlib.ExitStack() as stack:
         for _ in range(workers):
             idle.put(stack.enter_context(_Worker()))
@@ -148,10 +150,10 @@ def write_locally(shards: Sequence[Shard], advance: Callable[[Shard], None]) -> 
 
 
 class _Worker:
-    """A process that writes shards: one in JSON a line to it, and a line of what went wrong back.
+    """A process that writes shards. It reads one per line as JSON and replies with an error or "".
 
-    Our choice over `multiprocessing`, which would import the caller's script once more in each
-    process, and whose processes outlive a killed parent. This one ends with its input.
+    Our choice over `multiprocessing`, which imports the caller's script again in each process, and
+    whose processes outlive a killed parent. This one ends when its input ends.
     """
 
     def __enter__(self) -> "_Worker":
@@ -165,17 +167,20 @@ class _Worker:
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
             text=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._replies = self._process.stdin, self._process.stdout
         return self
 
     def write(self, shard: Shard) -> None:
         reply = ""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(dataclasses.asdict(shard)) + "\n")
-            self._process.stdin.flush()
-            reply = self._process.stdout.readline()
+            self._requests.write(json.dumps(dataclasses.asdict(shard)) + "\n")
+            self._requests.flush()
+            reply = self._replies.readline()
         if not reply:
             code = self._process.wait()
-            raise OSError(f"a writing process ended with code {code}, perhaps for lack of memory")
+            raise OSError(f"a writer process ended with code {code}, perhaps out of memory")
         problem = json.loads(reply)
         if problem:
             raise OSError(problem)
@@ -183,13 +188,33 @@ class _Worker:
     def __exit__(self, *exception) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
+        self._replies.close()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._requests.close()
+
+
+def write_on_beam(shards: Sequence[Shard], options: Sequence[str] = ()) -> None:
+    """Writes each shard in a worker of an Apache Beam pipeline, here or on a cluster.
+
+    Use it as `prepare(..., write=write_on_beam)`. The workers use the paths in the shards, so the
+    data folder must be one that all of them see. Install apache-beam in a separate environment:
+    Beam 2.77 needs protobuf < 7 and pyarrow < 26, older than in launch/locks/.
+
+    Args:
+      shards: what to write.
+      options: Beam's command line, such as `["--runner=FlinkRunner", "--parallelism=64"]`; by
+        default, Beam runs on this machine.
+    """
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+        # Without the reshuffle, Beam fuses both steps, and one worker writes everything.
+        _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(write_shard)
 
 
 def serve() -> None:
-    """What `_Worker` runs: reads shards from standard input until it ends."""
+    """The program of `_Worker`: writes the shards on standard input until it ends."""
     replies, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         problem = ""

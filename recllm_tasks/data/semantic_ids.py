@@ -1,8 +1,8 @@
-"""Semantic ids: items of like content have ids with like beginnings.
+"""Semantic ids: items with similar content have ids with a common prefix.
 
-As in TIGER (Rajput et al. 2023), with residual k-means in the place of its RQ-VAE: the nearest of
-256 centres, then the nearest of 256 centres to what is left, and so on, three times; a last number
-tells items of the same codes apart. Letters: N items, D numbers of an embedding.
+As in TIGER (Rajput et al. 2023), with residual k-means instead of its RQ-VAE: the first code is the
+nearest of 256 centres, the next one the nearest of 256 centres to the residual, three times in all.
+A last number tells items with equal codes apart. Letters: N items, D dimensions of an embedding.
 """
 
 import dataclasses
@@ -16,23 +16,23 @@ from recllm_tasks.data.id_schemes import LETTERS, MAX_CODES
 
 LEVELS = len(LETTERS)
 
-# Our choice: so many items a code at least, on average, because a code that one item has says
-# nothing about another. TIGER's 256 codes are reached with 2,048 items.
+# Our choice: at least so many items per code on average, because a code of a single item says
+# nothing about others. TIGER's 256 codes are reached with 2,048 items.
 _ITEMS_A_CODE = 8
 
-# Centres are fitted on the first so many items, whose order is random; all are then assigned.
+# Centres are fitted on the first items, which are in random order; then all are assigned.
 _SAMPLE = 1 << 16
 _ITERATIONS = 50
 
 
 @dataclasses.dataclass(frozen=True)
 class Collisions:
-    """What the last number had to resolve.
+    """Items with equal codes, which only the last number tells apart.
 
     Attributes:
-      items: how many share all codes with another one.
-      groups: how many sets of such items there are.
-      largest: items of the largest one.
+      items: items that share all codes with another item.
+      groups: sets of such items.
+      largest: size of the largest set.
     """
 
     items: int
@@ -47,15 +47,15 @@ class Collisions:
 
 
 def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
-    """The codes of every item and its number among those of the same codes, int64 [N, LEVELS + 1].
+    """Codes of all items and their numbers among items with equal codes, int64 [N, LEVELS + 1].
 
-    All rows are different. The same embeddings and seed give the same codes, on any number of
-    cores: one thread computes, so that sums have one order.
+    All rows are distinct. Equal embeddings and seeds give equal codes on any number of cores: a
+    single thread computes them, so sums have a fixed order.
 
     Args:
-      embeddings_NxD: float32, in an order that has nothing to do with time or with raw ids, for
-        that is the order of the last number.
-      seed: of the first centres.
+      embeddings_NxD: float32, in an order that is independent of time and raw ids, because the last
+        number follows it.
+      seed: for the first centres.
     """
     import threadpoolctl
 
@@ -74,21 +74,20 @@ def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
 def _nearest_centres(
     points_NxD: np.ndarray, num_codes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(the code of each point, the centre of each code) by k-means."""
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
+    """The code of each point and the centre of each code, by k-means."""
+    from sklearn import cluster, exceptions
 
     num_codes = min(num_codes, len(points_NxD))
-    fit = KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
+    fit = cluster.KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
-        # Of fewer different points than codes: some codes then stay without items.
-        warnings.simplefilter("ignore", ConvergenceWarning)
+        # With fewer distinct points than codes, some codes have no items.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
         fit.fit(points_NxD[:_SAMPLE])
     return fit.predict(points_NxD), fit.cluster_centers_
 
 
 def _number_within_groups(codes_NxL: np.ndarray) -> np.ndarray:
-    """0, 1, … for the items of the same codes, in their order, int64 [N]."""
+    """0, 1, … for items with equal codes, in their order, int64 [N]."""
     group = np.unique(codes_NxL, axis=0, return_inverse=True)[1].reshape(-1)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -99,5 +98,5 @@ def _number_within_groups(codes_NxL: np.ndarray) -> np.ndarray:
 
 
 def digest(short_ids: Sequence[str]) -> str:
-    """SHA-256 (hex) of all ids in their order."""
+    """SHA-256 (hex) of all ids in order."""
     return hashlib.sha256("\n".join(short_ids).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""Sequences: duplicates dropped, k-core, order of time, leave-one-out.
+"""Sequences: duplicates dropped, k-core, time order, leave-one-out.
 
-DuckDB does the work on disk, on numbers in place of raw ids; what comes out lies in flat files that
-any process can map. Nothing here grows with the interactions but those files.
+DuckDB does the work on disk, with numbers in place of raw ids. The result is in flat files that any
+process can map into memory; nothing else grows with the number of interactions.
 """
 
 import dataclasses
@@ -11,22 +11,24 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from recllm_tasks.data.options import MIN_INTERACTIONS
 from recllm_tasks.errors import UserError
 
 HELD_OUT = {"train": 2, "validation": 1, "test": 0}
-"""How many of a user's last interactions each split does not hold (leave-one-out)."""
+"""How many of a user's last interactions each split leaves out (leave-one-out)."""
 
-# Rows that are in memory at a time.
+# Rows in memory at a time.
 _CHUNK = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Sequences:
-    """The interactions of all users, one after the other, each user's oldest first.
+    """The interactions of all users, user by user, each user's oldest first.
 
-    User u is `users[u]` (raw id; `order_sequences` orders by it) and owns the entries `offsets[u]`
-    to `offsets[u + 1]` of `items` (int32, rows of the catalog) and `ratings` (float32, NaN where
+    User u has the raw id `users[u]` (`order_sequences` sorts by it) and the entries `offsets[u]` to
+    `offsets[u + 1]` of `items` (int32, rows of the catalog) and `ratings` (float32, NaN where
     unknown). `offsets` is int64 [users + 1].
     """
 
@@ -37,7 +39,7 @@ class Sequences:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Sequences":
-        """Maps the files that `order_sequences` wrote; what is not looked at takes no memory."""
+        """Maps the files that `order_sequences` wrote into memory, without reading them."""
         folder = Path(folder)
         return cls(
             users=pa.ipc.open_file(pa.memory_map(str(folder / "users.arrow"))).read_all()[
@@ -49,12 +51,12 @@ class Sequences:
         )
 
     def take(self, numbers: np.ndarray) -> "Sequences":
-        """Some users, by number and in that order, in memory."""
+        """The users with these numbers, in that order, in memory."""
         starts, lengths = self.offsets[numbers], self.offsets[numbers + 1] - self.offsets[numbers]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         entries = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
         return Sequences(
-            users=self.users.take(pa.array(numbers)).to_pylist(),
+            users=pc.take(self.users, pa.array(numbers)).to_pylist(),
             offsets=offsets,
             items=self.items[entries],
             ratings=self.ratings[entries],
@@ -62,10 +64,10 @@ class Sequences:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Interactions a user, int64 [users]."""
+        """Interactions per user, int64 [users]."""
         return np.diff(self.offsets)
 
-    def of_split(self, user: int, split: str) -> slice:
+    def of_split(self, user: int | np.integer, split: str) -> slice:
         """The entries that the record of user number `user` holds in `split`."""
         return slice(self.offsets[user], self.offsets[user + 1] - HELD_OUT[split])
 
@@ -80,13 +82,13 @@ class Sequences:
 
 
 def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) -> int:
-    """Makes the table `core` out of `raw_interactions`, which goes; returns the duplicates dropped.
+    """Turns the table `raw_interactions` into `core`; returns the number of duplicates dropped.
 
-    A repeated (user, item) pair keeps its first interaction in time order. Then users and items of
-    fewer than `k_core` interactions go, again and again until none is left. In `core` and in the
-    tables `user_codes` and `item_codes`, users and items are numbers in no order.
+    A repeated (user, item) pair keeps its first interaction in time. Then users and items with
+    fewer than `k_core` interactions are removed until none is left. In `core` and in the tables
+    `user_codes` and `item_codes`, users and items are numbers in no particular order.
     """
-    # The lines have their numbers, and the order of rows costs memory.
+    # Lines are numbered, so the order of rows may change; keeping it costs memory.
     connection.execute("set preserve_insertion_order = false")
     for column in ("user", "item"):
         connection.execute(f"""
@@ -100,7 +102,7 @@ def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) ->
     """)
     connection.execute("drop table raw_interactions")
     before = _count(connection, "core")
-    # Only the repeated pairs are sorted: they are few, and a sort of all would spill to disk.
+    # Only repeated pairs are sorted: they are few, and sorting everything would spill to disk.
     duplicates = _delete(
         connection,
         """rowid in (
@@ -121,26 +123,46 @@ def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) ->
     if not _count(connection, "core"):
         raise UserError(
             f"nothing left of '{name}': got 0 of {before:,} interactions after the {k_core}-core, "
-            f"expected some users and items of at least {k_core} interactions; check the file, or "
-            "give a smaller k_core (at least 3)"
+            f"expected some users and items with at least {k_core} interactions; check the file, "
+            "or give a smaller k_core (at least 3)"
         )
     return duplicates
 
 
+def drop_short_users(connection: duckdb.DuckDBPyConnection, name: str) -> int:
+    """Removes users with too few interactions for leave-one-out from `core`; returns how many.
+
+    There are none after a k-core. Raises `UserError` if nobody is left.
+    """
+    short = 'select "user" from core group by "user" having count(*) < ?'
+    (count,) = connection.execute(f"select count(*) from ({short})", [MIN_INTERACTIONS]).fetchall()[
+        0
+    ]
+    if count:
+        connection.execute(f'delete from core where "user" in ({short})', [MIN_INTERACTIONS])
+        if not _count(connection, "core"):
+            raise UserError(
+                f"nothing left of '{name}': got {count:,} users with fewer than {MIN_INTERACTIONS} "
+                "interactions each, expected some with more, since train, validation and test each "
+                "need one; check the file, or its columns"
+            )
+    return count
+
+
 def _count(connection: duckdb.DuckDBPyConnection, table: str) -> int:
-    return connection.execute(f"select count(*) from {table}").fetchone()[0]
+    return connection.execute(f"select count(*) from {table}").fetchall()[0][0]
 
 
 def _delete(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
-    return connection.execute(f"delete from core where {condition}").fetchone()[0]
+    return connection.execute(f"delete from core where {condition}").fetchall()[0][0]
 
 
 def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
-    """The raw ids of the items of `core`, at random as `seed` fixes it: row r of the catalog.
+    """The raw ids of the items of `core` in the random order of the catalog, fixed by `seed`.
 
-    Our choice: by the SHA-256 of `seed:item`, because that depends neither on the order of the
-    file nor on the version of a library. Random ids leak no neighbourhood (Paper §A.1). Makes the
-    table `item_rows` too.
+    Our choice: by the SHA-256 of `seed:item`, which depends neither on the order of the file nor on
+    a library's version. Random ids leak no neighbourhood (Paper §A.1). Creates the table
+    `item_rows` too.
     """
     connection.execute(
         """
@@ -156,10 +178,10 @@ def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
 
 
 def order_sequences(connection: duckdb.DuckDBPyConnection, folder: str | Path) -> Sequences:
-    """Orders each user's part of `core` and writes it into `folder`, for `Sequences.open`.
+    """Sorts each user's interactions of `core` and writes them to `folder`, for `Sequences.open`.
 
-    The sort by time is stable over the order of the file: days are ties, and the published splits
-    keep the file's order among them. Needs `order_items` before it.
+    The sort by time is stable: times are often days, and the published splits keep the file's order
+    among ties. Call `order_items` first.
     """
     folder = Path(folder)
     connection.execute("""
@@ -189,7 +211,7 @@ def order_sequences(connection: duckdb.DuckDBPyConnection, folder: str | Path) -
             items.write(batch["item_row"].to_numpy().tobytes())
             ratings.write(batch["rating"].to_numpy().tobytes())
     for split in HELD_OUT:
-        # As TFDS shuffles: by the MD5 of the split's name and the key, backslashes turned.
+        # As TFDS shuffles: by the MD5 of the split's name and the key, with / for backslashes.
         numbers = connection.sql(
             "select n from users order by md5(? || replace(user_id, '\\', '/')), n", params=[split]
         ).fetchnumpy()["n"]

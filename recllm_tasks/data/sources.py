@@ -1,4 +1,4 @@
-"""Raw files: where they lie, whether they are whole, and their lines."""
+"""Raw files: finds them, checks that they are complete, and reads their lines."""
 
 import dataclasses
 import glob
@@ -8,27 +8,26 @@ import io
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 
-from recllm_tasks.data.formats import COMPRESSIONS, ending
+from recllm_tasks.data.formats import COMPRESSIONS, extension
 from recllm_tasks.data.specs import DatasetSpec
 from recllm_tasks.errors import UserError
 
-# Longer lines are errors. Our choice: the longest lines that Amazon published are some 1 MB long,
-# and DuckDB must hold a few of them at once.
+# Longer lines are errors. Our choice: Amazon's longest published lines are some 1 MB, and DuckDB
+# holds a few of them at once.
 MAX_LINE_BYTES = 16 * 2**20
 
-_FETCH_AGAIN = "fetch the file again"
+_DOWNLOAD_AGAIN = "download the file again"
 _BLOCK = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A raw file read once from end to end.
+    """A raw file that was read once from start to end.
 
-    `lines` counts the lines that are not blank; -1 for Parquet, which has none.
+    `lines` counts the non-blank lines; -1 for files without lines, such as Parquet.
     """
 
     path: Path
@@ -37,21 +36,21 @@ class SourceFile:
 
     @property
     def compression(self) -> str:
-        """As DuckDB calls it."""
+        """The compression under DuckDB's name."""
         return COMPRESSIONS.get(self.path.suffix, "uncompressed")
 
 
 def find_sources(
     spec: DatasetSpec, raw_dir: str | Path | None
 ) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Returns the paths of the interactions and of the metadata, each in the order of reading.
+    """Returns the paths of the interactions and of the metadata, each in reading order.
 
-    A published dataset's two files lie in `raw_dir`; `x.json.gz` may also lie there unpacked, as
-    `x.json`, or as `x.json.zst`. The files of one's own are read in the order in which they are
-    given, those of a pattern such as `part-*.csv` in the order of their names.
+    A published dataset has two files in `raw_dir`; instead of `x.json.gz`, they may be `x.json` or
+    `x.json.zst`. Custom files are read in the order given, the matches of a pattern such as
+    `part-*.csv` in order of their names.
     """
-    if spec.own_files:
-        return _expand(spec, spec.own_files.interactions), _expand(spec, spec.own_files.items)
+    if spec.custom_files:
+        return _expand(spec, spec.custom_files.interactions), _expand(spec, spec.custom_files.items)
     wanted = (
         f"{spec.interactions_file} (from {spec.interactions_address}) and "
         f"{spec.metadata_file} (from {spec.metadata_address})"
@@ -59,7 +58,7 @@ def find_sources(
     if raw_dir is None:
         raise UserError(
             f"no raw folder for '{spec.name}': got no raw_dir, expected a folder with {wanted}; "
-            "download the two files into a folder and give it with --raw_dir, or give --download"
+            "download the two files and give their folder with --raw_dir, or give --download"
         )
     raw_dir = Path(raw_dir)
     if not raw_dir.is_dir():
@@ -71,15 +70,15 @@ def find_sources(
     interactions, metadata = (
         _find(raw_dir, name) for name in (spec.interactions_file, spec.metadata_file)
     )
-    missing = [
-        f"{name} (from {address})"
-        for path, name, address in (
-            (interactions, spec.interactions_file, spec.interactions_address),
-            (metadata, spec.metadata_file, spec.metadata_address),
-        )
-        if path is None
-    ]
-    if missing:
+    if interactions is None or metadata is None:
+        missing = [
+            f"{name} (from {address})"
+            for path, name, address in (
+                (interactions, spec.interactions_file, spec.interactions_address),
+                (metadata, spec.metadata_file, spec.metadata_address),
+            )
+            if path is None
+        ]
         raise UserError(
             f"missing files for '{spec.name}': got a folder {raw_dir} without "
             f"{' and '.join(missing)}, expected both files directly in it; download them there"
@@ -96,7 +95,7 @@ def _expand(spec: DatasetSpec, patterns: Sequence[str]) -> tuple[Path, ...]:
         if not found:
             raise UserError(
                 f"missing file for '{spec.name}': got no file {pattern}, expected a file, or a "
-                "pattern in quotes that some files match; correct the path"
+                "quoted pattern that matches files; correct the path"
             )
         paths += found
     return tuple(paths)
@@ -110,7 +109,7 @@ def _find(raw_dir: Path, name: str) -> Path | None:
     return None
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> io.BufferedIOBase:
     if path.suffix == ".gz":
         return gzip.open(path)
     if path.suffix == ".zst":
@@ -119,7 +118,7 @@ def _open(path: Path) -> BinaryIO:
 
 
 class _Reading:
-    """Turns what goes wrong while a file is read into a `UserError` that says how far it went."""
+    """Turns errors while reading a file into a `UserError` that names the line."""
 
     def __init__(self, path: Path):
         self.path, self.line = path, 0
@@ -129,31 +128,31 @@ class _Reading:
 
     def __exit__(self, kind, error, trace) -> None:
         packed = self.path.suffix in COMPRESSIONS
-        # Arrow's errors of decompression have no number, those of the system have one.
+        # Arrow's decompression errors have no errno, those of the system do.
         broken = isinstance(error, (EOFError, zlib.error, gzip.BadGzipFile)) or (
             packed and isinstance(error, OSError) and error.errno is None
         )
         if broken:
             kind = {".gz": "gzip", ".zst": "zstd"}[self.path.suffix]
             cut = isinstance(error, EOFError) or "Truncated" in str(error)
-            got = "a file that is cut off" if cut else f"bytes that are no whole {kind} file"
+            got = "a truncated file" if cut else f"bytes that are not a valid {kind} file"
             detail = "" if cut else f" ({error})"
             raise UserError(
                 f"damaged file for '{self.path}': got {got}{detail} after line {self.line}, "
-                f"expected a whole {kind} file; {_FETCH_AGAIN}"
+                f"expected a complete {kind} file; {_DOWNLOAD_AGAIN}"
             ) from error
         if isinstance(error, OSError):
             raise UserError(
                 f"unreadable file for '{self.path}': got {error.strerror or error} after line "
-                f"{self.line}, expected a file that can be read; check its permissions and the disk"
+                f"{self.line}, expected a readable file; check its permissions and the disk"
             ) from error
 
 
 def open_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yields (line number from 1, line without its end) of a plain, `.gz` or `.zst` file.
+    """Yields (line number from 1, line without its line break) of a plain, `.gz` or `.zst` file.
 
     A line of more than `MAX_LINE_BYTES` is cut to one byte more than that. A byte order mark is
-    left out. Raises `UserError` for a file that cannot be read, is no such file or is cut off.
+    dropped. Raises `UserError` for a file that is unreadable, damaged or truncated.
     """
     with _Reading(path) as reading, _open(path) as file:
         while raw := file.readline(MAX_LINE_BYTES + 1):
@@ -167,14 +166,14 @@ def open_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def check_source(path: Path) -> SourceFile:
-    """Reads the file once: hashes it, makes sure that it is whole, and counts its lines.
+    """Reads the file once: hashes it, checks that it is complete, and counts its lines.
 
-    Our choice: a pass of its own, because DuckDB does not compare a gzip file's checksum and takes
-    half a zstd file for a whole one. It works on blocks of bytes, never line by line.
+    Our choice: a separate pass, because DuckDB ignores gzip checksums and accepts truncated zstd
+    files. It works on blocks of bytes, not line by line.
     """
     with _Reading(path), path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if ending(path).lower() == ".parquet":
+    if extension(path).lower() == ".parquet":
         return SourceFile(path, sha256, -1)
     lines, open_line = 0, b""
     with _Reading(path) as reading, _open(path) as file:
@@ -187,24 +186,24 @@ def check_source(path: Path) -> SourceFile:
             elif len(open_line) <= MAX_LINE_BYTES:
                 open_line += block
             else:
-                # The line is too long whatever comes; keep that it is one.
+                # The line is too long whatever follows; keep just enough to see that.
                 open_line = open_line[: MAX_LINE_BYTES + 1]
     lines += bool(open_line.strip())
     if not lines:
         raise UserError(
-            f"empty file for '{path}': got no line, expected one record a line; {_FETCH_AGAIN}"
+            f"empty file for '{path}': got no line, expected one record per line; {_DOWNLOAD_AGAIN}"
         )
     return SourceFile(path, sha256, lines)
 
 
 def _count_lines(block: bytes) -> int:
-    """Lines that are not blank in a block of whole lines."""
+    """The number of non-blank lines in a block of complete lines."""
     if block[:1].isspace() or any(b"\n" + space in block for space in (b"\n", b"\r", b" ", b"\t")):
         return sum(1 for line in block.split(b"\n") if line.strip())
     return block.count(b"\n")
 
 
 def shorten(value: object, width: int = 80) -> str:
-    """`repr` of a value of unknown size, cut to `width` characters."""
+    """`repr` of a value, cut to `width` characters."""
     text = repr(value[:width] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= width else text[: width - 1] + "…"

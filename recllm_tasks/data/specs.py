@@ -1,11 +1,11 @@
-"""Facts about each dataset that can be prepared: files, addresses and wording."""
+"""Facts about each dataset that can be prepared: files, addresses, wording, the paper's counts."""
 
 import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
 
-from recllm_tasks.data.formats import Format, get_format, own_format
+from recllm_tasks.data.formats import Format, custom_format, get_format
 from recllm_tasks.errors import UserError
 
 _AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
@@ -24,8 +24,17 @@ class Table7:
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnFiles:
-    """Paths, or patterns such as `part-*.csv`, of the files of a dataset of one's own."""
+class Samples:
+    """Number of examples of one task; None is the paper's "DS", dynamic sampling."""
+
+    train: int | None
+    validation: int
+    test: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomFiles:
+    """Paths, or patterns such as `part-*.csv`, of the files of a custom dataset."""
 
     interactions: tuple[str, ...]
     items: tuple[str, ...] = ()
@@ -35,11 +44,11 @@ class OwnFiles:
 class DatasetSpec:
     """One dataset.
 
-    The two file names are what the publisher calls them; a `.gz` file may also lie unpacked. From
-    the addresses files are fetched on request only (`download.py`); the publisher of the Amazon
-    files tells no checksums, so that only the size is compared. `in_wheel` says that the files come
-    from the PyPI wheel when no raw folder is given. A dataset of one's own has `own_files`
-    instead of published names and addresses.
+    The two file names are the publisher's; a `.gz` file may also be unpacked. Files are downloaded
+    from the addresses only on request (`download.py`); the publisher of the Amazon files gives no
+    checksums, so only sizes are compared. With `in_wheel`, the files come from the PyPI wheel if no
+    raw folder is given. A custom dataset has `custom_files` instead of published names and
+    addresses.
     """
 
     name: str
@@ -56,7 +65,7 @@ class DatasetSpec:
     table7: Table7 | None = None
     interactions_sha256: str | None = None
     metadata_sha256: str | None = None
-    own_files: OwnFiles | None = None
+    custom_files: CustomFiles | None = None
 
 
 def _amazon_2014(name: str, title: str, category: str, table7: Table7) -> DatasetSpec:
@@ -114,8 +123,25 @@ _ALL = (
 
 SPECS: dict[str, DatasetSpec] = {spec.name: spec for spec in _ALL}
 
+SAMPLED = Samples(None, 0, 0)
 
-# Base forms of past forms that are not made by adding -ed, and of common ones that are.
+_RECOMMENDATION = {
+    "toys": Samples(30_761, 3_000, 19_412),
+    "beauty": Samples(36_582, 3_000, 22_363),
+    "sports": Samples(47_320, 3_000, 35_598),
+}
+
+# Paper Table 10, by dataset and task.
+TABLE_10: dict[str, dict[str, Samples]] = {
+    dataset: {
+        **dict.fromkeys(("retrieval", "ranking", "rating"), samples),
+        **dict.fromkeys(("mim", "mlm", "bpr"), SAMPLED),
+    }
+    for dataset, samples in _RECOMMENDATION.items()
+}
+
+
+# Base forms by past form.
 _VERBS = {
     "bought": "buy",
     "purchased": "purchase",
@@ -135,7 +161,7 @@ _VERBS = {
 }
 
 
-def own_spec(
+def custom_spec(
     name: str,
     interactions: Sequence[str],
     items: Sequence[str] = (),
@@ -147,21 +173,21 @@ def own_spec(
     verb: str = "purchased",
     title: str | None = None,
 ) -> DatasetSpec:
-    """A dataset of one's own, to be given to `prepare` in place of a published one's name.
+    """The spec of a custom dataset, which `prepare` takes in place of a published name.
 
     Args:
-      name: what its tasks are called; lower-case letters, digits and `_`.
+      name: prefix of its tasks: lower-case letters, digits and `_`.
       interactions: files or patterns, read in this order.
-      items: files or patterns of the items' texts; may be none.
-      columns: names of the columns by role, as in `formats.own_format`.
+      items: files or patterns with the items' texts; may be empty.
+      columns: column names by role, as in `formats.custom_format`.
       format: a published format, a key of `formats.FORMATS`, instead of `columns`.
-      time_unit: of times that are numbers, seconds or milliseconds.
-      noun: what the items are, in the prompts ("products").
+      time_unit: seconds or milliseconds, for times that are numbers.
+      noun: what prompts call the items ("products").
       verb: what users did with them ("purchased"), or both forms, "buy,bought".
       title: for tables; the name by default.
 
     Raises:
-      UserError: a name that cannot be, a verb whose base form is not known, wrong columns.
+      UserError: the name is not allowed, the verb's base form is unknown, or the columns are wrong.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise UserError(
@@ -170,13 +196,13 @@ def own_spec(
         )
     if name in SPECS:
         raise UserError(
-            f"name of a dataset: got '{name}', which is a published one, expected a name of its "
-            "own; choose another name, or leave out --interactions and give --raw_dir"
+            f"name of a dataset: got '{name}', which is a published dataset, expected a new "
+            "name; choose another one, or leave out --interactions and give --raw_dir"
         )
     if format and columns:
         raise UserError(
-            f"columns for '{name}': got '{columns}' beside the format {format}, which names its "
-            "columns itself, expected one of both; leave one out"
+            f"columns for '{name}': got '{columns}' and the format {format}, which already names "
+            "its columns, expected one of them; leave one out"
         )
     base, comma, past = (word.strip() for word in verb.partition(","))
     if not comma:
@@ -190,7 +216,7 @@ def own_spec(
     return DatasetSpec(
         name=name,
         title=title or name,
-        format=get_format(format) if format else own_format(columns, time_unit),
+        format=get_format(format) if format else custom_format(columns, time_unit),
         interactions_file=" ".join(interactions),
         metadata_file=" ".join(items),
         interactions_address="--interactions",
@@ -198,17 +224,17 @@ def own_spec(
         noun=noun.strip(),
         verb=base,
         verb_past=past,
-        own_files=OwnFiles(tuple(interactions), tuple(items)),
+        custom_files=CustomFiles(tuple(interactions), tuple(items)),
     )
 
 
 def get_spec(name: str) -> DatasetSpec:
-    """Returns the spec called `name`; raises `UserError` with the known names for another one."""
+    """Returns the spec called `name`; raises `UserError` with the known names if there is none."""
     if name in SPECS:
         return SPECS[name]
     close = difflib.get_close_matches(str(name), SPECS, n=1)
     remedy = f"did you mean '{close[0]}'?" if close else "choose one of them"
     raise UserError(
         f"unknown dataset for 'name': got '{name}', expected one of {', '.join(SPECS)}; {remedy}, "
-        "or give the files of your own with --interactions"
+        "or give the files of a custom dataset with --interactions"
     )

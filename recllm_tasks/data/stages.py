@@ -1,4 +1,4 @@
-"""Stages of a long preparation: a bar while one runs, and the seconds that each took."""
+"""Stages of a preparation: a progress bar for each, and the seconds that it took."""
 
 import contextlib
 import threading
@@ -13,19 +13,19 @@ _POLL_SECONDS = 0.5
 
 
 class Stages:
-    """`seconds` maps each stage that ran to its time, in order."""
+    """`seconds` maps the stages to their durations, in order."""
 
     def __init__(self, name: str, show: bool):
         """Args:
-        name: what is prepared.
-        show: whether to show progress at all.
+        name: of the dataset.
+        show: whether to show progress.
         """
         self._name, self.show = name, show
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
     def stage(self, what: str, connection: duckdb.DuckDBPyConnection | None = None) -> Iterator:
-        """Times the block; shows how far the longest query of `connection` is, if given."""
+        """Times the block; shows the progress of the queries of `connection`, if given."""
         start, done = time.monotonic(), threading.Event()
         watcher = threading.Thread(target=self._watch, args=(what, connection, done))
         if self.show and connection and console.is_terminal:
@@ -40,7 +40,7 @@ class Stages:
             self.seconds[what] = self.seconds.get(what, 0) + passed
 
     def _watch(self, what: str, connection: duckdb.DuckDBPyConnection, done: threading.Event):
-        # Short stages need no bar.
+        # Short stages show no bar.
         if done.wait(4 * _POLL_SECONDS):
             return
         with work(f"{self._name}: {what} (% of a query)", 100) as bar:

@@ -13,7 +13,7 @@ class Statistics:
     """Counts of a prepared dataset.
 
     `sparsity` is in percent; `mean_length` and `std_length` (of the population, not of a sample)
-    are interactions a user; `train_windows` is described at `count_train_windows`.
+    are interactions per user; for `train_windows` see `count_train_windows`.
     """
 
     users: int
@@ -28,7 +28,7 @@ class Statistics:
     def from_lengths(
         cls, lengths: np.ndarray, items: int, window: int = Options.window
     ) -> "Statistics":
-        """Counts from the whole sequences' lengths (int [users]), the items and the window."""
+        """Counts from the lengths of whole sequences (int [users]), the items and the window."""
         users, interactions = len(lengths), int(lengths.sum())
         return cls(
             users=users,
@@ -48,8 +48,8 @@ class Statistics:
 def count_train_windows(lengths: np.ndarray, window: int = Options.window) -> int:
     """Windows of `window` history items and a target, stride 1, in the train split.
 
-    A short user has one. With n the whole length, n - 2 items train. Our choice:
-    Σ max(1, (n - 2) - 20), because it gives the counts that the paper prints for Toys and Beauty
-    (30,761 and 36,582).
+    A sequence of n items has n - 2 in the train split; every user has at least one window. Our
+    choice: Σ max(1, (n - 2) - 20), because it gives the paper's counts for Toys and Beauty (30,761
+    and 36,582).
     """
     return int(np.maximum(1, lengths - 2 - window).sum())

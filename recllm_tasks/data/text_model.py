@@ -1,7 +1,7 @@
-"""Embeddings of the items' texts by a sentence-transformers model that lies in a folder.
+"""Embeds the items' texts with a sentence-transformers model in a local folder.
 
-Needs the package sentence-transformers. Nothing is downloaded, no code of the folder runs, and
-weights are read from safetensors alone, since other formats are pickles.
+Needs the package sentence-transformers. Nothing is downloaded, no code in the folder runs, and
+weights are read only from safetensors, because other formats are pickles.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from recllm_tasks.errors import UserError
 _LIBRARY = "sentence_transformers"
 _MODULES = "modules.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# Texts between two signs of progress; so many are sorted by length, to pad little.
+# Texts between two progress updates; the library sorts them by length, to pad little.
 _CHUNK = 1024
 _CANNOT_LOAD = (
     OSError,
@@ -36,11 +36,11 @@ _CANNOT_LOAD = (
 
 
 def check_model(folder: Path) -> SourceFile:
-    """The folder, and a SHA-256 over its files and their names.
+    """The folder, with a SHA-256 over its files and their names.
 
     Raises:
-      UserError: it is not a whole model of safetensors, its modules are not the library's own, or
-        the library is missing.
+      UserError: the folder is not a complete model with safetensors, has modules from elsewhere
+        than the library, or the library is missing.
     """
     if not importlib.util.find_spec(_LIBRARY):
         raise UserError(
@@ -50,10 +50,14 @@ def check_model(folder: Path) -> SourceFile:
     for module in _modules(folder):
         if not str(module["type"]).startswith(f"{_LIBRARY}."):
             got = f"a module of type '{module['type']}' in {_MODULES}"
-            raise _wrong(folder, got, f"types of {_LIBRARY} alone, since no code of it is run")
+            raise _wrong(
+                folder, got, f"only types of {_LIBRARY}, because code in the folder is never run"
+            )
         of_module = folder / str(module["path"])
         if not of_module.resolve().is_relative_to(folder.resolve()):
-            raise _wrong(folder, f"the path '{module['path']}' in {_MODULES}", "one inside it")
+            raise _wrong(
+                folder, f"the path '{module['path']}' in {_MODULES}", "one inside the folder"
+            )
         files = list(of_module.glob("*")) if of_module.is_dir() else []
         if any(f.suffix in _PICKLES for f in files) and not list(of_module.glob("*.safetensors")):
             raise _wrong(folder, f"a pickle as the weights of '{of_module}'", "model.safetensors")
@@ -64,21 +68,21 @@ def check_model(folder: Path) -> SourceFile:
                 of_file = hashlib.file_digest(opened, "sha256").hexdigest()
             digest.update(f"{file.relative_to(folder).as_posix()}\t{of_file}\n".encode())
     except OSError as error:
-        raise _wrong(folder, error.strerror or str(error), "files that can be read") from error
+        raise _wrong(folder, error.strerror or str(error), "readable files") from error
     return SourceFile(folder, digest.hexdigest(), -1)
 
 
 def embed_with_model(
     folder: Path, texts: Sequence[str], advance: Callable[[int], None]
 ) -> np.ndarray:
-    """What the model makes of each text, on the device that it finds.
+    """Embeds each text, on the device that the library chooses.
 
-    Other devices, and other numbers of cores, may change the last bits.
+    The last bits may differ between devices and between numbers of cores.
 
     Args:
-      folder: that `check_model` has passed.
-      texts: one an item.
-      advance: called with the number of texts that are done since it was called last.
+      folder: checked by `check_model`.
+      texts: one per item.
+      advance: called with the number of texts finished since the last call.
 
     Returns:
       float32 [N, D], rows of length 1.
@@ -97,8 +101,8 @@ def embed_with_model(
             )
         except (*_CANNOT_LOAD, SafetensorError) as error:
             words = str(error).strip() or type(error).__name__
-            got = f"what cannot be loaded ({words.splitlines()[0]})"
-            raise _wrong(folder, got, "a whole model of sentence-transformers") from error
+            got = f"a model that cannot be loaded ({words.splitlines()[0]})"
+            raise _wrong(folder, got, "a complete model of sentence-transformers") from error
         parts = []
         for start in range(0, len(texts), _CHUNK):
             chunk = list(texts[start : start + _CHUNK])
@@ -114,17 +118,17 @@ def _modules(folder: Path) -> list[dict]:
         got = f"no {_MODULES} in it"
         raise _wrong(folder, got, "a folder of a sentence-transformers model") from error
     except (ValueError, OSError) as error:
-        raise _wrong(folder, f"{_MODULES} that cannot be read", "JSON") from error
+        raise _wrong(folder, f"an unreadable {_MODULES}", "JSON") from error
     fields = {"type", "path"}
     whole = isinstance(modules, list) and modules
     if not whole or not all(isinstance(m, dict) and fields <= set(m) for m in modules):
-        raise _wrong(folder, f"{_MODULES} of another form", "a list of modules, type and path each")
+        raise _wrong(folder, f"an invalid {_MODULES}", "a list of modules with type and path")
     return modules
 
 
 @contextlib.contextmanager
 def _quiet_and_offline() -> Iterator[None]:
-    """No library asks a hub or shows a bar of its own, and tokenizers do not fork."""
+    """Keeps libraries off the network, hides their progress bars, stops tokenizers from forking."""
     wanted = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

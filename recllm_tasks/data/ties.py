@@ -1,14 +1,49 @@
-"""Ties: interactions of one user at the same time."""
+"""Ties: interactions of one user at the same time, whose order is the file's, not the user's."""
 
-import duckdb
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Reading a dataset's facts does not load the database.
+    import duckdb
+
+
+@dataclasses.dataclass(frozen=True)
+class TieCounts:
+    """How many ties a dataset has.
+
+    Attributes:
+      order: how ties are ordered: `Options.ties`.
+      interactions: those that share user and time with another interaction.
+      users_with_test_tied: users whose test item has the same time as their validation item.
+    """
+
+    order: str
+    interactions: int
+    users_with_test_tied: int
+
+
+def count_ties(connection: duckdb.DuckDBPyConnection, order: str) -> TieCounts:
+    """Counts the ties of the table `core` (see `sequences.build_core`)."""
+    interactions, users = connection.execute("""
+        with days as (
+            select "user", time, count(*) as num from core group by "user", time
+        ), last_days as (
+            select arg_max(num, time) as num from days group by "user"
+        )
+        select (select coalesce(sum(num), 0) from days where num > 1),
+            (select count(*) from last_days where num > 1)
+    """).fetchall()[0]
+    return TieCounts(order, int(interactions), int(users))
 
 
 def shuffle_ties(connection: duckdb.DuckDBPyConnection, seed: int) -> None:
     """Renumbers the lines of `raw_interactions`, so that `seed` fixes the order among ties.
 
-    Our choice: by the MD5 of `seed:user:item`, because that depends neither on the order of the
-    files nor on the version of a library. Repeated (user, item) pairs keep the files' order, so
-    that the first one stays the first.
+    Our choice: by the MD5 of `seed:user:item`, which depends neither on the order of the files nor
+    on a library's version. Repeated (user, item) pairs keep the order of the files, so that the
+    first one stays first.
     """
     connection.execute(
         """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 import tensorflow as tf
 
-from recllm_tasks.data import id_schemes
+from recllm_tasks.data import id_schemes, options
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
@@ -42,7 +42,7 @@ def check_atomic_ids(source: CatalogSource, vocabulary: DatasetVocabulary) -> No
     Our choice: no pieces are added to a published vocabulary, because its model has no embeddings
     for them.
     """
-    if source.info().ids != id_schemes.ATOMIC:
+    if source.info().ids != options.ATOMIC:
         return
     for short_id in source.catalog().short_id:
         pieces = vocabulary.tokenizer.EncodeAsIds(short_id)
@@ -74,7 +74,7 @@ def train_vocabulary(
     texts: Iterable[tuple[str, int]],
     short_ids: Sequence[str],
     phrases: Iterable[str] = (),
-    ids: str = id_schemes.RANDOM,
+    ids: str = options.RANDOM,
 ) -> None:
     """Trains a SentencePiece model and writes it to `path` atomically.
 
@@ -96,11 +96,11 @@ def train_vocabulary(
     """
     are_few = len(short_ids) <= MAX_SHARE_OF_IDS * NUM_PIECES
     symbols = [phrase for phrase in phrases if " " in phrase.strip()]
-    if ids == id_schemes.SEMANTIC:
+    if ids == options.SEMANTIC:
         symbols += id_schemes.code_pieces(short_ids)
-    elif are_few or ids == id_schemes.ATOMIC:
+    elif are_few or ids == options.ATOMIC:
         symbols += [f" {i}" for i in short_ids]
-    pieces = NUM_PIECES + (0 if are_few or ids != id_schemes.ATOMIC else len(short_ids))
+    pieces = NUM_PIECES + (0 if are_few or ids != options.ATOMIC else len(short_ids))
     model = io.BytesIO()
     lines = (f"{' '.join(text.split())}\t{count}" for text, count in texts)
     sentencepiece.SentencePieceTrainer.train(

@@ -2,7 +2,7 @@
 
 import re
 
-from recllm_tasks.data.id_schemes import RANDOM
+from recllm_tasks.data.options import RANDOM
 from recllm_tasks.report import paper_results
 from recllm_tasks.report.runs import Run, normalized
 

@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
-from recllm_tasks.data.id_schemes import SCHEMES
+from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.errors import UserError
 from recllm_tasks.report.fields import Fields, clean
 
@@ -187,8 +187,8 @@ def _read(fields: Fields) -> Run:
     if ties not in ("", "published", "shuffled"):
         raise fields.error("ties", repr(ties), "'published' or 'shuffled'")
     ids = fields.text("ids", "")
-    if ids not in ("", *SCHEMES):
-        raise fields.error("ids", repr(ids), f"one of {', '.join(SCHEMES)}")
+    if ids not in ("", *ID_SCHEMES):
+        raise fields.error("ids", repr(ids), f"one of {', '.join(ID_SCHEMES)}")
     metrics = _metrics(fields.within("metrics"))
     if not metrics:
         raise fields.error("metrics", "nothing", "metrics by task")

@@ -11,8 +11,8 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks.engine import configuration
 from recllm_tasks.errors import UserError
+from recllm_tasks.gin_files import as_gin, gin_errors, gin_search_paths
 from recllm_tasks.t5x_bridge import imports
 
 _EPILOG = """\
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             importlib.import_module(module)
         if args.distributed:
             join_processes()
-        with configuration.gin_errors(f"gin files {', '.join(args.gin_file)}"):
+        with gin_errors(f"gin files {', '.join(args.gin_file)}"):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
     except UserError as error:
         # Gin appends its call chain to every message that passes through it.
@@ -88,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence[str]) -> list[str]:
-    """Flags for T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin needs."""
-    folders = configuration.gin_search_paths()[1:]
+    """Flags of T5X's programs; `--gin.NAME=VALUE` gets the quotes that gin asks for."""
+    folders = gin_search_paths()[1:]
     arguments = [f"--gin_search_paths={','.join(['.', *folders])}"]
     arguments += [f"--gin_file={name}" for name in gin_files]
     if data_dir:
@@ -97,7 +97,7 @@ def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence
     for argument in rest:
         name, equals, value = argument.partition("=")
         if argument.startswith("--gin.") and equals:
-            argument = f"{name}={configuration.as_gin(value)}"
+            argument = f"{name}={as_gin(value)}"
         arguments.append(argument)
     return arguments
 

@@ -1,4 +1,4 @@
-"""`recllm baselines` as a user and as a program sees it."""
+"""`recllm baselines` as users and programs see it."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def _forget_data_dir():
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory, small_data_dir):
-    """A folder in which the house's rows were made."""
+    """A folder with the rows of the built-in baselines."""
     folder = tmp_path_factory.mktemp("rows")
     assert _run(small_data_dir, folder, "house") == 0
     return folder
@@ -104,7 +104,7 @@ def test_ir_measures_finds_the_same(out, kind):
         ):
             qrels.append(Qrel(user, str(target), 1))
             short.append(rank <= len(items))
-            # A negative drawn twice is one document; a place of its own is left to each.
+            # A negative drawn twice is one document, but each draw keeps its rank.
             seen = [
                 f"{item}" if item not in items[:place] else f"{item} again {place}"
                 for place, item in enumerate(items)
@@ -117,19 +117,19 @@ def test_ir_measures_finds_the_same(out, kind):
                 assert found[measure] == pytest.approx(expected[key], abs=1e-12), (name, key)
 
 
-def test_what_is_finished_is_not_made_again(out, small_data_dir, tmp_path, capsys):
+def test_a_finished_row_is_not_computed_again(out, small_data_dir, tmp_path, capsys):
     names = "markov,popularity"
     assert _run(small_data_dir, tmp_path, names) == 0
     first = {name: (tmp_path / name / "results.json").read_bytes() for name in names.split(",")}
     (tmp_path / "markov" / "results.json").write_text('{"metrics": {}}')
     capsys.readouterr()
     assert _run(small_data_dir, tmp_path, names) == 0
-    told = capsys.readouterr().err
-    assert told.count("finished before") == 1
+    output = capsys.readouterr().err
+    assert output.count("already finished") == 1
     assert (tmp_path / "popularity" / "results.json").read_bytes() == first["popularity"]
     again = json.loads((tmp_path / "markov" / "results.json").read_bytes())
     assert again["metrics"] == json.loads(first["markov"])["metrics"]
-    # Of another split it is another row; without its users it is not whole.
+    # Another split makes another row; a row without per-user results is incomplete.
     assert _run(small_data_dir, tmp_path, "popularity", "--split", "validation") == 0
     assert "finished before" not in capsys.readouterr().err
     per_user.path_of(tmp_path / "markov", f"{NAME}_ranking", "test").unlink()
@@ -137,7 +137,7 @@ def test_what_is_finished_is_not_made_again(out, small_data_dir, tmp_path, capsy
     assert "finished before" not in capsys.readouterr().err
 
 
-def test_programs_get_json_and_people_a_table(out, small_data_dir, capsys):
+def test_json_and_the_table(out, small_data_dir, capsys):
     assert _run(small_data_dir, out, "ease , history,ease", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found == {name: _results(out)[name] for name in ("ease", "history")}
@@ -164,7 +164,7 @@ def test_programs_get_json_and_people_a_table(out, small_data_dir, capsys):
         ("hgn", ("--epochs", "x"), "invalid int value: 'x'"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir, tmp_path, capsys):
+def test_wrong_arguments_are_reported(names, more, message, small_data_dir, tmp_path, capsys):
     assert _run(small_data_dir, tmp_path / "out", names, *more) == 2
     error = capsys.readouterr().err
     assert error.startswith("recllm: error: ")
@@ -172,14 +172,14 @@ def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir
     assert "Traceback" not in error
 
 
-def test_damaged_results_are_told(small_data_dir, tmp_path, capsys):
+def test_damaged_results_are_reported(small_data_dir, tmp_path, capsys):
     (tmp_path / "popularity").mkdir()
     (tmp_path / "popularity" / "results.json").write_text("{")
     assert _run(small_data_dir, tmp_path, "popularity") == 2
     assert "Damaged file" in capsys.readouterr().err
 
 
-def test_help_teaches_and_is_quick():
+def test_help_is_complete_and_quick():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "recllm_tasks.cli", "baselines", "--help"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`recllm recommend` as a user meets it: the table, JSON, files, errors."""
+"""`recllm recommend` as a user sees it: the table, JSON, files, errors."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`recllm report` as a user and as a program meets it."""
+"""`recllm report` as users and programs see it."""
 
 import json
 
@@ -26,15 +26,15 @@ def run(tmp_path):
 def test_three_files_are_written(run, tmp_path, capsys):
     out = tmp_path / "report.html"
     assert cli.main(["report", str(tmp_path / "runs"), "--out", str(out), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["rows"] == 1
-    assert set(told["files"]) == {"html", "markdown", "csv"}
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["rows"] == 1
+    assert set(facts["files"]) == {"html", "markdown", "csv"}
     for form in ("html", "md", "csv"):
         assert "0.0735" in (tmp_path / f"report.{form}").read_text()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["RUNS", "--out", "report.pdf"], "expected .html"),
         (["RUNS", "--out", "no/such/report.html"], "got no folder"),
@@ -42,11 +42,11 @@ def test_three_files_are_written(run, tmp_path, capsys):
         (["RUNS"], "--out"),
     ],
 )
-def test_what_the_user_can_mend_is_told(run, tmp_path, capsys, monkeypatch, arguments, told):
+def test_errors_that_the_user_can_fix(run, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     arguments = [str(run) if argument == "RUNS" else argument for argument in arguments]
     assert cli.main(["report", *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "report.html").exists()
 
 
@@ -76,7 +76,7 @@ def test_training_curves_are_read_from_the_runs_own_log(run, tmp_path):
     assert cli.main(["report", str(run), "--out", str(out)]) == 2
 
 
-def test_help_teaches(capsys):
+def test_help_is_complete(capsys):
     with pytest.raises(SystemExit) as done:
         cli.main(["report", "--help"])
     assert done.value.code == 0

@@ -1,4 +1,4 @@
-"""`recllm show --throughput`: what it measures, and what it says limits it."""
+"""`recllm show --throughput`: what it measures, and the limit that it reports."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`recllm stats` as a user and as a program sees it."""
+"""`recllm stats` as users and programs see it."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def toys(tmp_path, small_data_dir):
     return tmp_path
 
 
-def test_the_papers_numbers_stand_beside_ours(toys, capsys):
+def test_the_papers_numbers_are_beside_ours(toys, capsys):
     assert cli.main(["stats", "toys", "--data_dir", str(toys)]) == 0
     lines = capsys.readouterr().out.splitlines()
     paper, here = (
@@ -60,7 +60,7 @@ def test_the_papers_numbers_stand_beside_ours(toys, capsys):
     assert "DS / DS" in mim
 
 
-def test_a_dataset_that_is_not_the_papers_shows_its_own(small_data_dir, capsys):
+def test_a_dataset_that_is_not_in_the_paper(small_data_dir, capsys):
     assert cli.main(["stats", NAME, "--data_dir", str(small_data_dir)]) == 0
     shown = capsys.readouterr().out
     assert "paper" not in shown

@@ -55,7 +55,7 @@ def gift_metadata() -> list[dict]:
 
 @pytest.fixture
 def raw_dir(tmp_path, write_lines, gift_interactions, gift_metadata) -> Path:
-    """A folder with a tiny but whole `gift_cards`."""
+    """A folder with a tiny but complete `gift_cards`."""
     write_lines(tmp_path / "raw" / "Gift_Cards_5.json.gz", gift_interactions)
     write_lines(tmp_path / "raw" / "meta_Gift_Cards.json.gz", gift_metadata)
     return tmp_path / "raw"

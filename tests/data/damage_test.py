@@ -1,4 +1,4 @@
-"""Damage of a prepared dataset is found, and the message names the file."""
+"""Damage to a prepared dataset is found, and the message names the file."""
 
 import shutil
 

@@ -15,7 +15,7 @@ from recllm_tasks.data.options import Options
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.data.statistics import Statistics
-from recllm_tasks.data.tie_counts import TieCounts
+from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
 
 INFO = DatasetInfo(
@@ -54,14 +54,14 @@ def test_round_trip(tmp_path, stored):
     assert DatasetInfo.load(stored) == open_dataset(tmp_path, "toys") == INFO
 
 
-def test_facts_from_before_ties_were_counted(stored):
+def test_older_facts_without_tie_counts(stored):
     facts = json.loads((stored / "recllm.json").read_text())
     del facts["tie_counts"]
     (stored / "recllm.json").write_text(json.dumps(facts))
     assert DatasetInfo.load(stored).tie_counts is None
 
 
-def test_facts_from_before_there_was_a_split_fingerprint(stored):
+def test_older_facts_without_a_split_fingerprint(stored):
     facts = json.loads((stored / "recllm.json").read_text())
     del facts["split_fingerprint"]
     (stored / "recllm.json").write_text(json.dumps(facts))
@@ -75,9 +75,9 @@ def test_not_prepared(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["recllm.json", "catalog.parquet", "dataset_info.json"])
-def test_not_whole(stored, name):
+def test_an_incomplete_dataset(stored, name):
     (stored / name).unlink()
-    with pytest.raises(UserError, match=rf"not whole.*without {name}.*--overwrite"):
+    with pytest.raises(UserError, match=rf"is incomplete.*without {name}.*--overwrite"):
         DatasetInfo.load(stored)
 
 

@@ -1,14 +1,18 @@
-"""Downloads from a server on this machine that drops connections, changes files, and lies."""
+"""Downloads from a local server that drops connections, changes files, and lies."""
 
 import dataclasses
 import hashlib
 import http.server
+import subprocess
 import threading
+import zipfile
+from pathlib import Path
 
 import pytest
 
 from recllm_tasks.data import download as download_lib
 from recllm_tasks.data.download import download, download_published
+from recllm_tasks.data.prepare import prepare
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError
 
@@ -17,7 +21,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`; `drop_after` bytes of each answer the connection ends."""
+    """Serves `content`; drops the connection after `drop_after` bytes of each answer."""
 
     content, etag, drop_after, ranges, status, hidden = CONTENT, '"1"', None, True, 200, False
 
@@ -73,7 +77,7 @@ def fetch(server, target, sha256=None):
     download(server.address, target, sha256, sleep=lambda seconds: None)
 
 
-def test_whole_at_once(tmp_path, server):
+def test_complete_download(tmp_path, server):
     fetch(server, tmp_path / "x.json.gz", SHA256)
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT
     assert [path.name for path in tmp_path.iterdir()] == ["x.json.gz"]
@@ -89,7 +93,7 @@ def test_resumes_where_the_connection_dropped(tmp_path, server):
     assert server.asked == [None, *(f"bytes={start}-" for start in starts)]
 
 
-def test_a_stopped_run_goes_on(tmp_path, server, monkeypatch):
+def test_a_stopped_run_resumes(tmp_path, server, monkeypatch):
     def stop(answer, file, progress):
         file.write(answer.read(100_000))
         raise KeyboardInterrupt
@@ -104,7 +108,7 @@ def test_a_stopped_run_goes_on(tmp_path, server, monkeypatch):
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT
 
 
-def test_begins_anew_if_the_file_changed_or_the_server_knows_no_ranges(tmp_path, server):
+def test_restarts_if_the_file_changed_or_the_server_has_no_ranges(tmp_path, server):
     for name in ("changed", "no ranges"):
         (tmp_path / f"{name}.part").write_bytes(b"old" * 1000)
         (tmp_path / f"{name}.part.tag").write_text('"0"' if name == "changed" else '"1"')
@@ -129,7 +133,7 @@ def test_wrong_checksum_leaves_nothing(tmp_path, server):
 
 def test_a_server_that_always_drops_at_once(tmp_path, server):
     server.drop_after = 0
-    with pytest.raises(UserError, match=r"0 of 1,024,000 bytes, 5 times in a row.*goes on where"):
+    with pytest.raises(UserError, match=r"0 of 1,024,000 bytes, 5 times in a row.*which resumes"):
         fetch(server, tmp_path / "x.json.gz")
     assert len(server.asked) == 5
     assert not (tmp_path / "x.json.gz").exists()
@@ -150,7 +154,7 @@ def test_no_server(tmp_path, server):
         download(address, tmp_path / "x", sleep=lambda seconds: None)
 
 
-def test_a_size_that_is_not_told(tmp_path, server):
+def test_unknown_size(tmp_path, server):
     server.hidden = True
     fetch(server, tmp_path / "x.json.gz", SHA256)
     assert (tmp_path / "x.json.gz").read_bytes() == CONTENT
@@ -170,3 +174,79 @@ def test_both_files_of_a_dataset(tmp_path, server):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="give another --raw_dir"):
         download_published(spec, tmp_path / "file" / "below")
+
+
+MOVIES = SPECS["movielens_100k"]
+WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
+
+
+@pytest.fixture
+def pip(monkeypatch):
+    """A pip that writes a small wheel; returns the list of its calls."""
+    calls = []
+
+    def run(command, **kwargs):
+        calls.append(command)
+        path = Path(command[command.index("--dest") + 1]) / "recbole-1.2.1-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("ml-100k.inter", "ml-100k.item", "ml-100k.user"):
+                archive.writestr(zipfile.ZipInfo(WHEEL_FOLDER + name), name)
+        monkeypatch.setattr(
+            download_lib, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()
+        )
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_takes_two_files_from_the_wheel_and_downloads_once(tmp_path, pip):
+    folder = download_lib.fetch_from_wheel(MOVIES, tmp_path)
+    assert folder == tmp_path / "downloads" / "movielens_100k"
+    assert sorted(p.name for p in folder.iterdir()) == ["ml-100k.inter", "ml-100k.item"]
+    assert (folder / "ml-100k.inter").read_text() == "ml-100k.inter"
+    assert pip[0][-1] == "recbole==1.2.1"
+    assert "--no-deps" in pip[0]
+    download_lib.fetch_from_wheel(MOVIES, tmp_path)
+    assert len(pip) == 1
+
+
+def test_downloads_the_wheel_again_if_a_file_is_missing(tmp_path, pip):
+    folder = download_lib.fetch_from_wheel(MOVIES, tmp_path)
+    (folder / "ml-100k.inter").unlink()
+    download_lib.fetch_from_wheel(MOVIES, tmp_path)
+    assert len(pip) == 2
+    assert (folder / "ml-100k.inter").is_file()
+
+
+def test_a_wheel_with_a_wrong_checksum_leaves_nothing(tmp_path, monkeypatch, pip):
+    good = subprocess.run
+
+    def run(command, **kwargs):
+        result = good(command, **kwargs)
+        monkeypatch.setattr(download_lib, "WHEEL_SHA256", "0" * 64)
+        return result
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match=r"checksum for 'recbole-1.2.1.*expected 0000.*--raw_dir"):
+        download_lib.fetch_from_wheel(MOVIES, tmp_path)
+    assert not list((tmp_path / "downloads" / "movielens_100k").iterdir())
+
+
+def test_no_network_for_pip(tmp_path, monkeypatch):
+    def run(command, **kwargs):
+        return subprocess.CompletedProcess(
+            command, 1, "", "retrying\nERROR: No matching distribution"
+        )
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(UserError, match=r"'ERROR: No matching distribution'.*network.*--raw_dir"):
+        download_lib.fetch_from_wheel(MOVIES, tmp_path)
+
+
+@pytest.mark.slow
+def test_published_wheel(tmp_path):
+    """Needs PyPI."""
+    statistics = prepare("movielens_100k", tmp_path)
+    assert (statistics.users, statistics.items) == (943, 1_349)
+    assert (statistics.interactions, statistics.train_windows) == (99_287, 78_716)

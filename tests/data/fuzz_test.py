@@ -1,4 +1,4 @@
-"""Mutated lines: whatever a file holds, it is read, put aside, or a `UserError`.
+"""Mutated lines: whatever a file holds, it is read, set aside, or a `UserError`.
 
 `launch/test.sh -m slow` mutates a million lines; what runs each time mutates some thousands.
 """
@@ -15,7 +15,7 @@ from recllm_tasks.data.bad_records import BadRecords
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 FIRST = 1_404_172_800
@@ -55,7 +55,7 @@ MUTATION = st.tuples(
 
 
 def mutate(line, mutations):
-    """The line with stretches of bytes replaced."""
+    """The line with runs of bytes replaced."""
     for place, length, inserted in mutations:
         place = min(place, len(line))
         line = line[:place] + inserted + line[place + length :]
@@ -63,7 +63,7 @@ def mutate(line, mutations):
 
 
 def read(spec, path, bad=None):
-    """The rows, or the error's message."""
+    """The rows, or the message of the error."""
     try:
         source = check_source(path)
         with duckdb.connect(config={"threads": 1}) as connection:
@@ -76,11 +76,11 @@ def read(spec, path, bad=None):
 
 
 def check(folder, format, lines):
-    """Reads sound and mutated lines in both modes; an error names the first line put aside."""
+    """Reads valid and mutated lines in both modes; an error names the first line set aside."""
     name, header, sound = LINES[format]
     path = folder / name
     path.write_bytes(header + b"\n".join([sound, *lines, sound]) + b"\n")
-    spec = own_spec("x", [str(path)], format=format)
+    spec = custom_spec("x", [str(path)], format=format)
     bad_file = folder / "bad.jsonl"
     bad_file.write_text("")
     rows = read(spec, path, BadRecords(bad_file))
@@ -117,7 +117,7 @@ def test_mutated_interactions(tmp_path, format, mutations):
 def check_items(folder, lines):
     path = folder / "meta.json"
     path.write_bytes(b"\n".join([ITEM, *lines]))
-    spec = own_spec("x", ["x.json"], [str(path)], format="amazon_2014")
+    spec = custom_spec("x", ["x.json"], [str(path)], format="amazon_2014")
     (folder / "bad.jsonl").unlink(missing_ok=True)
     found = read_metadata(spec, [check_source(path)], ["i1"], BadRecords(folder / "bad.jsonl"))
     assert found["i1"].title == "A 'doll'"
@@ -134,7 +134,7 @@ def test_mutated_metadata(tmp_path, mutations):
 @pytest.mark.slow
 @pytest.mark.parametrize("format", LINES)
 def test_a_million_mutated_lines(tmp_path, format):
-    """170,000 lines of each format in files of 1,000, by mutations that a counter fixes."""
+    """170,000 lines of each format in files of 1,000; a counter seeds the mutations."""
 
     def number(*parts):
         return zlib.crc32(repr((format, *parts)).encode())

@@ -1,4 +1,4 @@
-"""Hostile files: each thing wrong is named with file and line, or put aside; nothing is lost."""
+"""Hostile files: every problem is reported with file and line, or set aside; nothing is lost."""
 
 import gzip
 import itertools
@@ -13,7 +13,7 @@ from recllm_tasks.data.bad_records import BadRecords
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 COLUMNS = "user=user,item=item,time=time,rating=rating"
@@ -22,7 +22,7 @@ FIELDS = ("user", "item", "time", "rating")
 
 
 def read(path, bad=None, **options):
-    spec = own_spec("x", [str(path)], columns=COLUMNS, **options)
+    spec = custom_spec("x", [str(path)], columns=COLUMNS, **options)
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path)], bad)
         columns = "user_id, item_id, time, rating"
@@ -41,7 +41,7 @@ def as_csv(record):
 
 
 def write(path, *records):
-    """Records (dict), or lines (bytes), in the kind of file that the name says."""
+    """Records (dict), or lines (bytes), in the kind of file that the name implies."""
     encode = as_csv if ".csv" in path.name else as_json
     lines = [r if isinstance(r, bytes) else encode(r) for r in records]
     raw = b"\n".join([b"user,item,time,rating"] * (".csv" in path.name) + lines) + b"\n"
@@ -98,7 +98,7 @@ def test_a_bad_line_is_named(tmp_path, name, case):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_a_bad_line_is_put_aside_and_the_others_are_kept(tmp_path, name, case):
+def test_a_bad_line_is_set_aside_and_the_others_are_kept(tmp_path, name, case):
     bad, _ = BAD[case]
     last = {**GOOD, "user": "v", "time": "2024-02-29"}
     path = write(tmp_path / name, GOOD, bad, last, bad, GOOD)
@@ -116,7 +116,7 @@ def test_a_bad_line_is_put_aside_and_the_others_are_kept(tmp_path, name, case):
 
 def test_every_line_is_bad(tmp_path):
     path = write(tmp_path / "x.jsonl", b"{", b"}")
-    with pytest.raises(UserError, match="got 2 bad lines and no sound record"):
+    with pytest.raises(UserError, match="got 2 bad lines and no valid record"):
         read(path, BadRecords(tmp_path / "bad.jsonl"))
 
 
@@ -191,14 +191,14 @@ def test_ids_come_out_as_they_went_in(tmp_path, name, text):
     assert [row[:2] for row in read(path)] == [("u", "i"), (text, "i"), ("u", text), ("u", "i")]
 
 
-def test_the_same_pair_twice_is_no_error(tmp_path):
+def test_a_repeated_pair_is_not_an_error(tmp_path):
     assert len(read(write(tmp_path / "x.csv", GOOD, GOOD))) == 2
 
 
 def test_damaged_files_are_errors_in_any_mode(tmp_path):
     whole = write(tmp_path / "x.csv.gz", *[GOOD] * 1000).read_bytes()
     (tmp_path / "x.csv.gz").write_bytes(whole[:-9])
-    with pytest.raises(UserError, match="cut off after line"):
+    with pytest.raises(UserError, match="truncated file after line"):
         read(tmp_path / "x.csv.gz", BadRecords(tmp_path / "bad.jsonl"))
     plain = gzip.decompress(whole)
     with pa.CompressedOutputStream(str(tmp_path / "x.csv.zst"), "zstd") as stream:
@@ -206,12 +206,12 @@ def test_damaged_files_are_errors_in_any_mode(tmp_path):
     whole = (tmp_path / "x.csv.zst").read_bytes()
     for broken in (whole[:-1], whole[:20], b"u" + whole[1:]):
         (tmp_path / "x.csv.zst").write_bytes(broken)
-        with pytest.raises(UserError, match=r"x\.csv\.zst.*(cut off|no whole zstd)"):
+        with pytest.raises(UserError, match=r"x\.csv\.zst.*(truncated|not a valid zstd)"):
             read(tmp_path / "x.csv.zst", BadRecords(tmp_path / "bad.jsonl"))
 
 
 def read_items(path, items, bad=None):
-    spec = own_spec("x", ["x.csv"], [str(path)])
+    spec = custom_spec("x", ["x.csv"], [str(path)])
     return read_metadata(spec, [check_source(path)], items, bad)
 
 
@@ -221,7 +221,7 @@ def test_metadata_without_items_and_items_without_metadata(tmp_path):
     assert {k: v.title for k, v in read_items(path, ["a", "c"]).items()} == {"a": "A"}
 
 
-def test_bad_metadata_is_put_aside(tmp_path):
+def test_bad_metadata_is_set_aside(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b'item,title\na,A\n,empty\n\xff,x\nb,"B\nc,C\n')
     bad = BadRecords(tmp_path / "bad.jsonl")

@@ -144,5 +144,5 @@ def test_recbole_without_a_needed_column(tmp_path, column):
 
 
 def test_recbole_header_alone(tmp_path):
-    with pytest.raises(UserError, match=r"no sound record.*a line after it"):
+    with pytest.raises(UserError, match=r"no valid record.*after the header"):
         read(write_inter(tmp_path, HEADER), "movielens_100k")

@@ -1,4 +1,4 @@
-"""From names to catalog rows: ids, titles, parts of titles, and what is wrong with them."""
+"""From names to catalog rows: ids, titles, parts of titles, and errors in them."""
 
 import numpy as np
 import pytest

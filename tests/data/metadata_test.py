@@ -75,7 +75,7 @@ def test_fields_of_unexpected_types_are_empty(read):
     assert read([record])["A1"] == ItemText()
 
 
-def test_half_a_character_does_not_stop_writing(read):
+def test_half_a_surrogate_pair_can_be_written(read):
     title = read(['{"asin": "A1", "title": "a\\ud800b\\u0000c"}'])["A1"].title
     assert title.encode("utf-8") == b"a?b c"
 

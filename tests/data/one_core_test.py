@@ -1,4 +1,4 @@
-"""The same dataset, byte by byte, however many cores prepare it."""
+"""The same dataset, byte by byte, on any number of cores."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Options of `prepare`: what each changes, and that the defaults are the paper's."""
+"""Options of `prepare`: the effect of each, and the paper's defaults."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
 from recllm_tasks.data.options import Options
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 # 30 users of 12 items each, three a day.
@@ -29,7 +29,7 @@ def make(tmp_path):
         path, data_dir = tmp_path / f"{number}.csv", tmp_path / f"data{number}"
         lines = ["user,item,time,rating", *(",".join(map(str, row)) for row in rows)]
         path.write_text("\n".join(lines))
-        prepare(own_spec("shop", [str(path)]), data_dir, **options)
+        prepare(custom_spec("shop", [str(path)]), data_dir, **options)
         directory = dataset_dir(data_dir, "shop")
         builder, catalog = tfds.builder_from_directory(directory), Catalog.load(directory)
         records = tfds.as_numpy(builder.as_dataset("test"))
@@ -46,7 +46,7 @@ def test_defaults_are_the_papers():
     assert Options() == Options(5, 3.0, 20, 100, 0, "published")
 
 
-def test_shuffled_ties_keep_the_time_and_depend_on_the_seed_alone(make):
+def test_shuffled_ties_keep_the_time_and_depend_only_on_the_seed(make):
     def items(*arguments, **options):
         return {user: own for user, (own, _) in make(*arguments, **options)[2].items()}
 
@@ -63,7 +63,7 @@ def test_shuffled_ties_keep_the_time_and_depend_on_the_seed_alone(make):
     assert items(ties="shuffled", seed=1) != shuffled
 
 
-def test_of_repeated_pairs_the_first_stays_though_ties_are_shuffled(make):
+def test_shuffled_ties_keep_the_first_of_repeated_pairs(make):
     repeated = [(user, item, time, 5 if rating < 5 else 1) for user, item, time, rating in ROWS]
     for ties in ("published", "shuffled"):
         info, _, sequences = make(ROWS + repeated, ties=ties)
@@ -85,8 +85,8 @@ def test_no_core_drops_and_counts_users_who_cannot_be_split(make):
     assert make(ROWS + few)[0].short_users_dropped == 0
 
 
-def test_nobody_can_be_split(make):
-    with pytest.raises(UserError, match=r"nothing left of 'shop': got 1 users of fewer than 3"):
+def test_all_users_are_too_short(make):
+    with pytest.raises(UserError, match=r"nothing left of 'shop': got 1 users with fewer than 3"):
         make([("one", "i1", 5, 3)], k_core=0)
     with pytest.raises(UserError, match="nothing left of 'shop'"):
         make([("one", "i1", 5, 3)])
@@ -97,14 +97,14 @@ def test_a_catalog_of_one(make):
         make([(f"u{user}", "i", user, 3) for user in range(9)], k_core=0)
 
 
-def test_candidates_and_window_are_the_datasets(make):
+def test_candidates_and_window_come_from_the_dataset(make):
     info, _, sequences = make(candidates=8, window=4)
     assert (info.candidates, info.window, info.statistics.train_windows) == (8, 4, 30 * 6)
     assert {len(record["negatives"]) for _, record in sequences.values()} == {7}
     assert make()[0].statistics.train_windows == 30
 
 
-def test_the_seed_alone_changes_the_short_ids(make):
+def test_only_the_seed_changes_the_short_ids(make):
     default, other = make(), make(seed=3)
     assert make(candidates=8, window=4, ties="shuffled", k_core=3)[1].item == default[1].item
     assert other[1].item != default[1].item

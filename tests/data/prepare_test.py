@@ -127,7 +127,7 @@ def test_leaves_only_the_dataset_and_prints_nothing(tmp_path, raw_dir, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_again_does_nothing(data_dir, raw_dir):
+def test_preparing_again_does_nothing(data_dir, raw_dir):
     lines, before = [], tree(data_dir)
     times = {p: p.stat().st_mtime_ns for p in data_dir.rglob("*")}
     statistics = prepare(NAME, data_dir, raw_dir, progress=lines.append)
@@ -139,9 +139,9 @@ def test_again_does_nothing(data_dir, raw_dir):
     }.items()
 
 
-def test_otherwise_only_with_overwrite(data_dir, raw_dir):
+def test_other_options_need_overwrite(data_dir, raw_dir):
     before = tree(data_dir)
-    with pytest.raises(UserError, match=r"prepared otherwise.*seed 0.*--overwrite"):
+    with pytest.raises(UserError, match=r"with other options.*seed 0.*--overwrite"):
         prepare(NAME, data_dir, raw_dir, seed=1)
     assert tree(data_dir) == before
     prepare(NAME, data_dir, raw_dir, seed=1, overwrite=True)
@@ -149,10 +149,10 @@ def test_otherwise_only_with_overwrite(data_dir, raw_dir):
     assert [p.name for p in data_dir.iterdir()] == ["rec_sequences"]
 
 
-def test_other_files_only_with_overwrite(data_dir, raw_dir, write_lines, gift_metadata):
+def test_other_files_need_overwrite(data_dir, raw_dir, write_lines, gift_metadata):
     gift_metadata[0]["title"] = "New"
     write_lines(raw_dir / "meta_Gift_Cards.json.gz", gift_metadata)
-    with pytest.raises(UserError, match="prepared otherwise"):
+    with pytest.raises(UserError, match=r"already exists .* with other options"):
         prepare(NAME, data_dir, raw_dir)
     prepare(NAME, data_dir, raw_dir, overwrite=True)
     assert "New" in Catalog.load(dataset_dir(data_dir, NAME)).title
@@ -184,7 +184,7 @@ def test_stopped_while_overwriting_keeps_the_old(data_dir, raw_dir):
 
 
 def run_killed(seconds, *arguments):
-    """Runs `prepare(*arguments)` in a process; True if it was killed before it ended."""
+    """Runs `prepare(*arguments)` in a process; returns whether it was killed before it ended."""
     program = (
         "import os, signal, sys, threading, time\n"
         "from recllm_tasks.data.prepare import prepare\n"
@@ -199,7 +199,7 @@ def run_killed(seconds, *arguments):
 
 
 @pytest.mark.parametrize("points", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_then_again_gives_the_same_bytes(tmp_path, data_dir, raw_dir, points):
+def test_a_rerun_after_a_kill_gives_the_same_bytes(tmp_path, data_dir, raw_dir, points):
     old = tree(data_dir)
     start = time.monotonic()
     prepare(NAME, tmp_path / "expected", raw_dir, seed=1)
@@ -214,7 +214,7 @@ def test_killed_at_any_moment_then_again_gives_the_same_bytes(tmp_path, data_dir
 
 
 @pytest.mark.parametrize("limit", [1_000, 3_000])
-def test_disk_that_fills_keeps_the_old(data_dir, raw_dir, limit):
+def test_a_full_disk_keeps_the_old(data_dir, raw_dir, limit):
     """Files may not grow beyond a limit."""
     before = tree(data_dir)
     program = (
@@ -228,7 +228,7 @@ def test_disk_that_fills_keeps_the_old(data_dir, raw_dir, limit):
     )
     command = [sys.executable, "-c", program, str(limit), NAME, str(data_dir), str(raw_dir)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "make room on the disk" in result.stdout, result.stderr
+    assert "free some disk space" in result.stdout, result.stderr
     assert tree(data_dir) == before
 
 
@@ -256,7 +256,7 @@ def test_second_run_waits_and_finds_it_prepared(tmp_path, raw_dir):
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["rec_sequences"]
 
 
-def test_seconds_of_each_stage_are_said_at_the_end(tmp_path, raw_dir):
+def test_the_seconds_of_each_stage_are_reported(tmp_path, raw_dir):
     lines = []
     prepare(NAME, tmp_path / "data", raw_dir, progress=lines.append)
     assert re.fullmatch(
@@ -265,9 +265,9 @@ def test_seconds_of_each_stage_are_said_at_the_end(tmp_path, raw_dir):
     )
 
 
-def test_half_a_dataset_is_refused_and_can_be_replaced(data_dir, raw_dir):
+def test_an_incomplete_dataset_is_refused_and_can_be_replaced(data_dir, raw_dir):
     (dataset_dir(data_dir, NAME) / "recllm.json").unlink()
-    with pytest.raises(UserError, match=r"not whole.*without recllm\.json"):
+    with pytest.raises(UserError, match=r"is incomplete.*without recllm\.json"):
         prepare(NAME, data_dir, raw_dir)
     prepare(NAME, data_dir, raw_dir, overwrite=True)
     assert open_dataset(data_dir, NAME).statistics.users == 8
@@ -297,7 +297,7 @@ def test_data_dir_cannot_be_written(tmp_path, raw_dir, monkeypatch):
         prepare(NAME, tmp_path / "data", raw_dir)
 
 
-def test_bad_lines_are_put_aside_beside_the_records(
+def test_bad_lines_are_written_beside_the_records(
     tmp_path, raw_dir, write_lines, gift_interactions, gift_metadata
 ):
     write_lines(raw_dir / "Gift_Cards_5.json.gz", ["{", *gift_interactions, "nonsense"])
@@ -307,7 +307,7 @@ def test_bad_lines_are_put_aside_beside_the_records(
     assert not list((tmp_path / "data").rglob("recllm.json"))
     said = []
     prepare(NAME, tmp_path / "data", raw_dir, bad_records="quarantine", progress=said.append)
-    assert any("put 3 bad lines into bad_records.jsonl" in line for line in said)
+    assert any("wrote 3 bad lines to bad_records.jsonl" in line for line in said)
     assert open_dataset(tmp_path / "data", NAME).bad_records == 3
     aside = (dataset_dir(tmp_path / "data", NAME) / "bad_records.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in aside] == [1, len(gift_interactions) + 2, 10]
@@ -323,8 +323,8 @@ def test_user_who_has_every_item(tmp_path, raw_dir, write_lines, gift_interactio
         prepare(NAME, tmp_path / "data", raw_dir)
 
 
-def test_importing_reads_no_file_of_ours(tmp_path):
-    """The package's facts can be had without TensorFlow."""
+def test_importing_reads_no_file(tmp_path):
+    """The facts of the package can be read without TensorFlow."""
     program = (
         "import sys\n"
         "import recllm_tasks.data.specs, recllm_tasks.data.catalog\n"

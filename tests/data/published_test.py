@@ -1,4 +1,4 @@
-"""The real files: the counts and the sequences that the field has published."""
+"""The real files: their published counts and sequences."""
 
 import collections
 import gzip
@@ -35,7 +35,7 @@ def splits(stored):
 
 
 def read_split(builder, split):
-    """Records by user; in batches, which are much faster to bring out of TensorFlow."""
+    """Records by user; in batches, which are much faster to get out of TensorFlow."""
     records = {}
     for batch in builder.as_dataset(split).ragged_batch(4096):
         users = batch["user"].numpy()
@@ -116,7 +116,7 @@ def test_catalog_counts_the_train_split(stored, splits):
 
 
 def test_gift_cards(shared, tmp_path):
-    """2,972 lines hold 2,965 pairs; one item and five users are weak once repeats are gone."""
+    """2,972 lines hold 2,965 pairs; without repeats, one item and five users leave the core."""
     prepare("gift_cards", tmp_path, shared / FOLDERS["gift_cards"])
     info = open_dataset(tmp_path, "gift_cards")
     assert info.duplicates_dropped == 2_972 - 2_965

@@ -1,4 +1,4 @@
-"""Every format of interactions and items, each read without Python touching a line."""
+"""Every format of interactions and items, read without line-by-line Python."""
 
 import gzip
 import json
@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks.data import interactions as interactions_lib
-from recllm_tasks.data.formats import FORMATS, own_format
+from recllm_tasks.data.formats import FORMATS, custom_format
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import ItemText, read_metadata
 from recllm_tasks.data.sources import check_source
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 
 # 2014-07-01 and half past noon of the day after it.
@@ -22,7 +22,7 @@ FIRST, SECOND = 1_404_172_800, 1_404_304_200
 
 @pytest.fixture
 def quickly(monkeypatch):
-    """The thorough way of reading is an error."""
+    """Makes the thorough way of reading an error."""
 
     def refuse(connection, source, *rest):
         raise AssertionError(f"{source.path} was read line by line")
@@ -43,7 +43,7 @@ def write(path, text, encoding="utf-8"):
 
 
 def read(*paths, format=None, columns=None, unit="seconds"):
-    spec = own_spec("x", [str(p) for p in paths], format=format, columns=columns, time_unit=unit)
+    spec = custom_spec("x", [str(p) for p in paths], format=format, columns=columns, time_unit=unit)
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path) for path in paths])
         rows = "select user_id, item_id, time, rating from raw_interactions order by line"
@@ -51,7 +51,7 @@ def read(*paths, format=None, columns=None, unit="seconds"):
 
 
 def read_items(path, items, format=None, columns=None):
-    spec = own_spec("x", ["x.csv"], [str(path)], format=format, columns=columns)
+    spec = custom_spec("x", ["x.csv"], [str(path)], format=format, columns=columns)
     return read_metadata(spec, [check_source(path)], items)
 
 
@@ -114,7 +114,7 @@ COLUMNS = "item=what,time=when,rating=stars,user="
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("packing", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("name", OWN)
-def test_own_interactions(tmp_path, name, packing):
+def test_custom_interactions(tmp_path, name, packing):
     text = OWN[name].replace("who, then", "who/ ~t'h\u00fcn")
     path = write(tmp_path / (name + packing), text)
     assert read(path, columns=COLUMNS + "who/ ~t'h\u00fcn") == EXPECTED
@@ -133,7 +133,7 @@ PARQUET_TIMES = {
 
 @pytest.mark.usefixtures("quickly")
 @pytest.mark.parametrize("kind", PARQUET_TIMES)
-def test_own_parquet(tmp_path, kind):
+def test_custom_parquet(tmp_path, kind):
     table = {
         "what": pa.array(["i1", "i2"]).dictionary_encode(),
         "time": PARQUET_TIMES[kind],
@@ -178,8 +178,8 @@ def test_without_a_header_fields_are_numbered(tmp_path):
     assert read(path, columns="user=3,item=2,rating=1,time=4") == EXPECTED[:1]
     with pytest.raises(UserError, match=r"got 4 fields.*field number 7 once, for the time"):
         read(path, columns="user=3,item=2,rating=1,time=7")
-    with pytest.raises(UserError, match="names or numbers for one file, not both"):
-        own_format("user=3,time=when")
+    with pytest.raises(UserError, match="either names or numbers for one file"):
+        custom_format("user=3,time=when")
 
 
 @pytest.mark.usefixtures("quickly")
@@ -298,7 +298,7 @@ def test_items_of_parquet(tmp_path):
 )
 def test_wrong_columns(columns, message):
     with pytest.raises(UserError, match=message):
-        own_format(columns)
+        custom_format(columns)
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl", "x.parquet"])
@@ -337,9 +337,9 @@ def test_damaged_parquet(tmp_path):
             read(tmp_path / "x.parquet")
 
 
-def test_unknown_ending_and_format(tmp_path):
+def test_unknown_extension_and_format(tmp_path):
     path = write(tmp_path / "x.xls", "a")
-    with pytest.raises(UserError, match=r"ends in '\.xls', expected one of \.csv, \.tsv, \.json"):
+    with pytest.raises(UserError, match=r"extension '\.xls', expected one of \.csv, \.tsv, \.json"):
         read(path)
     with pytest.raises(UserError, match="got 'amazon', expected one of amazon_2014"):
         read(path, format="amazon")

@@ -91,3 +91,20 @@ def test_disk_that_is_full_is_an_os_error(tmp_path, raw_dir):
     if not tf.io.gfile.exists("/dev/full"):
         pytest.skip("needs /dev/full")
     prepare(NAME, tmp_path, raw_dir, write=write)
+
+
+@pytest.mark.parametrize("options", [[], ["--direct_running_mode=multi_processing"]])
+def test_beam_writes_the_same_files(tmp_path, raw_dir, monkeypatch, options):
+    pytest.importorskip("apache_beam", reason="needs apache-beam")
+    monkeypatch.setattr(records, "USERS_A_SHARD", 3)
+    files = []
+    for data_dir, write in (
+        (tmp_path / "beam", lambda shards: records.write_on_beam(shards, options)),
+        (tmp_path / "here", None),
+    ):
+        prepare("gift_cards", data_dir, raw_dir, write=write)
+        folder = dataset_dir(data_dir, "gift_cards")
+        files.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert "rec_sequences-test.tfrecord-00002-of-00003" in files[0]
+    # Parquet names the version of its writer, so files are compared within one environment.
+    assert files[0] == files[1]

@@ -51,8 +51,8 @@ def shop(tmp_path, capsys):
     return run
 
 
-def test_ids_are_different_and_like_items_begin_alike(shop):
-    code, told, info, catalog = shop("--ids", "semantic")
+def test_ids_are_distinct_and_similar_items_share_prefixes(shop):
+    code, output, info, catalog = shop("--ids", "semantic")
     assert code == 0
     assert len(set(catalog.short_id)) == SIZE
     assert all(re.fullmatch(r"I\d+a\d+b\d+c\d+", short_id) for short_id in catalog.short_id)
@@ -68,7 +68,7 @@ def test_ids_are_different_and_like_items_begin_alike(shop):
     assert info.collisions == Collisions.of(numbers)
     # Two items have each title.
     assert info.collisions.items == SIZE
-    assert f"{SIZE} of {SIZE} items share their codes" in " ".join(told.split())
+    assert f"{SIZE} of {SIZE} items share their codes" in " ".join(output.split())
 
 
 def test_the_last_number_is_in_the_random_order_of_the_rows(shop):
@@ -82,16 +82,16 @@ def test_the_last_number_is_in_the_random_order_of_the_rows(shop):
 
 
 def test_ids_and_fingerprints(shop):
-    """The same again; and another fingerprint for another scheme or seed."""
+    """The same inputs give the same ids; another scheme or seed gives another fingerprint."""
     _, _, first, catalog = shop("--ids", "semantic")
     _, _, again, same = shop("--ids", "semantic", folder="again")
     assert (catalog.short_id, first.fingerprint) == (same.short_id, again.fingerprint)
     infos = [shop(folder="random")[2], shop("--ids", "atomic", folder="atomic")[2], first]
     assert tuple(info.ids for info in infos) == ("random", "atomic", "semantic")
     assert len({info.fingerprint for info in infos}) == 3
-    code, told, _, _ = shop("--ids", "semantic")
+    code, output, _, _ = shop("--ids", "semantic")
     assert code == 0
-    assert "already prepared" in told
+    assert "already prepared" in output
     code, error, _, _ = shop()
     assert code == 2
     assert "ids semantic" in error
@@ -133,7 +133,7 @@ def write(path, items, embeddings):
 
 
 @pytest.mark.parametrize("ending", ["npy", "parquet"])
-def test_embeddings_of_ones_own(shop, tmp_path, ending):
+def test_custom_embeddings(shop, tmp_path, ending):
     items = [f"i{item}" for item in range(SIZE + 3)]
     path = write(tmp_path / f"e.{ending}", items, vectors(SIZE + 3))
     found = read_embeddings(tmp_path / f"e.{ending}", ["i5", "i2"])
@@ -184,7 +184,7 @@ def broken(tmp_path, case):
         ("twice", "the item 'i4' more than once"),
         ("keyless", r"an array of shape \[64, 4\] and type float32"),
         ("objects", "Object arrays cannot be loaded"),
-        ("cut", ".*, expected a whole .npy file"),
+        ("cut", ".*, expected a valid .npy file"),
         ("ragged", "lists of 3, 4 numbers"),
         ("text", "a file that ends in '.csv'"),
         ("absent", "No such file"),
@@ -203,7 +203,7 @@ def test_embeddings_without_semantic_ids_and_ids_without_texts(shop, tmp_path):
     code, error, _, _ = shop("--ids", "semantic", "--embeddings", path)
     assert (code, f"no row for 63 of {SIZE} items" in error) == (2, True)
     code, error, _, _ = shop("--embeddings", path)
-    assert (code, "for random ids, expected it for semantic ids" in error) == (2, True)
+    assert (code, "for random ids, expected embeddings only for semantic ids" in error) == (2, True)
     code, error, _, _ = shop("--ids", "roman")
     assert (code, "expected one of random, semantic, atomic" in error) == (2, True)
     (tmp_path / "items.csv").write_text("item,title\ni0,\n")

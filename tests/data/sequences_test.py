@@ -70,8 +70,8 @@ def test_unknown_ratings_are_nan():
     assert all(math.isnan(rating) for rating in result.ratings)
 
 
-def test_core_unravels_to_the_fixed_point():
-    """A square of 3 x 3, and a chain in which each removal makes the next one due."""
+def test_the_core_is_a_fixed_point():
+    """A 3 x 3 square, and a chain in which each removal causes the next one."""
     rows = [(f"u{u}", f"i{i}", 1, None) for u in range(3) for i in range(3)]
     rows += [("u0", "x1", 1, None), ("u1", "x1", 1, None), ("v1", "x1", 1, None)]
     rows += [("v1", "i0", 1, None), ("v1", "x2", 1, None), ("v2", "x2", 1, None)]
@@ -138,7 +138,7 @@ def test_order_of_items_is_pinned():
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_order_of_many_items_depends_on_the_seed_and_not_on_the_file(seed):
-    """More than DuckDB hands over at a time, which it may do in another order."""
+    """More than one of DuckDB's batches, whose order may vary."""
     rows = square(3, 12_000, name="ü\\ '")
     by_hand = sorted(
         {item for _, item, _, _ in rows},
@@ -175,7 +175,7 @@ def test_record_order_is_that_of_tfds(tmp_path, split):
     assert ordered == sorted(users.to_pylist(), key=hashing.Hasher(split).hash_key)
 
 
-def test_take_is_in_the_order_asked_for():
+def test_take_keeps_the_given_order():
     result = sequences.Sequences(
         users=pa.chunked_array([["u", "v"], ["w"]]),
         offsets=np.array([0, 3, 7, 8]),

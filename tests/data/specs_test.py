@@ -27,7 +27,7 @@ def test_wording_of_each_domain():
     assert (toys.noun, toys.verb, toys.verb_past) == ("Amazon products", "buy", "purchased")
 
 
-def test_unknown_name_lists_the_known_and_the_close():
+def test_an_unknown_name_lists_known_and_similar_ones():
     with pytest.raises(UserError, match=r"got 'toy', expected one of toys, beauty.*mean 'toys'"):
         specs.get_spec("toy")
     with pytest.raises(UserError, match=r"got 'qqq'.*choose one"):

@@ -1,4 +1,4 @@
-"""A sentence-transformers model of the user's embeds the items' texts; what is no such model."""
+"""A local sentence-transformers model embeds the items' texts; other folders are refused."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def test_embeddings_are_the_means_of_the_last_layer(model):
     assert sum(done) == len(TEXTS)
 
 
-def test_ids_are_made_of_what_the_model_says(model, tmp_path):
+def test_ids_come_from_the_models_embeddings(model, tmp_path):
     log = [
         f"u{user},i{(user * 7 + place) % 30},{place}" for user in range(40) for place in range(9)
     ]
@@ -103,14 +103,14 @@ def _change_modules(folder, **changes):
     ("damage", "got"),
     [
         (lambda f: (f / "modules.json").unlink(), "no modules.json"),
-        (lambda f: (f / "modules.json").write_text("{"), "cannot be read"),
-        (lambda f: (f / "modules.json").write_text("[3]"), "of another form"),
+        (lambda f: (f / "modules.json").write_text("{"), "an unreadable modules.json"),
+        (lambda f: (f / "modules.json").write_text("[3]"), "an invalid modules.json"),
         (lambda f: _change_modules(f, type="os.system"), "a module of type 'os.system'"),
         (lambda f: _change_modules(f, path="../.."), "the path '../..'"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "a pickle"),
     ],
 )
-def test_what_is_refused_before_anything_is_read(model, tmp_path, damage, got):
+def test_a_bad_folder_is_refused_before_anything_is_read(model, tmp_path, damage, got):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     damage(folder)
@@ -120,12 +120,12 @@ def test_what_is_refused_before_anything_is_read(model, tmp_path, damage, got):
     assert got in str(error.value)
 
 
-def test_half_a_model_is_one_line(model, tmp_path):
+def test_an_incomplete_model_is_reported_in_one_line(model, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(UserError, match="what cannot be loaded") as error:
+    with pytest.raises(UserError, match="a model that cannot be loaded") as error:
         text_model.embed_with_model(check_embeddings(folder).path, TEXTS, lambda done: None)
     assert "\n" not in str(error.value)
 

@@ -10,7 +10,7 @@ import gin
 import numpy as np
 import pytest
 
-from recllm_tasks.engine import configuration
+from recllm_tasks import gin_files
 from recllm_tasks.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2] / "gin"
@@ -42,7 +42,7 @@ def value(of: str):
 def parse(*files: str, bindings=()) -> None:
     """Reads settings; gin refuses a macro that nobody bound."""
     gin.clear_config()
-    configuration.parse(files, [f"{k} = {v}" for k, v in USERS.items()] + list(bindings))
+    gin_files.parse(files, [f"{k} = {v}" for k, v in USERS.items()] + list(bindings))
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
@@ -56,7 +56,7 @@ def test_model_and_mixture_files_serve_the_engine(mixture):
 def test_a_mixture_file_without_a_dataset_says_so():
     gin.clear_config()
     with pytest.raises(UserError, match="DATASET"):
-        configuration.parse(["runs/eval.gin", "mixtures/ut.gin"], ["MODEL_DIR = 'run'"])
+        gin_files.parse(["runs/eval.gin", "mixtures/ut.gin"], ["MODEL_DIR = 'run'"])
 
 
 @pytest.fixture

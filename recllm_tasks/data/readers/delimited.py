@@ -31,9 +31,9 @@ csv.field_size_limit(MAX_LINE_BYTES)
 
 
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
-    """SQL over the file and its arguments; see the package.
+    """SQL over the file, and its arguments; see the package.
 
-    A line with more or fewer fields than the first one raises.
+    DuckDB fails if a line has more or fewer fields than the first one.
     """
     names = column_names(source, layout)
 
@@ -60,7 +60,7 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
 
 
 def column_names(source: SourceFile, layout: Layout) -> list[str]:
-    """Names of the columns in the file's order; "1", "2" and so on without a header.
+    """Column names in file order; "1", "2" and so on without a header.
 
     RecBole's `user_id:token` is called `user_id`. Raises `UserError` if a needed one is missing.
     """
@@ -101,7 +101,7 @@ def _split(text: str, layout: Layout) -> list[str] | None:
 
 
 def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
-    """Every record after the header; one with quotes may span lines, up to `MAX_LINE_BYTES`."""
+    """Every record after the header; a quoted one may span lines, up to `MAX_LINE_BYTES`."""
     names = column_names(source, layout)
     roles = {role: layout.find(role, names) for role in layout.columns}
     places = {role: names.index(name) for role, name in roles.items() if name is not None}
@@ -123,11 +123,11 @@ def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
 def _fields(
     source: SourceFile, layout: Layout, width: int
 ) -> Iterator[tuple[int, str, list[str], Problem | None]]:
-    """(first line, text, fields, problem) of every record, the header included.
+    """(first line, text, fields, problem) of every record, including the header.
 
-    A record over several lines that has not `width` fields began with a quote too many.
+    A record over several lines without exactly `width` fields started with a stray quote.
     """
-    # Lines that an open quote has swallowed so far, and lines to read anew.
+    # Lines inside an open quote so far, and lines to read again.
     pending: list[tuple[int, str]] = []
     waiting: collections.deque[tuple[int, str]] = collections.deque()
     quoted = size = 0
@@ -157,11 +157,11 @@ def _fields(
         pending, quoted, size = [], 0, 0
         whole = "\n".join([text, *(text for _, text in others)])
         fields = None if is_open else _split(whole, layout)
-        # As DuckDB does: a delimiter at the end of a line begins no field.
+        # As in DuckDB, a delimiter at the end of a line does not start a field.
         if fields and len(fields) == width + 1 and not fields[-1]:
             fields.pop()
         if is_open or (others and (fields is None or len(fields) != width)):
-            # The quote is never closed: its line is bad, and those after it are read anew.
+            # The quote is never closed: its line is bad, and the lines after it are read again.
             waiting.extendleft(reversed(others))
             yield first, text, [], Problem("the line", shorten(text), "a closing quote")
             continue

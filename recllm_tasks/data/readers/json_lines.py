@@ -1,4 +1,4 @@
-"""JSON lines: one object a line."""
+"""JSON lines: one object per line."""
 
 import ast
 import json
@@ -28,9 +28,9 @@ from parsed
 
 
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
-    """SQL over the file and its arguments; see the package. A line that is no JSON raises.
+    """SQL over the file, and its arguments; see the package. DuckDB fails at a line without JSON.
 
-    Of several names of one role, the one that the first line has is the one of all lines.
+    If a role has several names, all lines use the one that the first line has.
     """
     raw = next(raw for _, raw in open_lines(source.path) if raw.strip())
     first = list(_parse(raw.decode("utf-8", "replace"), False) or {})
@@ -42,9 +42,9 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
 def records(
     source: SourceFile, layout: Layout, skip: Callable[[str], bool] = lambda text: False
 ) -> Iterator[Record]:
-    """Every line that is not blank and that `skip` does not refuse, which spares parsing it."""
+    """Every non-blank line, except those that `skip` accepts, which are not parsed."""
     with warnings.catch_warnings():
-        # Literals of 2014 hold escapes that Python would comment on.
+        # Python warns about escapes in the literals of 2014.
         warnings.simplefilter("ignore")
         for line, raw in open_lines(source.path):
             if not raw.strip():
@@ -60,7 +60,7 @@ def records(
 
 
 def decode(raw: bytes, encoding: str) -> tuple[str, Problem | None]:
-    """The text of a line; with its problem, if it has one, bad bytes are written as `\\\\xe9`."""
+    """The text of a line and its problem, if any; invalid bytes become `\\\\xe9`."""
     text = raw.decode(encoding, "backslashreplace")
     if len(raw) > MAX_LINE_BYTES:
         return text, Problem(
@@ -77,7 +77,7 @@ def decode(raw: bytes, encoding: str) -> tuple[str, Problem | None]:
 
 
 def _parse(text: str, literals: bool) -> dict | None:
-    """An object of JSON, or of a dict literal; None for anything else. Of equal keys the first."""
+    """The object in JSON or in a dict literal, else None. The first of equal keys counts."""
     try:
         found = json.loads(text, object_pairs_hook=lambda pairs: dict(reversed(pairs)))
     except (ValueError, RecursionError):

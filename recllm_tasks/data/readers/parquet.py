@@ -1,4 +1,4 @@
-"""Parquet: typed columns, one row a record."""
+"""Parquet: typed columns, one row per record."""
 
 from collections.abc import Callable, Iterator
 
@@ -19,7 +19,7 @@ from read_parquet(?, file_row_number = true)
 
 
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
-    """SQL over the file and its arguments; see the package. Raises `UserError` for wrong types."""
+    """SQL over the file, and its arguments; see the package. Raises `UserError` for wrong types."""
     types = _columns(source, layout)
 
     def column(role: str, fits: Callable[[pa.DataType], bool], expected: str) -> str:
@@ -33,8 +33,8 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
             )
         return '"' + name.replace('"', '""') + '"'
 
-    time = column("time", _is_time, "a number, a date or text that is a date")
-    kind = types[layout.find("time", list(types))]
+    time = column("time", _is_time, "a number, a date, or text with dates")
+    kind = next(types[name] for name in layout.columns["time"] if name in types)
     if _is_text(kind):
         date = f"case when regexp_full_match({time}, '{DATE}') then {time} end"
         date = f"epoch(try_cast({date} as timestamptz))"
@@ -95,13 +95,13 @@ def _open(source: SourceFile) -> pq.ParquetFile:
 
 def _damaged(source: SourceFile, error: Exception) -> UserError:
     return UserError(
-        f"damaged file for '{source.path}': got {str(error).splitlines()[0]}, expected a whole "
-        "Parquet file; fetch the file again"
+        f"damaged file for '{source.path}': got {str(error).splitlines()[0]}, expected a valid "
+        "Parquet file; download the file again"
     )
 
 
 def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
-    """Every row; its `line` is its number, from 1."""
+    """Every row; `line` is its number, from 1."""
     types = _columns(source, layout)
     names = {role: layout.find(role, list(types)) for role in layout.columns}
     names = {role: name for role, name in names.items() if name is not None}

@@ -1,4 +1,4 @@
-"""One record as Python reads it, and what can be wrong with it."""
+"""One record as Python reads it, and the problems that it can have."""
 
 import dataclasses
 import datetime
@@ -15,14 +15,14 @@ DATE = r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:\d{2
 
 _DATE = re.compile(DATE, re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# What an id may not consist of alone; DuckDB and Python both strip just these.
+# An id must have other characters too; DuckDB and Python both strip exactly these.
 BLANKS = " \t\n\r\v\f"
 _FLOAT32_MAX = 3.4028234e38
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is wrong: `got` (in words) in `field`, where `expected` should be."""
+    """What is wrong: `got`, in words, in `field` instead of `expected`."""
 
     field: str
     got: str
@@ -34,7 +34,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A record's line (its first one, from 1), its text, and its values by role or its problem."""
+    """A record's first line (from 1), its text, and its values by role or its problem."""
 
     line: int
     text: str
@@ -51,7 +51,7 @@ class Interaction:
 
 
 def interaction_of(record: Record, layout: Layout) -> Interaction | Problem:
-    """The checked values of a record of interactions, or its first problem."""
+    """The checked values of an interaction, or its first problem."""
     if record.problem:
         return record.problem
     values = record.values
@@ -59,7 +59,7 @@ def interaction_of(record: Record, layout: Layout) -> Interaction | Problem:
     for role in ("user", "item"):
         ids[role] = identifier(values.get(role))
         if ids[role] is None:
-            return _problem(layout, values, role, "a string that is not empty")
+            return _problem(layout, values, role, "a non-empty string")
     time = _time(values.get("time"), layout)
     if time is None:
         return _problem(layout, values, "time", f"{layout.unit} since 1970, or a date", layout.unit)
@@ -75,7 +75,7 @@ def interaction_of(record: Record, layout: Layout) -> Interaction | Problem:
 
 
 def identifier(value: object) -> str | None:
-    """A raw id: text that is not blank and can be written as UTF-8, or a whole number as text."""
+    """A raw id: non-blank text that UTF-8 can encode, or a whole number as text; else None."""
     if type(value) is int and -(2**63) <= value < 2**64:
         return str(value)
     if not isinstance(value, str) or not value.strip(BLANKS):
@@ -93,7 +93,7 @@ def _problem(
     value = values.get(role)
     got = shorten(value) if role in values else "nothing"
     if role in ("user", "item") and isinstance(value, str) and value.strip(BLANKS):
-        expected = "whole Unicode characters"
+        expected = "valid Unicode characters"
     number = _number(value, layout) if unit else None
     if number is not None and math.isfinite(number):
         if unit == "seconds" and UNIT_BOUNDARY <= number < UNIT_BOUNDARY * 1000:
@@ -109,7 +109,7 @@ def _day(seconds: float) -> str:
 
 
 def _number(value: object, layout: Layout) -> float | None:
-    """A number of JSON or Parquet, or one written in text; NaN and infinities as they are."""
+    """A number in JSON, Parquet or text, including NaN and infinities; else None."""
     if isinstance(value, str):
         if layout.container != "text" or not _NUMBER.fullmatch(value.strip(BLANKS)):
             return None

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from recllm_tasks.data import scratch
-from recllm_tasks.data.scratch import open_scratch, replace_folder
+from recllm_tasks.data import dataset_lock
+from recllm_tasks.data.dataset_lock import lock_dataset, replace_folder
 
 
 def silent(text):
@@ -21,9 +21,9 @@ def die_inside(data_dir, name, code="pass"):
     """A process that is killed in its scratch folder after `code`."""
     program = (
         "import os, pathlib, sys\n"
-        "from recllm_tasks.data import scratch as lib\n"
+        "from recllm_tasks.data import dataset_lock as lib\n"
         "data_dir = pathlib.Path(sys.argv[1])\n"
-        "with lib.open_scratch(data_dir, sys.argv[2], print) as scratch:\n"
+        "with lib.lock_dataset(data_dir, sys.argv[2], print) as scratch:\n"
         f"    {code}\n"
         "    os.kill(os.getpid(), 9)\n"
     )
@@ -31,12 +31,12 @@ def die_inside(data_dir, name, code="pass"):
     assert result.returncode == -9
 
 
-def test_empty_folder_that_goes_with_its_run(tmp_path):
-    with open_scratch(tmp_path, "toys", silent) as folder:
+def test_the_scratch_folder_is_empty_and_removed(tmp_path):
+    with lock_dataset(tmp_path, "toys", silent) as folder:
         assert list(folder.iterdir()) == []
         (folder / "file").write_text("")
     assert names(tmp_path) == []
-    with pytest.raises(FileNotFoundError), open_scratch(tmp_path, "toys", silent) as folder:
+    with pytest.raises(FileNotFoundError), lock_dataset(tmp_path, "toys", silent) as folder:
         (folder / "absent" / "file").write_text("")
     assert names(tmp_path) == []
 
@@ -44,11 +44,11 @@ def test_empty_folder_that_goes_with_its_run(tmp_path):
 def test_two_datasets_at_once(tmp_path):
     # The names are made to be confused.
     with (
-        open_scratch(tmp_path, "a", silent) as first,
-        open_scratch(tmp_path, "a.b", silent) as second,
+        lock_dataset(tmp_path, "a", silent) as first,
+        lock_dataset(tmp_path, "a.b", silent) as second,
     ):
         (second / "file").write_text("")
-        with open_scratch(tmp_path, "c", silent):
+        with lock_dataset(tmp_path, "c", silent):
             pass
         assert (first.is_dir(), names(second)) == (True, ["file"])
     assert names(tmp_path) == []
@@ -59,7 +59,7 @@ def test_one_dataset_at_a_time(tmp_path):
 
     def run(number):
         for _ in range(20):
-            with open_scratch(tmp_path, "toys", lambda text: None) as folder:
+            with lock_dataset(tmp_path, "toys", lambda text: None) as folder:
                 inside.append(number)
                 (folder / "file").write_text("")
                 overlaps.append(len(inside))
@@ -75,10 +75,10 @@ def test_one_dataset_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("next_name", ["toys", "beauty"])
-def test_leftovers_of_a_killed_run_go(tmp_path, next_name):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, next_name):
     die_inside(tmp_path, "toys", "(scratch / 'file').write_text('x')")
     assert len(names(tmp_path)) == 2
-    with open_scratch(tmp_path, next_name, silent) as folder:
+    with lock_dataset(tmp_path, next_name, silent) as folder:
         assert len(names(tmp_path)) == 2
         assert list(folder.iterdir()) == []
     assert names(tmp_path) == []
@@ -87,7 +87,7 @@ def test_leftovers_of_a_killed_run_go(tmp_path, next_name):
 def test_replace(tmp_path):
     target = tmp_path / "rec_sequences" / "toys"
     for text in ("old", "new"):
-        with open_scratch(tmp_path, "toys", silent) as folder:
+        with lock_dataset(tmp_path, "toys", silent) as folder:
             (folder / "made").mkdir()
             (folder / "made" / "file").write_text(text)
             replace_folder(folder, folder / "made", target)
@@ -95,11 +95,11 @@ def test_replace(tmp_path):
     assert names(tmp_path) == ["rec_sequences"]
 
 
-def test_replace_that_fails_keeps_the_old(tmp_path):
+def test_a_failed_replacement_keeps_the_old(tmp_path):
     target = tmp_path / "rec_sequences" / "toys"
     target.mkdir(parents=True)
     (target / "file").write_text("old")
-    with pytest.raises(FileNotFoundError), open_scratch(tmp_path, "toys", silent) as folder:
+    with pytest.raises(FileNotFoundError), lock_dataset(tmp_path, "toys", silent) as folder:
         replace_folder(folder, folder / "absent", target)
     assert (target / "file").read_text() == "old"
 
@@ -116,15 +116,15 @@ def test_killed_between_the_moves_keeps_the_old(tmp_path, next_name):
         "lib.replace_folder(scratch, scratch, data_dir / 'rec_sequences' / 'toys')",
     )
     assert not target.exists()
-    with open_scratch(tmp_path, next_name, silent):
+    with lock_dataset(tmp_path, next_name, silent):
         assert (target / "file").read_text() == "old"
     assert names(tmp_path) == ["rec_sequences"]
 
 
-def test_lock_of_a_removed_file_locks_nobody_out(tmp_path, monkeypatch):
-    """The lock is had after its last owner has removed the file: it is made once more."""
+def test_a_lock_on_a_removed_file_is_not_kept(tmp_path, monkeypatch):
+    """The previous owner removes the file just before the lock is acquired: it is created again."""
     path = tmp_path / "recllm_scratch.toys.lock"
-    flock, calls = scratch.fcntl.flock, []
+    flock, calls = dataset_lock.fcntl.flock, []
 
     def remove_once(lock, operation):
         calls.append(lock)
@@ -132,8 +132,8 @@ def test_lock_of_a_removed_file_locks_nobody_out(tmp_path, monkeypatch):
             path.unlink()
         flock(lock, operation)
 
-    monkeypatch.setattr(scratch.fcntl, "flock", remove_once)
-    with open_scratch(tmp_path, "toys", silent):
+    monkeypatch.setattr(dataset_lock.fcntl, "flock", remove_once)
+    with lock_dataset(tmp_path, "toys", silent):
         assert path.exists()
         assert len(calls) == 2
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""Gin settings: where the files lie, and clear words for what is wrong in them."""
+"""Gin settings: where the files are, and clear messages for what is wrong in them."""
 
 import contextlib
 import os
@@ -11,19 +11,19 @@ from recllm_tasks.errors import UserError
 
 
 def gin_search_paths() -> list[str]:
-    """Folders in which gin files are looked up: here, our own, and the one that holds our own.
+    """Folders searched for gin files: the current one, ours, and the parent of ours.
 
     So `models/tiny.gin` and `gin/models/tiny.gin` are found from any folder, in a checkout and in
     an installed package.
     """
-    package = pathlib.Path(__file__).resolve().parents[1]
+    package = pathlib.Path(__file__).resolve().parent
     installed, checkout = package / "gin", package.parent / "gin"
-    own = installed if installed.is_dir() else checkout
-    return ["", str(own), str(own.parent)]
+    ours = installed if installed.is_dir() else checkout
+    return ["", str(ours), str(ours.parent)]
 
 
 def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
-    """Reads the files in their order, then the bindings (`NAME=value`), and locks the settings.
+    """Reads the files in order, then the bindings (`NAME=value`), and locks the settings.
 
     Raises:
       UserError: a file is missing, does not parse, or names what does not exist.
@@ -47,8 +47,8 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str]) -> None:
             )
         except OSError as error:
             raise UserError(
-                f"Cannot read {what}: got {_first_lines(error)}, expected files here or in "
-                f"{gin_search_paths()[1]} that can be read; correct the include, or --gin_file"
+                f"Cannot read {what}: got {_first_lines(error)}, expected readable files in the "
+                f"current folder or in {gin_search_paths()[1]}; correct the include, or --gin_file"
             ) from error
 
 
@@ -57,16 +57,16 @@ def find(gin_file: str) -> str:
     for folder in gin_search_paths():
         if os.path.isfile(os.path.join(folder, gin_file)):
             return os.path.join(folder, gin_file)
-    own = pathlib.Path(gin_search_paths()[1])
-    known = sorted(str(path.relative_to(own)) for path in own.glob("**/*.gin"))
+    ours = pathlib.Path(gin_search_paths()[1])
+    known = sorted(str(path.relative_to(ours)) for path in ours.glob("**/*.gin"))
     raise UserError(
-        f"No gin file '{gin_file}': looked in the current folder and {own}, expected one of "
+        f"No gin file '{gin_file}': looked in the current folder and {ours}, expected one of "
         f"{', '.join(known)}, or a file of your own; correct --gin_file"
     )
 
 
 def as_gin(value: str) -> str:
-    """A command line's value as gin reads it; bare words such as a path need no quotes."""
+    """A command-line value as gin reads it; plain text such as a path needs no quotes."""
     if value[:1] in "@%":
         return value
     try:
@@ -78,19 +78,19 @@ def as_gin(value: str) -> str:
 
 @contextlib.contextmanager
 def gin_errors(what: str):
-    """Turns what gin raises for wrong settings into UserErrors."""
+    """Turns gin's errors about wrong settings into `UserError`s."""
     try:
         yield
     except UserError:
         raise
     except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
-        if not _is_about_settings(error):
+        if not _raised_by_gin(error):
             raise
         raise UserError(f"Wrong setting in {what}: {_first_lines(error)}") from error
 
 
-def _is_about_settings(error: Exception) -> bool:
-    """Whether gin itself raised it; a mistake of ours below gin stays a traceback."""
+def _raised_by_gin(error: Exception) -> bool:
+    """Whether gin itself raised the error; a bug of ours in a configured function did not."""
     trace, last = error.__traceback__, None
     while trace is not None:
         last, trace = trace.tb_frame.f_code.co_filename, trace.tb_next

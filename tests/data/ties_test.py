@@ -1,6 +1,6 @@
 import duckdb
 
-from recllm_tasks.data.tie_counts import TieCounts, count_ties
+from recllm_tasks.data.ties import TieCounts, count_ties
 
 
 def test_counts():

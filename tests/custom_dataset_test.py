@@ -1,4 +1,4 @@
-"""A dataset of one's own: from a CSV to tasks in every command and every process, without code."""
+"""A custom dataset: from a CSV to tasks in every command and process, without code."""
 
 import csv
 import gzip
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from recllm_tasks import cli, mixtures
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.data.specs import own_spec
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SequenceSource
 
@@ -85,7 +85,7 @@ def test_the_commands_know_its_tasks(shop, capsys):
         assert f"mystore_{name}" in shown
 
 
-def test_three_lines_of_python_in_a_process_of_its_own(shop):
+def test_three_lines_of_python_in_another_process(shop):
     program = (
         "import seqio\n"
         "from recllm_tasks import mixtures\n"
@@ -127,16 +127,16 @@ def test_files_in_another_order_are_another_dataset(shop, tmp_path):
     folder = shop.parent
     files = [str(folder / "part-2.csv.gz"), str(folder / "part-1.csv")]
     items = [str(folder / "products.csv")]
-    spec = own_spec("mystore", files, items, columns=COLUMNS)
-    with pytest.raises(UserError, match=r"prepared otherwise.*--overwrite"):
+    spec = custom_spec("mystore", files, items, columns=COLUMNS)
+    with pytest.raises(UserError, match=r"with other options.*--overwrite"):
         prepare(spec, shop)
-    again = own_spec("mystore", files[::-1], items, columns=COLUMNS)
+    again = custom_spec("mystore", files[::-1], items, columns=COLUMNS)
     assert prepare(again, shop) == open_dataset(shop, "mystore").statistics
 
 
 def test_without_items_and_ratings(tmp_path):
     write_shop(tmp_path, rated=False)
-    spec = own_spec("bare_shop", [str(tmp_path / "part-*")], columns=COLUMNS.split(",title")[0])
+    spec = custom_spec("bare_shop", [str(tmp_path / "part-*")], columns=COLUMNS.split(",title")[0])
     prepare(spec, tmp_path / "data")
     assert mixtures.register_stored(tmp_path / "data") == ["bare_shop"]
     assert not open_dataset(tmp_path / "data", "bare_shop").has_ratings
@@ -149,7 +149,7 @@ def test_without_items_and_ratings(tmp_path):
     ("name", "options", "message"),
     [
         ("My store", {}, "lower-case letters"),
-        ("toys", {}, "which is a published one"),
+        ("toys", {}, "which is a published dataset"),
         ("shop", {"verb": "rented"}, "--verb rent,rented"),
         ("shop", {"noun": " "}, "expected a noun"),
         ("shop", {"columns": "user=a", "format": "recbole"}, "leave one out"),
@@ -158,11 +158,11 @@ def test_without_items_and_ratings(tmp_path):
 )
 def test_wrong_specifications(name, options, message):
     with pytest.raises(UserError, match=message):
-        own_spec(name, ["x.csv"], **options)
+        custom_spec(name, ["x.csv"], **options)
 
 
 def test_both_forms_of_a_verb():
-    spec = own_spec("shop", ["x.csv"], verb="rent, rented")
+    spec = custom_spec("shop", ["x.csv"], verb="rent, rented")
     assert (spec.verb, spec.verb_past) == ("rent", "rented")
 
 
@@ -171,7 +171,7 @@ def test_both_forms_of_a_verb():
     [
         (["shop", "--interactions", "no/such-*.csv"], "got no file no/such-*.csv"),
         (["shop", "--columns", "user=a"], "got no --interactions beside"),
-        (["shop"], "or give the files of your own with --interactions"),
+        (["shop"], "or give the files of a custom dataset with --interactions"),
         (["shop", "--interactions", "x.csv", "--ties", "random"], "expected one of published"),
         (["shop", "--interactions", "x.csv", "--window", "0"], "window for 'shop': got 0"),
         (["shop", "--interactions", "x.csv", "--candidates", "1"], "candidates for 'shop': got 1"),

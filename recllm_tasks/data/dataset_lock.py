@@ -1,4 +1,4 @@
-"""The scratch folder of a run, and the lock that lets one run at a time prepare a dataset."""
+"""The lock that lets one process at a time prepare a dataset, and that process's scratch folder."""
 
 import contextlib
 import fcntl
@@ -14,18 +14,18 @@ _REPLACED, _TARGET = "replaced", "target"
 
 
 @contextlib.contextmanager
-def open_scratch(data_dir: Path, name: str, say: Callable[[str], None]) -> Iterator[Path]:
-    """A new empty folder in `data_dir`, in which this run alone prepares dataset `name`.
+def lock_dataset(data_dir: Path, name: str, say: Callable[[str], None]) -> Iterator[Path]:
+    """Locks dataset `name` and yields a new scratch folder in `data_dir`; removes it at the end.
 
-    Another run of the same dataset is waited for. The lock is the operating system's (flock), so
-    it ends with its process however that ends; and what a killed run left behind, of this dataset
-    or of another one, is removed here.
+    Waits while another process prepares the same dataset. The lock is the operating system's
+    (flock), so it ends with its process, even if that is killed. What killed processes left behind,
+    for any dataset, is removed first.
     """
     _remove_leftovers(data_dir)
-    lock = _acquire(data_dir, name, wait=False)
-    if lock is None:
-        say(f"{name}: another run is preparing it in {data_dir}; waiting for that")
-        lock = _acquire(data_dir, name, wait=True)
+    wait = False
+    while (lock := _acquire(data_dir, name, wait)) is None:
+        say(f"{name}: waiting for another process that is preparing it in {data_dir}")
+        wait = True
     try:
         yield Path(tempfile.mkdtemp(dir=data_dir, prefix=f"{_PREFIX}{name}."))
     finally:
@@ -33,10 +33,10 @@ def open_scratch(data_dir: Path, name: str, say: Callable[[str], None]) -> Itera
 
 
 def replace_folder(scratch: Path, new: Path, target: Path) -> None:
-    """Moves `new` to `target`; what was there goes with `scratch`, or comes back if that failed.
+    """Moves `new` to `target`; the old folder moves to `scratch`, and is restored on failure.
 
-    No system call swaps two folders everywhere, so that a kill between the two moves leaves no
-    `target`: the next run puts the old one back.
+    No portable system call swaps two folders. A kill between the two moves leaves no `target`; the
+    next run restores the old one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
@@ -54,7 +54,7 @@ def _remove_leftovers(data_dir: Path) -> None:
 
 
 def _acquire(data_dir: Path, name: str, wait: bool) -> int | None:
-    """The open lock file of `name`; None if another process has it and it is not waited for."""
+    """The open lock file of `name`; None if another process holds it and `wait` is false."""
     path = data_dir / f"{_PREFIX}{name}{_LOCK}"
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -66,7 +66,7 @@ def _acquire(data_dir: Path, name: str, wait: bool) -> int | None:
         except BaseException:
             os.close(lock)
             raise
-        # Whoever had it before removed the file: a lock on a removed file locks nobody out.
+        # The previous owner removed the file, and a lock on a removed file protects nothing.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock), path.stat()):
                 return lock
