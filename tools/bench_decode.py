@@ -26,7 +26,7 @@ import numpy as np
 from decode_subjects import BEAMS, SUBJECTS, Work
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, processor, write_weights
 
-from recllm_tasks.engine import memory
+from recllm_tasks.runs import memory
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ class _Subject:
         self._subject, self._work = SUBJECTS[name](work), work
 
     def run(self, length: int, batch: int) -> dict:
-        memory.forget_peak()
+        memory.reset_peak()
         start = time.perf_counter()
         beams = self._subject.run(self._work.prompts[length][:batch])
         seconds = time.perf_counter() - start

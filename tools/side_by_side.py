@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recllm_tasks.engine import memory
+from recllm_tasks.runs import memory
 
 SHAPES = {
     "small": {
@@ -124,7 +124,7 @@ def in_turn(subjects: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
 
 
 def peak_gib() -> float:
-    """The most memory that this process has had, or has had since `memory.forget_peak`."""
+    """The most memory that this process has had, or has had since `memory.reset_peak`."""
     return memory.peak_bytes() / 2**30
 
 

@@ -99,11 +99,6 @@ def retrieval(
     return metrics.rank_metrics(rank_items(score_block, interactions, exclude_seen).ranks)
 
 
-def ranking(score_block: ScoreBlock, interactions: SplitInteractions) -> dict[str, float]:
-    """`metrics.rank_metrics` of `rank_candidates`."""
-    return metrics.rank_metrics(rank_candidates(score_block, interactions).ranks)
-
-
 def best_columns(scores_BxN: npt.NDArray[np.floating], k: int) -> list[npt.NDArray[np.int32]]:
     """The columns of the k highest scores of each row, best first; -inf stands in no list.
 

@@ -64,20 +64,6 @@ FAST, SLOW = Decay(), Decay(pair=0.8, age_decay=0.8, recent=20)
 POPULARITY_WEIGHT = 1e-9
 
 
-def retrieval(interactions: SplitInteractions, exclude_seen: bool = True) -> dict[str, float]:
-    """Metrics over all items; `exclude_seen` leaves the user's history out of the list.
-
-    Seen items are left out unless asked for, since an item's neighbours are each other's too: a
-    history recommends itself.
-    """
-    return evaluation.retrieval(score_block(interactions), interactions, exclude_seen)
-
-
-def ranking(interactions: SplitInteractions) -> dict[str, float]:
-    """Metrics among the target and its stored negatives."""
-    return evaluation.ranking(score_block(interactions), interactions)
-
-
 def similarity(
     train_items: Sequence[npt.NDArray[np.int32]], num_items: int, decay: Decay = FAST
 ) -> scipy.sparse.csr_array:

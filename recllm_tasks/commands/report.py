@@ -5,11 +5,11 @@ import pathlib
 import sys
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 from recllm_tasks.progress import console
 
 
 def run(args) -> int:
-    from recllm_tasks.engine import run_folder
     from recllm_tasks.report import conditions, markdown, page, report, runs, spreadsheet
 
     page_file = pathlib.Path(args.out).expanduser()
@@ -34,7 +34,7 @@ def run(args) -> int:
     ):
         path = page_file.with_suffix(suffix)
         text = render(made)
-        with run_folder.whole_file(path) as f:
+        with atomic_write(path) as f:
             f.write(text)
         written[form] = str(path)
     if args.json:

@@ -18,12 +18,15 @@ import pyarrow as pa
 import seqio
 
 from recllm_tasks import __version__, progress, tasks
-from recllm_tasks.engine import decoding, memory, per_user, saved_run, user_rows
+from recllm_tasks.engine import decoding, saved_run, user_rows
 from recllm_tasks.engine.finished_chunks import FinishedChunks
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.runs import memory, per_user
+from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.results import Results, name_of
 
 # SeqIO's seed for evaluation data; nothing in our tasks' evaluation depends on it.
 _SEED = 0
@@ -207,12 +210,12 @@ def evaluate(
     network: Transformer | None = None,
     checkpoint: str | None = None,
     model_parallel: int = 1,
-    record: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Measures a trained run; returns what results.json holds, but for the baselines.
+    record: Callable[[Results], Results] | None = None,
+) -> Results:
+    """Measures a trained run and writes its per-user results.
 
-    Beams are kept in the run's folder until the end: an evaluation that was killed goes on where
-    it was when it is called again with the same settings.
+    Beams are kept in the run's folder until the end: a killed evaluation resumes when it is called
+    again with the same settings.
 
     Args:
       model_dir: the run's folder.
@@ -227,13 +230,13 @@ def evaluate(
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
-      record: is called with the results before the kept beams are removed.
+      record: saves the results, and returns them as saved; the beams are removed only then.
 
     Returns:
-      The results; `decode_seconds` counts all that decoding took, `seconds` this call alone.
+      The results; `decode_seconds` includes earlier calls that were killed, `seconds` does not.
     """
     start = time.monotonic()
-    memory.forget_peak()
+    memory.reset_peak()
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
@@ -269,6 +272,7 @@ def evaluate(
         num_examples=num_examples,
         chunks=chunks,
     )
+    decoding_used = Decoding(num_beams, constrained, exclude_history, method, batch_size)
     facts = {
         "dataset": source.dataset_name,
         "fingerprint": info.fingerprint,
@@ -283,32 +287,25 @@ def evaluate(
     files = {}
 
     def keep(task: str, rows: pa.RecordBatch) -> None:
-        path = per_user.path_of(model_dir, task, split)
+        path = per_user.path_of(model_dir, name_of(split, decoding_used), task)
         per_user.write(path, [rows], {**facts, "task": task})
         files[task] = str(path.relative_to(model_dir))
 
     measured = evaluation.run(saved.params, saved.step, keep)
-    num_tested = {task: evaluation.num_examples(task) for task in evaluation.tasks}
-    results = {
+    results = Results(
         **facts,
-        "ties": info.ties,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
-        "constrained": constrained,
-        "exclude_history": exclude_history,
-        "method": method,
-        "num_beams": num_beams,
-        "num_examples": num_tested,
-        "metrics": measured,
-        "per_user": files,
-        "decode_seconds": evaluation.seconds,
-        "examples_per_second": {
-            task: num_tested[task] / max(seconds, 1e-9)
-            for task, seconds in evaluation.seconds.items()
-        },
-        "peak_memory_bytes": memory.peak_bytes(),
-        "seconds": time.monotonic() - start,
-    }
-    if record:
-        record(results)
+        ties=info.ties,
+        version=__version__,
+        initial_step=saved.run.initial_step,
+        decoding=decoding_used,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
+        num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
+        metrics=measured,
+        per_user=files,
+        decode_seconds=evaluation.seconds,
+        peak_memory_bytes=memory.peak_bytes(),
+        seconds=time.monotonic() - start,
+    )
+    results = record(results) if record else results
     chunks.remove()
     return results

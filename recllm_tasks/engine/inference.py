@@ -10,9 +10,10 @@ import seqio
 
 from recllm_tasks import progress, tasks
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.engine import run_folder, saved_run
+from recllm_tasks.engine import saved_run
 from recllm_tasks.engine.decoding import TaskDecoder, check_settings
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 from recllm_tasks.models.beam_search import DEAD
 
 
@@ -81,7 +82,7 @@ def infer(
         method=method,
     )
     line = _Line(source.catalog(), decoder.answers)
-    with run_folder.whole_file(output) as f:
+    with atomic_write(output) as f:
         with progress.work(f"infer {name}", len(examples)) as work:
             beams = decoder.decode(saved.params, examples, work.advance)
         for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):

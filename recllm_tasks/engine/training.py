@@ -5,6 +5,7 @@ import pathlib
 import time
 from collections.abc import Mapping
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +14,15 @@ import seqio
 from clu import metric_writers
 
 from recllm_tasks import progress, tasks
-from recllm_tasks.engine import batches, devices, initial_state, run_folder
+from recllm_tasks.engine import batches, devices, initial_state
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
-from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.engine.train_step import State, train_step
 from recllm_tasks.errors import UserError, check_text, check_whole
+from recllm_tasks.files import read_json, write_json
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.runs import run_folder
+from recllm_tasks.runs.run_folder import Run
 
 # Scalars are written, and the progress line renewed, every so many steps.
 LOG_PERIOD = 20
@@ -100,8 +103,9 @@ def train(
         found, network, mesh, lengths, num_beams, eval_batch_size, eval_examples
     )
     run = describe_run(found, model_name, lengths, network, seed, initial_checkpoint, initial_step)
-    run_folder.open_for_training(model_dir, run, vocabulary)
-    run_folder.save_settings(model_dir)
+    run_folder.open_for_training(
+        model_dir, run, vocabulary.sentencepiece_model_file, gin.operative_config_str()
+    )
     if source is None:
         state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
     else:
@@ -254,12 +258,12 @@ class _Loop:
         measured = evaluation.run(state.params, step)[task]
         metric = metric or next(iter(measured))
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
-        best = run_folder.read_json(self._best_file) or {"value": -1.0}
+        best = read_json(self._best_file) or {"value": -1.0}
         work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")
         if measured[metric] > best["value"]:
             self._checkpoints.save(BEST, step, state.params)
             chosen = {"step": step, "task": task, "metric": metric, "value": measured[metric]}
-            run_folder.write_json(self._best_file, {**chosen, "metrics": measured})
+            write_json(self._best_file, {**chosen, "metrics": measured})
 
 
 class _Window:

@@ -111,7 +111,7 @@ def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
     for place, run in enumerate(runs):
         task = run.task_of(kind)
         path = run.per_user_file(task)
-        if kind in MAIN_METRIC and path is not None and path.is_file():
+        if kind in MAIN_METRIC and path is not None:
             found[place] = user_results.load(path, kind, run.metrics[task])
             if run.num_examples.get(task, len(found[place])) != len(found[place]):
                 raise UserError(

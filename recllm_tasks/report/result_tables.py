@@ -231,11 +231,11 @@ def _cut_short(sheet: Sequence[Measured]) -> list[str]:
     for of in sheet:
         for label, run in zip(of.labels, of.runs, strict=True):
             values = [value for _, value in run.epochs.get(CHOSEN_BY, ())]
-            patience = run.settings.get("patience", "")
-            if not values or not patience.isdecimal():
+            patience = run.settings.get("patience")
+            if not values or not isinstance(patience, int):
                 continue
             after_best = len(values) - 1 - values.index(max(values))
-            if after_best < int(patience):
+            if after_best < patience:
                 epochs.setdefault(label, []).append(len(values))
     return [f"{label} ({', '.join(map(str, of))})" for label, of in sorted(epochs.items())]
 

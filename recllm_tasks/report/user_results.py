@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recllm_tasks import metrics
-from recllm_tasks.engine import per_user
 from recllm_tasks.errors import UserError
+from recllm_tasks.runs import per_user
 
 # How far the mean over users may lie from what results.json says.
 TOLERANCE = 1e-6

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from recllm_tasks.baselines.evaluation import candidates_of
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.engine import run_folder
+from recllm_tasks.files import atomic_write
 
 # Between the levels of `Catalog.categories`.
 _LEVELS = " > "
@@ -38,7 +38,7 @@ def write_log(
     """
     within = folder / "data" / "log"
     within.mkdir(parents=True, exist_ok=True)
-    with run_folder.whole_file(within / "log.inter") as f:
+    with atomic_write(within / "log.inter") as f:
         f.write("user_id:token\titem_id:token\ttimestamp:float\tlabel:float\n")
         for user, (items, ratings) in enumerate(
             zip(interactions.train_items, interactions.train_ratings)
@@ -48,7 +48,7 @@ def write_log(
                     continue
                 label = int(rating > interactions.like_threshold)
                 f.write(f"{user}\t{item}\t{place}\t{label}\n")
-    with run_folder.whole_file(within / "log.item") as f:
+    with atomic_write(within / "log.item") as f:
         f.write("item_id:token\tclass:token_seq\n")
         for row, classes in enumerate(class_numbers(catalog.categories)):
             f.write(f"{row}\t{' '.join(map(str, classes))}\n")
@@ -81,5 +81,5 @@ def write_users(path: pathlib.Path, interactions: SplitInteractions, rated: bool
     else:
         candidates, _ = candidates_of(interactions)
         columns["candidates"] = pa.array(list(candidates), pa.list_(pa.int32()))
-    with run_folder.whole_file(path, "wb") as f:
+    with atomic_write(path, "wb") as f:
         pq.write_table(pa.table(columns), f)

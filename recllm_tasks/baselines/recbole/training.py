@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from recllm_tasks import metrics
 from recllm_tasks.baselines import evaluation
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.measured import Measured
 from recllm_tasks.baselines.recbole import exported
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
-from recllm_tasks.engine import run_folder
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import read_json, write_json
 
 PROGRAM = pathlib.Path(__file__).with_name("process")
 FOLDER = "recbole"
@@ -94,7 +94,7 @@ def measure(
     settings = settings_of(name, budget)
     _prepare(within, name, splits, budget)
     _run(python, within, say)
-    report = run_folder.read_json(within / "report.json")
+    report = read_json(within / "report.json")
     settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
     settings["epoch"] = 1 + int(np.argmax([found["validation"] for found in report["curve"]]))
     rated = model.kinds == ("rating",)
@@ -143,7 +143,7 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
         **settings,
     }
     facts = json.loads(json.dumps(facts))
-    if run_folder.read_json(within / "facts.json") != facts:
+    if read_json(within / "facts.json") != facts:
         shutil.rmtree(within, ignore_errors=True)
     within.mkdir(parents=True, exist_ok=True)
     (within / "predictions.parquet").unlink(missing_ok=True)
@@ -151,12 +151,12 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
     if not (within / "facts.json").exists():
         validation = splits.validation
         if rated:
-            validation = validation.select(~np.isnan(validation.target_ratings))
+            validation = validation.rated()
         exported.write_log(within, splits.evaluated, splits.source.catalog(), rated)
         exported.write_users(within / "users.parquet", splits.of(model.kinds[0]), rated)
         exported.write_users(within / "validation.parquet", validation, rated)
-        run_folder.write_json(within / "facts.json", facts)
-    run_folder.write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
+        write_json(within / "facts.json", facts)
+    write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
 
 
 def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from ir_measures import RR, Success, nDCG
 
 from recllm_tasks import metrics
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.recbole import training
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
@@ -86,7 +86,7 @@ def test_seen_items_are_left_out_of_what_bpr_lists(python, tmp_path):
 _CALL = """
 import pathlib, sys
 import seqio
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.recbole import training
 from recllm_tasks.baselines.recbole.budget import Budget
 seqio.set_tfds_data_dir_override(sys.argv[1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recllm_tasks import metrics
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.recbole import training
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
