@@ -1,6 +1,7 @@
 """Rating baselines: how often the user liked, or the item was liked, in train.
 
-A like is a rating above the dataset's threshold, 3 stars by default (Paper §4.1). Letters: U users of the evaluated split, N items.
+A like is a rating above the dataset's threshold, 3 stars by default (Paper §4.1).
+Letters: U users of the evaluated split, N items.
 """
 
 import numpy as np

@@ -139,15 +139,17 @@ class Splits:
     @functools.cached_property
     def validation(self) -> SplitInteractions:
         """What baselines choose settings on: the first 3,000 users, as for every model."""
-        return self.evaluated if self.split == "validation" else read_split(
-            self.source, "validation"
+        return (
+            self.evaluated if self.split == "validation" else read_split(self.source, "validation")
         )
 
     def of(self, kind: str) -> SplitInteractions:
         """The users of a kind of task."""
         found = self.evaluated.rated() if kind == "rating" else self.evaluated
         num = self._num_users.get(kind, len(found.targets))
-        return found.select(np.arange(len(found.targets)) < num) if num < len(found.targets) else found
+        return (
+            found.select(np.arange(len(found.targets)) < num) if num < len(found.targets) else found
+        )
 
 
 def read_split(source: SequenceSource, split: str) -> SplitInteractions:

@@ -45,7 +45,12 @@ ROWS = {
         Row("ease", "EASE", "linear model in closed form, lambda chosen on validation"),
         Row("markov", "Markov chain", "items right after the user's last item in other histories"),
         Row("history", "History", "share of likes among the user's ratings in train", ("rating",)),
-        Row("item_mean", "Item mean", "share of likes among the item's ratings in train", ("rating",)),
+        Row(
+            "item_mean",
+            "Item mean",
+            "share of likes among the item's ratings in train",
+            ("rating",),
+        ),
         *(
             Row(name, model.title, model.what, model.kinds, RECBOLE)
             for name, model in MODELS.items()

@@ -7,6 +7,7 @@ MODEL_DIR/per_user/<evaluation>/     per-user results, see per_user.py
 Files are untrusted: `read` checks every type and range.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -118,12 +119,15 @@ class Results:
         """The content of a results file."""
         content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
         empty = (None, "", {})
-        return {key: value for key, value in content.items() if key in _ALWAYS or value not in empty}
+        return {
+            key: value for key, value in content.items() if key in _ALWAYS or value not in empty
+        }
 
     def save(self, model_dir: str | os.PathLike) -> None:
         """Writes both files of the evaluation."""
         folder, content = pathlib.Path(model_dir), self.as_json()
-        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # write_json reports it
+            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDER / f"{self.name}.json", content)
         write_json(folder / LATEST, content)
 

@@ -12,7 +12,6 @@ results.json           the latest evaluation; results/ and per_user/ hold all: s
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Mapping

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks.engine import decoding, evaluation, per_user
+from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.runs import per_user
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
@@ -64,15 +65,18 @@ def _evaluate(model_dir, **settings):
     kept = {}
 
     def record(results):
+        results.save(model_dir)
         for path in pathlib.Path(model_dir).glob("eval/*/*.npz"):
             with np.load(path, allow_pickle=False) as stored:
                 kept[path.name] = {n: stored[n].tobytes() for n in stored.files if n != "seconds"}
+        return results
 
-    results = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    found = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    results = found.as_json()
     assert set(results["decode_seconds"]) == set(results["metrics"])
     assert set(results["per_user"]) == set(results["metrics"])
     for task, measured in results["metrics"].items():
-        path = per_user.path_of(model_dir, task, results["split"])
+        path = per_user.path_of(model_dir, found.name, task)
         assert str(path) == str(pathlib.Path(model_dir) / results["per_user"][task])
         assert per_user.metrics(path) == measured
         assert per_user.facts(path)["fingerprint"] == results["fingerprint"]

@@ -83,7 +83,7 @@ def test_metrics_are_ours(stand_in, splits, tmp_path):
 def test_rating_has_scores(stand_in, splits, tmp_path):
     measured, _ = measure("wide_deep", splits, tmp_path / "row")
     assert measured.kinds == ["rating"]
-    np.testing.assert_array_equal(measured.scores["rating"], splits.rated.targets)
+    np.testing.assert_array_equal(measured.scores["rating"], splits.of("rating").targets)
 
 
 def test_the_state_stays_for_a_larger_budget_and_goes_with_other_settings(

@@ -15,10 +15,10 @@ import pytest
 import torch
 import transformers
 
-from recllm_tasks.runs import memory
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats import conversion, hugging_face_folder, parameters, verification
+from recllm_tasks.runs import memory
 
 _SMALL = T5Config(
     32128, mlp_dim=1024, num_heads=6, num_encoder_layers=8, num_decoder_layers=8, emb_dim=512
