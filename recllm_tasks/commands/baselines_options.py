@@ -17,7 +17,7 @@ launch/install_baselines.sh makes. The best epoch on validation is measured. A t
 stopped goes on from its last epoch, and with more --epochs or --minutes from its end.
 
 Each row becomes a folder DIR/<row> with results.json, as `recllm eval` writes it, and
-per_user/<task>-<split>.parquet: rank and list, or score, of every user. All learn from the train
+per_user/<split>/<task>.parquet: rank and list, or score, of every user. All learn from the train
 split; in the test, a history holds the validation item, as every model's prompt does. A row that is
 there already, made with the same settings of the same data, is not made again.
 

@@ -3,8 +3,9 @@
 import argparse
 
 HELP = """\
-RUN is a run's folder (MODEL_DIR, or a row of `recllm baselines`), a folder of such, or a
-results.json made anywhere by `recllm eval`. One page, of which nothing is loaded from elsewhere:
+RUN is a run's folder (MODEL_DIR, T5X's EVAL_OUTPUT_DIR, or a row of `recllm baselines`), a folder of
+runs, or a results file from anywhere. Each evaluation of a run is a row. The page loads nothing from
+elsewhere. It holds
 
   the paper's Tables 1-6 with our rows, the paper's numbers beside ours; the difference from the
   best baseline and whether it is more than chance; both orders of ties, where runs of both are
@@ -12,7 +13,7 @@ results.json made anywhere by `recllm eval`. One page, of which nothing is loade
   of the target; training curves; cost; fingerprints.
 
 Intervals, differences and breakdowns need the users' results that lie beside results.json
-(per_user/<task>-<split>.parquet); popularity needs the prepared dataset (--data_dir). What is
+(per_user/<evaluation>/<task>.parquet); popularity needs the prepared dataset (--data_dir). What is
 missing is absent. Give --data_dir once for each folder that holds datasets of the runs; of one that
 was prepared under several id schemes any one will do, since they differ in nothing but the ids, and
 their rows stand in one table. Baselines that `recllm eval` put into results.json fill in where no

@@ -28,19 +28,8 @@ SPLITS = ("validation", "test")
 # How deep below a given folder `find` looks for runs, and how many it accepts.
 _DEPTH, _MAX_RUNS = 4, 1_000
 
-# Written even where empty.
-_ALWAYS = {
-    "dataset",
-    "fingerprint",
-    "model",
-    "step",
-    "seed",
-    "split",
-    "decoding",
-    "metrics",
-    "baselines",
-    "seconds",
-}
+# Written even if unknown; other unknown values are left out.
+_ALWAYS = {"step", "seed", "decoding", "seconds"}
 
 Metrics = Mapping[str, Mapping[str, float]]  # by task and key, fractions
 
@@ -118,7 +107,7 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """The content of a results file."""
         content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
-        empty = (None, "", {})
+        empty = (None, "")
         return {
             key: value for key, value in content.items() if key in _ALWAYS or value not in empty
         }

@@ -89,7 +89,7 @@ def test_rows_are_compared_with_the_best_baseline(make_run, draw_ranks):
         low, high = map(float, cell.interval)
         assert low < float(cell.text) < high
         assert 0.02 < high - low < 0.12, "about four standard errors of 400 users"
-    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 less HGN"
+    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 minus HGN"
 
 
 def test_the_report_is_the_same_each_time(three_rows):

@@ -109,7 +109,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(python, tmp_path, small
     process.wait()
     _wait_for_the_lock(killed / training.FOLDER / "lock")
     resumed, told, _ = train("sasrec_bce", killed, python, epochs=8, patience=8)
-    assert any("goes on after epoch" in line for line in told)
+    assert any("resumes after epoch" in line for line in told)
     table, again = (
         pq.read_table(pathlib.Path(folder) / training.FOLDER / "predictions.parquet")
         for folder in (tmp_path / "whole", killed)

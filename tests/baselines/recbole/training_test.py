@@ -77,7 +77,7 @@ def test_metrics_are_ours(stand_in, splits, tmp_path):
     own = sorted([*negatives[0], targets[0]], reverse=True)[:20]
     assert measured.ranked["ranking"].lists[0].tolist() == own
     assert measured.parameters == 7
-    assert told == ["epoch 1 of 100 at most: loss 1.0000, validation 0.1000, 2 s"]
+    assert told == ["epoch 1 of at most 100: loss 1.0000, validation 0.1000, 2 s"]
 
 
 def test_rating_has_scores(stand_in, splits, tmp_path):
