@@ -3,13 +3,13 @@
     tools/bench_decode.py --dataset toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
     tools/bench_decode.py --shape tiny --batch 32 --length 256 512
 
-The same random weights, the same real retrieval prompts, beam 20, float32. Every subject runs in a
-process of its own, so that its peak memory is its own; all take turns, round by round, each round
-another first, and the medians are compared. Subjects: `ours` (log-probabilities over the whole
+The same random weights, the same real retrieval prompts, beam 20, float32. Every competitor runs in
+a process of its own, so that its peak memory is its own; all take turns, round by round, each round
+another first, and the medians are compared. Competitors: `ours` (log-probabilities over the whole
 vocabulary), `ours, catalog` (over the trie's children alone), `transformers` (torch, `generate`
 with `prefix_allowed_tokens_fn` over the same trie), `t5x` (its own network and beam search, 8 new
-tokens, no trie), `ctranslate2` (8 new tokens, no trie); the last two are left out where they
-cannot be imported: T5X_DIR names a checkout of T5X, `pip install ctranslate2`.
+tokens, no trie), `ctranslate2` (8 new tokens, no trie); the last two are left out where they cannot
+be imported: T5X_DIR names a checkout of T5X, `pip install ctranslate2`.
 
 The limit is the matmul FLOPs that our search needs at padded length, over the peak of a large
 float32 matmul measured in the same run.
@@ -23,7 +23,7 @@ import tempfile
 import time
 
 import numpy as np
-from decode_subjects import BEAMS, SUBJECTS, Work
+from decode_competitors import BEAMS, COMPETITORS, Work
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, processor, write_weights
 
 from recllm_tasks.runs import memory
@@ -33,10 +33,10 @@ def main() -> None:
     args = _parse()
     with tempfile.TemporaryDirectory() as folder:
         work = make_work(args, folder)
-        found = [name for name in args.subjects if SUBJECTS[name].available()]
-        for name in sorted(set(args.subjects) - set(found)):
+        found = [name for name in args.competitors if COMPETITORS[name].available()]
+        for name in sorted(set(args.competitors) - set(found)):
             print(f"{name}: cannot be imported, left out")
-        workers = {name: Worker(_Subject, name, work) for name in found}
+        workers = {name: Worker(_Competitor, name, work) for name in found}
         for length in args.length:
             for batch in args.batch:
                 _compare(args, work, workers, length, batch)
@@ -55,7 +55,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, nargs="+", default=[8, 32])
     parser.add_argument("--length", type=int, nargs="+", default=[256, 512])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--competitors", nargs="+", choices=COMPETITORS, default=list(COMPETITORS))
     return parser.parse_args()
 
 
@@ -82,11 +82,11 @@ def make_work(args, folder: str) -> Work:
     return Work(sizes, folder, prompts, items, len(os.sched_getaffinity(0)))
 
 
-class _Subject:
-    """One of `SUBJECTS`, which times itself in its process."""
+class _Competitor:
+    """One of `COMPETITORS`, which times itself in its process."""
 
     def __init__(self, name: str, work: Work):
-        self._subject, self._work = SUBJECTS[name](work), work
+        self._subject, self._work = COMPETITORS[name](work), work
 
     def run(self, length: int, batch: int) -> dict:
         memory.reset_peak()
@@ -109,10 +109,19 @@ def _compare(args, work: Work, workers: dict, length: int, batch: int) -> None:
     peak = statistics.median(gflops)
     rate = {name: batch / statistics.median(times) for name, times in seconds.items()}
     print(f"\n{args.shape}, inputs {length}, batch {batch}, beam {BEAMS}, {work.threads} threads")
-    head = ("subject", "users/s", "ours is", "of limit", "limit", "peak GiB", "warm-up s", "scores")
+    head = (
+        "competitor",
+        "users/s",
+        "ours is",
+        "of limit",
+        "limit",
+        "peak GiB",
+        "warm-up s",
+        "scores",
+    )
     print("{:18}{:>9}{:>9}{:>10}{:>9}{:>10}{:>11}{:>10}".format(*head))
     for name in workers:
-        limit = peak * 1e9 / SUBJECTS[name].flops(work, length)
+        limit = peak * 1e9 / COMPETITORS[name].flops(work, length)
         ratio = rate["ours"] / rate[name] if "ours" in rate else float("nan")
         print(
             f"{name:18}{rate[name]:9.2f}{ratio:8.2f}x{rate[name] / limit:9.0%}{limit:9.1f}"
@@ -129,7 +138,7 @@ def _difference(last: dict, name: str) -> str:
     transformers drops items that end outside of the best 20 of a step (ids have several lengths);
     an item of its own that we lack, and that is better than our last one, counts as infinity.
     """
-    if not SUBJECTS[name].comparable or "transformers" not in last:
+    if not COMPETITORS[name].comparable or "transformers" not in last:
         return "–"
     worst = 0.0
     for mine, theirs in zip(last[name]["beams"], last["transformers"]["beams"]):

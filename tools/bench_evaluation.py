@@ -16,7 +16,7 @@ import time
 
 import numpy as np
 from bench_decode import make_work
-from decode_subjects import BEAMS, SUBJECTS
+from decode_competitors import BEAMS, COMPETITORS
 from side_by_side import SHAPES, our_params
 
 BATCH = 32
@@ -87,7 +87,7 @@ def _theirs(args, work, users: list[np.ndarray]) -> tuple[float, int]:
     """(seconds, users decoded)."""
     from recllm_tasks.engine.decoding import padded_length
 
-    subject = SUBJECTS["transformers"](work)
+    competitor = COMPETITORS["transformers"](work)
     users = sorted(users, key=len)
     batches = [users[start : start + BATCH] for start in range(0, len(users), BATCH)]
     wanted = min(len(batches), -(-(args.their_users or len(users)) // BATCH))
@@ -98,7 +98,7 @@ def _theirs(args, work, users: list[np.ndarray]) -> tuple[float, int]:
         for row, tokens in zip(prompts, batch):
             row[: len(tokens)] = tokens
         start = time.perf_counter()
-        subject.run(prompts)
+        competitor.run(prompts)
         seconds += time.perf_counter() - start
         number += len(batch)
     return seconds, number

@@ -3,9 +3,9 @@
     tools/bench_train.py
     tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
 
-The same random weights and batches, float32, Adafactor. Every subject runs in a process of its own;
-all take turns, round by round, each round another first, and the medians are compared. A turn is
-one step that is not timed, since it pays for the memory that another process had, and then steps
+The same random weights and batches, float32, Adafactor. Every competitor runs in a process of its
+own; all take turns, round by round, each round another first, and the medians are compared. A turn
+is one step that is not timed, since it pays for the memory that another process had, and then steps
 back to back, as in training: `--steps` of one batch, or the packed batches. `transformers` trains
 in torch; `t5x` is T5X's step with its own network, left out where T5X cannot be imported (T5X_DIR
 names a checkout). All have huge pages, which `recllm train` asks for. The limit is the matmul FLOPs
@@ -26,15 +26,15 @@ import tempfile
 import numpy as np
 from bench_pipeline import set_up
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, processor, write_weights
-from train_subjects import SUBJECTS
+from train_competitors import COMPETITORS
 
 from recllm_tasks.commands import huge_pages
 
 
 def main() -> None:
     args = _parse()
-    found = [name for name in args.subjects if SUBJECTS[name].available()]
-    for name in sorted(set(args.subjects) - set(found)):
+    found = [name for name in args.competitors if COMPETITORS[name].available()]
+    for name in sorted(set(args.competitors) - set(found)):
         print(f"{name}: cannot be imported, left out")
     with tempfile.TemporaryDirectory() as folder:
         if args.packed:
@@ -57,7 +57,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="of a turn, timed")
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--competitors", nargs="+", choices=COMPETITORS, default=list(COMPETITORS))
     parser.add_argument("--packed", metavar="DATASET", help="a prepared dataset")
     parser.add_argument("--data_dir", help="where it was prepared")
     parser.add_argument("--vocabulary", help="SentencePiece model; default: the dataset's own")
@@ -69,7 +69,7 @@ def _parse() -> argparse.Namespace:
 
 def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worker]:
     threads = len(os.sched_getaffinity(0))
-    return {name: Worker(SUBJECTS[name], sizes, folder, dropout, threads) for name in names}
+    return {name: Worker(COMPETITORS[name], sizes, folder, dropout, threads) for name in names}
 
 
 def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -> None:
@@ -89,7 +89,7 @@ def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -
     tokens = args.batch * (args.inputs + args.targets)
     title = f"{args.shape}, {args.batch} x ({args.inputs} + {args.targets}), dropout {dropout:g}"
     print(f"\n{title}, {len(os.sched_getaffinity(0))} threads")
-    head = ("subject", "tokens/s", "ours is", "GFLOP/s", "of peak", "peak GiB", "first loss")
+    head = ("competitor", "tokens/s", "ours is", "GFLOP/s", "of peak", "peak GiB", "first loss")
     print("{:14}{:>10}{:>9}{:>9}{:>9}{:>10}{:>12}".format(*head))
     for name in names:
         rate = flops / seconds[name] / 1e9
@@ -150,7 +150,7 @@ def _compare_packed(args, folder: str) -> None:
         print(f"\n{args.packed} UT+AT, {args.shape}, dropout {dropout:g}: {useful} useful tokens")
         print(
             "{:14}{:>9}{:>17}{:>9}{:>9}".format(
-                "subject", "batches", "useful tokens/s", "of all", "ours is"
+                "competitor", "batches", "useful tokens/s", "of all", "ours is"
             )
         )
         for name, (_, batches) in work.items():

@@ -79,7 +79,7 @@ def serve_searches(path: Path, pipe) -> None:
     """Answers every message with the seconds that one batch takes."""
     import jax
     import numpy as np
-    from decode_subjects import BEAMS
+    from decode_competitors import BEAMS
     from side_by_side import SHAPES
 
     from recllm_tasks.engine import trie_file

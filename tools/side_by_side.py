@@ -1,6 +1,7 @@
 """What the benchmarks against other libraries share: sizes, weights, processes, the peak.
 
-Every subject lives in a process of its own, so that its peak memory is its own, and all take turns.
+Every competitor lives in a process of its own, so that its peak memory is its own, and all take
+turns.
 """
 
 import multiprocessing
@@ -90,7 +91,7 @@ def our_params(sizes: dict, folder: str) -> Any:
 
 
 class Worker:
-    """A subject in a process of its own: `run(*asked)` is what its `run` returns."""
+    """A competitor in a process of its own: `run(*asked)` is what its `run` returns."""
 
     def __init__(self, make: Callable[..., Any], *arguments):
         context = multiprocessing.get_context("spawn")
@@ -108,17 +109,17 @@ class Worker:
 
 
 def _serve(make: Callable[..., Any], arguments: tuple, pipe) -> None:
-    subject = make(*arguments)
+    competitor = make(*arguments)
     while (asked := pipe.recv()) is not None:
-        pipe.send(subject.run(*asked))
+        pipe.send(competitor.run(*asked))
 
 
-def in_turn(subjects: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
-    """The subjects in this round's order: each round another begins.
+def in_turn(competitors: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
+    """The competitors in this round's order: each round another begins.
 
     What ran before changes what a processor and its caches give the next one.
     """
-    order = list(subjects.items())
+    order = list(competitors.items())
     start = turn % len(order)
     return order[start:] + order[:start]
 

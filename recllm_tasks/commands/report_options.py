@@ -3,9 +3,9 @@
 import argparse
 
 HELP = """\
-RUN is a run's folder (MODEL_DIR, T5X's EVAL_OUTPUT_DIR, or a row of `recllm baselines`), a folder of
-runs, or a results file from anywhere. Each evaluation of a run is a row. The page loads nothing from
-elsewhere. It holds
+RUN is a run's folder (MODEL_DIR, T5X's EVAL_OUTPUT_DIR, or a row of `recllm baselines`), a folder
+of runs, or a results file from anywhere. Each evaluation of a run is a row. The page loads nothing
+from elsewhere. It holds
 
   the paper's Tables 1-6 with our rows, the paper's numbers beside ours; the difference from the
   best baseline and whether it is more than chance; both orders of ties, where runs of both are

@@ -123,7 +123,7 @@ def test_ir_measures_finds_the_same(out, kind):
                 assert found[measure] == pytest.approx(expected[key], abs=1e-12), (name, key)
 
 
-def test_what_is_finished_is_not_made_again(out, small_data_dir, tmp_path, capsys):
+def test_finished_rows_are_not_measured_again(out, small_data_dir, tmp_path, capsys):
     names = "markov,popularity"
     assert _run(small_data_dir, tmp_path, names) == 0
     files = {name: tmp_path / name / "results" / "test.json" for name in names.split(",")}
@@ -172,7 +172,9 @@ def test_programs_get_json_and_people_a_table(out, small_data_dir, capsys):
         ("hgn", ("--epochs", "x"), "invalid int value: 'x'"),
     ],
 )
-def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir, tmp_path, capsys):
+def test_wrong_arguments_are_reported_in_a_line(
+    names, more, message, small_data_dir, tmp_path, capsys
+):
     assert _run(small_data_dir, tmp_path / "out", names, *more) == 2
     error = capsys.readouterr().err
     assert error.startswith("recllm: error: ")
@@ -180,7 +182,7 @@ def test_wrong_arguments_are_told_in_a_line(names, more, message, small_data_dir
     assert "Traceback" not in error
 
 
-def test_damaged_results_are_told(small_data_dir, tmp_path, capsys):
+def test_damaged_results_are_reported(small_data_dir, tmp_path, capsys):
     (tmp_path / "popularity" / "results").mkdir(parents=True)
     (tmp_path / "popularity" / "results" / "test.json").write_text("{")
     assert _run(small_data_dir, tmp_path, "popularity") == 2

@@ -42,7 +42,7 @@ def test_three_files_are_written(run, tmp_path, capsys):
         (["RUNS"], "--out"),
     ],
 )
-def test_what_the_user_can_mend_is_told(run, tmp_path, capsys, monkeypatch, arguments, told):
+def test_user_errors_are_reported(run, tmp_path, capsys, monkeypatch, arguments, told):
     monkeypatch.chdir(tmp_path)
     arguments = [str(run) if argument == "RUNS" else argument for argument in arguments]
     assert cli.main(["report", *arguments]) == 2

@@ -88,7 +88,7 @@ def _evaluate(model_dir, **settings):
     return {name: value for name, value in results.items() if name not in times}, kept
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(model_dir, decoded, small_data):
+def test_a_killed_evaluation_resumes(model_dir, decoded, small_data):
     whole, whole_chunks = _evaluate(model_dir)
     assert len(decoded) == len(whole_chunks) == 3 * CHUNKS
     assert decoded == [16, 16, 16, 12] * 3

@@ -185,7 +185,7 @@ def test_users_of_one_condition_must_be_the_same(make_run, draw_ranks):
         report.build(runs.load([one, two]), {})
 
 
-def test_a_row_of_the_catalog_that_is_not_there_is_told(make_run, draw_ranks):
+def test_a_row_of_the_catalog_that_is_not_there_is_reported(make_run, draw_ranks):
     folder = make_run("hgn", ranks=draw_ranks(40, 0.5), items=[[30]] * 40)
     with pytest.raises(UserError, match=r"'items' in .* catalog row 30"):
         report.build(runs.load([folder]), COUNTS)

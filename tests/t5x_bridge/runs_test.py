@@ -131,7 +131,7 @@ def _params(checkpoint):
     return jax.tree.map(np.asarray, state["target"])
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(start, small_data_dir, stopped, tmp_path):
+def test_a_stopped_run_resumes(start, small_data_dir, stopped, tmp_path):
     run, kept = stopped
     assert "checkpoint_20" in kept
     whole = _train(start, small_data_dir, tmp_path / "whole", 30)
@@ -251,7 +251,7 @@ def test_eight_devices_give_the_scores_of_one(start, small_data_dir, stopped, in
         assert others == pytest.approx(scores, abs=1e-5)
 
 
-def test_wrong_settings_are_told_in_a_line(start, small_data_dir, tmp_path):
+def test_wrong_settings_are_reported_in_a_line(start, small_data_dir, tmp_path):
     for arguments, message in (
         (("--gin.MODEL_DIR=/no/such",), "No checkpoint in '/no/such'"),
         (("--gin.CHECKPOINT_PATH=/x/latest",), "expected a folder named checkpoint_<step>"),

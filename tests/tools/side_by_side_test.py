@@ -10,7 +10,7 @@ _SPEC.loader.exec_module(side_by_side)
 
 
 def test_every_subject_is_at_every_place_once():
-    subjects = dict.fromkeys("abc", 0)
-    orders = ["".join(name for name, _ in side_by_side.in_turn(subjects, n)) for n in range(3)]
+    competitors = dict.fromkeys("abc", 0)
+    orders = ["".join(name for name, _ in side_by_side.in_turn(competitors, n)) for n in range(3)]
     assert orders == ["abc", "bca", "cab"]
-    assert side_by_side.in_turn(subjects, 3) == side_by_side.in_turn(subjects, 0)
+    assert side_by_side.in_turn(competitors, 3) == side_by_side.in_turn(competitors, 0)

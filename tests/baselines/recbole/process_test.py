@@ -48,7 +48,7 @@ def test_every_model_trains_and_scores(name, python, tmp_path):
     for scores in measured.scores.values():
         assert np.isfinite(scores).all()
     assert [found["epoch"] for found in measured.settings["curve"]] == [1, 2]
-    assert any("epoch 2 of 2" in line for line in told)
+    assert any("epoch 2 of at most 2" in line for line in told)
 
 
 def test_a_model_learns_what_comes_next(python, tmp_path):
@@ -96,7 +96,7 @@ training.measure("sasrec_bce", Splits("gift_cards", "test"), folder, sys.argv[3]
 """
 
 
-def test_a_killed_training_goes_on_as_if_it_had_not_been(python, tmp_path, small_data):
+def test_a_killed_training_resumes(python, tmp_path, small_data):
     whole, _, _ = train("sasrec_bce", tmp_path / "whole", python, epochs=8, patience=8)
     killed = tmp_path / "killed"
     killed.mkdir()

@@ -1,7 +1,7 @@
 """What the decoding benchmarks compare: beam searches over the same weights and prompts.
 
-Each subject has `available()`, `flops(work, length)` of one user, and `run(prompts)`, int32 [B, L]
-padded with 0; `run` of a `comparable` one returns log-probabilities by item: see `_beams`.
+Each competitor has `available()`, `flops(work, length)` of one user, and `run(prompts)`, int32 [B,
+L] padded with 0; `run` of a `comparable` one returns log-probabilities by item: see `_beams`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ NEW_TOKENS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What all subjects are given; `prompts` maps a length to int32 tokens [users, length]."""
+    """What all competitors are given; `prompts` maps a length to int32 tokens [users, length]."""
 
     sizes: dict
     weights: str  # a folder that transformers wrote
@@ -251,7 +251,7 @@ def _write_ctranslate2(weights: str, folder: str, words: list[str]) -> None:
     spec.save(folder)
 
 
-SUBJECTS = {
+COMPETITORS = {
     "ours": Ours,
     "ours, catalog": OursOverCatalog,
     "transformers": Transformers,

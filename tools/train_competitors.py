@@ -1,7 +1,7 @@
 """What the training benchmark compares: steps of Adafactor over the same weights and batches.
 
-Each subject has `available()` and `run(batches)`, which trains one step on each batch and returns
-its seconds, the first batch's cross-entropy, and the peak of memory.
+Each competitor has `available()` and `run(batches)`, which trains one step on each batch and
+returns its seconds, the first batch's cross-entropy, and the peak of memory.
 """
 
 import time
@@ -18,7 +18,7 @@ LEARNING_RATE = 1e-3
 Batch = Mapping[str, np.ndarray]
 
 
-class _Subject:
+class _Competitor:
     """Times `_step`, which trains on one batch and returns its loss."""
 
     @staticmethod
@@ -36,7 +36,7 @@ class _Subject:
         }
 
 
-class Ours(_Subject):
+class Ours(_Competitor):
     """The engine's train step."""
 
     def __init__(self, sizes: dict, weights: str, dropout: float, threads: int):
@@ -59,7 +59,7 @@ class Ours(_Subject):
         return float(measures.loss)
 
 
-class Transformers(_Subject):
+class Transformers(_Competitor):
     """Hugging Face's T5 in torch, with torch's Adafactor."""
 
     def __init__(self, sizes: dict, weights: str, dropout: float, threads: int):
@@ -91,7 +91,7 @@ class Transformers(_Subject):
         return float(loss.detach())
 
 
-class T5X(_Subject):
+class T5X(_Competitor):
     """T5X's train step with its own network and Adafactor."""
 
     @staticmethod
@@ -145,4 +145,4 @@ class T5X(_Subject):
         return float(metrics["cross_ent_loss"].compute())
 
 
-SUBJECTS = {"ours": Ours, "transformers": Transformers, "t5x": T5X}
+COMPETITORS = {"ours": Ours, "transformers": Transformers, "t5x": T5X}
