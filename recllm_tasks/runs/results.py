@@ -265,8 +265,8 @@ def find(path: str | os.PathLike) -> list[pathlib.Path]:
         folder = pathlib.Path(folder)
         if LATEST in files:
             # The latest evaluation is one of `results/`, if that exists.
-            each = sorted((folder / FOLDER).glob("*.json")) or [folder / LATEST]
-            found += [file.resolve() for file in each]
+            each = sorted((folder / FOLDER).glob("*.json"), key=lambda file: file.stem)
+            found += [file.resolve() for file in each or [folder / LATEST]]
         if LATEST in files or len(folder.relative_to(path).parts) == _DEPTH:
             names.clear()
         if len(found) > _MAX_RUNS:

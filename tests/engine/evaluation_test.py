@@ -1,4 +1,4 @@
-"""An evaluation that was killed goes on where it was, with the same results."""
+"""A killed evaluation resumes, with the same results."""
 
 import json
 import pathlib
@@ -12,6 +12,7 @@ import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.report import methods, runs
 from recllm_tasks.runs import per_user
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
@@ -144,3 +145,19 @@ def test_other_settings_take_nothing(model_dir, decoded, other):
 
 def test_validation_in_training_keeps_nothing(run_dir):
     assert not (pathlib.Path(run_dir) / "eval").exists()
+
+
+def test_another_decoding_keeps_the_results_of_the_first(model_dir):
+    few = {"mixture": "gift_cards_retrieval", "num_examples": 8}
+    first, _ = _evaluate(model_dir, **few)
+    second, _ = _evaluate(model_dir, **few, constrained=False)
+    folder = pathlib.Path(model_dir)
+    for stored, name in ((first, "test-beam4"), (second, "test-beam4-unconstrained")):
+        found = json.loads((folder / "results" / f"{name}.json").read_text())
+        assert found["metrics"] == stored["metrics"]
+        assert (folder / "per_user" / name / "gift_cards_retrieval.parquet").is_file()
+    labels = [methods.label(run, "retrieval") for run in runs.load([folder])]
+    assert labels == [
+        "UT (very_small, 4 steps, 4 beams)",
+        "UT (very_small, 4 steps, 4 beams, free text)",
+    ]
