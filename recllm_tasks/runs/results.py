@@ -12,7 +12,7 @@ import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from recllm_tasks.data.id_schemes import SCHEMES
@@ -139,7 +139,8 @@ def read(path: pathlib.Path) -> Results:
     metrics = _metrics(fields.within("metrics"))
     if not metrics:
         raise fields.error("metrics", "metrics by task", "nothing")
-    baselines = fields.within("baselines")
+    baselines, num_examples = fields.within("baselines"), fields.within("num_examples")
+    decode_seconds = fields.within("decode_seconds")
     fingerprint = _fingerprint(fields, "fingerprint")
     results = Results(
         dataset=fields.name(
@@ -160,11 +161,11 @@ def read(path: pathlib.Path) -> Results:
         decoding=_decoding(fields),
         settings=_settings(fields),
         parameters=fields.whole("parameters"),
-        num_examples=_whole_by_task(fields.within("num_examples")),
+        num_examples=_by_task(num_examples.whole, num_examples),
         metrics=metrics,
         baselines={clean(name): _metrics(baselines.within(name)) for name in baselines},
         fit_seconds=fields.number("fit_seconds", 0),
-        decode_seconds=_seconds_by_task(fields.within("decode_seconds")),
+        decode_seconds=_by_task(lambda task: decode_seconds.number(task, 0), decode_seconds),
         peak_memory_bytes=fields.whole("peak_memory_bytes"),
         seconds=fields.number("seconds", 0),
         row_fingerprint=fields.text("row_fingerprint", ""),
@@ -188,7 +189,9 @@ def _decoding(fields: Fields) -> Decoding | None:
 def _settings(fields: Fields) -> Mapping[str, Any]:
     settings = fields.within("settings")
     for point in settings.each("curve"):
-        point.whole("epoch"), point.number("loss"), point.number("validation")
+        point.whole("epoch")
+        point.number("loss")
+        point.number("validation")
     return settings.content
 
 
@@ -206,13 +209,8 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
     return found
 
 
-def _whole_by_task(fields: Fields) -> dict[str, int]:
-    values = {task: fields.whole(task) for task in fields}
-    return {task: value for task, value in values.items() if value is not None}
-
-
-def _seconds_by_task(fields: Fields) -> dict[str, float]:
-    values = {task: fields.number(task, 0) for task in fields}
+def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]:
+    values = {task: read(task) for task in tasks}
     return {task: value for task, value in values.items() if value is not None}
 
 

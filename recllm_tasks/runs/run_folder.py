@@ -112,7 +112,7 @@ def open_for_training(model_dir: str, run: Run, vocabulary: str, settings: str) 
             if found.get(name) != value:
                 raise UserError(
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
-                    f"its {found.get(name)!r}; choose another folder, or delete this one"
+                    f"{found.get(name)!r}; choose another folder, or delete this one"
                 )
     else:
         with open(vocabulary, "rb") as source, atomic_write(path / VOCABULARY, "wb") as f:

@@ -23,7 +23,7 @@ RUN = Run(
 def test_another_run_is_refused_by_the_setting_that_differs(tmp_path):
     RUN.save(str(tmp_path))
     other = dataclasses.replace(RUN, network={"emb_dim": 32, "mlp_dim": 128})
-    with pytest.raises(UserError, match=r"got network\.mlp_dim 128, expected its 64"):
+    with pytest.raises(UserError, match=r"got network\.mlp_dim 128, expected 64"):
         run_folder.open_for_training(str(tmp_path), other, "", "")
 
 
