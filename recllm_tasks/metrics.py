@@ -1,7 +1,7 @@
 """Metrics of the three tasks: hit ratio, NDCG and MRR of ranks, ROC AUC of scores. Pure NumPy.
 
-Everything is a float in [0, 1], and NaN where nothing was there to measure. `HR@k`, `NDCG@k` and
-`AUC` are those of Paper §4.1: every example has one relevant item, its target.
+All metrics are floats in [0, 1], and NaN without examples. `HR@k`, `NDCG@k` and
+`AUC` are those of Paper §4.1: each example has one relevant item, its target.
 
 Letters: U examples, K beams, B users of a block, N items.
 """
@@ -70,13 +70,12 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 def distinct_answers(beams: Sequence[str]) -> list[str]:
     """The answers of one example, **best first**, from its K `beams`, **worst first**.
 
-    T5X and SeqIO hand over the beams worst first.
+    T5X and SeqIO pass the beams worst first.
 
-    Our choice: white space around an answer is dropped; an empty beam, which is what a beam that
-    did not finish decodes to, is no answer and takes no position; of equal answers the best
-    stays and those below move up, for two spellings in tokens of one item are one recommendation.
-    An answer that is no item keeps its position, which is then wasted. So HR@10 looks at the ten
-    best distinct answers.
+    Our choice: white space around an answer is dropped. An empty beam, which an unfinished beam
+    decodes to, takes no position. Of equal answers the best is kept and lower ones move up, since
+    two token spellings of one item are one recommendation. An answer that is not an item keeps its
+    position. HR@10 thus looks at the ten best distinct answers.
     """
     return list(dict.fromkeys(answer for beam in reversed(beams) if (answer := beam.strip())))
 
@@ -91,7 +90,7 @@ def ranks_of_targets(
       predictions: [U][K] decoded beams, worst first; K may differ between examples.
 
     Raises:
-      UserError: if an example has one string instead of a list of beams.
+      UserError: an example has one string instead of a list of beams.
     """
     if len(targets) != len(predictions):
         raise ValueError(
@@ -110,16 +109,15 @@ def ranks_of_targets(
 def ranks_from_scores(
     scores_BxN: npt.ArrayLike, targets_B: npt.ArrayLike
 ) -> npt.NDArray[np.float64]:
-    """Rank of each target in the list that its user's scores make: [B], 1 is best, inf a miss.
+    """Rank of each target in its user's list by score: [B], 1 is best, inf a miss.
 
-    The list is a stable sort: of equal scores the earlier column comes first, as in any list that
-    a recommender shows. That is blind to the target, so that constant scores hit by chance only,
-    as long as the order of the columns does not depend on the target: sort candidates by catalog
-    row before you score them.
+    Of equal scores the earlier column comes first. Constant scores hit only by chance, provided
+    that the order of columns does not depend on the target: sort candidates by catalog row before
+    scoring.
 
     Args:
       scores_BxN: float, higher is better; -inf leaves an item out of the list.
-      targets_B: int, the target's column. A target that is left out is a miss.
+      targets_B: int, the target's column. A target with -inf is a miss.
     """
     scores_BxN, targets_B = np.asarray(scores_BxN), np.asarray(targets_B)
     target_Bx1 = np.take_along_axis(scores_BxN, targets_B[:, None], axis=1)
@@ -144,7 +142,7 @@ def ranking_metrics(
 ) -> dict[str, float]:
     """SeqIO metric function of retrieval and ranking: `rank_metrics` of `ranks_of_targets`.
 
-    MRR counts ranks no deeper than the beams are many.
+    MRR counts ranks up to the number of beams.
     """
     return rank_metrics(ranks_of_targets(targets, predictions))
 
@@ -154,8 +152,8 @@ def ranking_metrics_with_validity(
 ) -> Callable[[Sequence[str], Sequence[Sequence[str]]], dict[str, float]]:
     """SeqIO metric function: `ranking_metrics` and `invalid`, the share of beams that are no item.
 
-    `invalid` counts every beam, equal ones each; an empty one is no item. `is_item` gets a beam
-    without the white space around it.
+    `invalid` counts every beam, including duplicates; an empty beam is not an item. `is_item`
+    receives a beam without surrounding white space.
     """
 
     def ranking_and_validity(
@@ -170,7 +168,7 @@ def ranking_metrics_with_validity(
 
 
 def _mean(values: npt.ArrayLike) -> float:
-    """Mean, NaN of nothing, without NumPy's warning."""
+    """Mean; NaN of nothing, without NumPy's warning."""
     values = np.asarray(values, np.float64)
     return float(values.mean()) if values.size else float("nan")
 

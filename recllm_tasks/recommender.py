@@ -133,8 +133,8 @@ class Recommender:
         if not len(histories):
             return []
         examples = [
-            {"inputs": self._inputs(rows), "exclude": np.asarray(rows), "target": -1}
-            for rows in histories
+            {"inputs": inputs, "exclude": np.asarray(rows), "target": -1}
+            for inputs, rows in zip(self._inputs(histories), histories)
         ]
         beams = self._decoder.decode(self._params, examples)
         return [
@@ -153,14 +153,22 @@ class Recommender:
 
 
 def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) -> Any:
-    """A traced function from catalog rows to the task's `inputs`, int32 [L], as in training."""
-    writer = tasks.prompt_of(task).writer(lengths, task.output_features)
+    """A traced function from histories of catalog rows to the task's `inputs`, as in training."""
+    prompt = tasks.prompt_of(task)
+    assert prompt is not None
+    writer = prompt.writer(lengths, task.output_features)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
-    def write(history):
+    @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
+    def write(histories):
         # The answer is unknown and not in `inputs`: any item will do as the target.
-        example = {"history": history[-window:], "target": tf.constant(0)}
-        return writer.write(writer.fit(example))["inputs"]
+        batch = {"history": histories, "target": tf.zeros([histories.nrows()], tf.int32)}
+        return writer.write(writer.fit(batch))["inputs"]
 
     traced = write.get_concrete_function()
-    return lambda rows: traced(tf.constant(np.asarray(rows, np.int32))).numpy()
+
+    def inputs(histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        seen = [list(rows)[-window:] for rows in histories]
+        written = traced(tf.ragged.constant(seen, tf.int32, row_splits_dtype=tf.int64))
+        return np.split(written.values.numpy(), written.row_splits.numpy()[1:-1])
+
+    return inputs

@@ -5,10 +5,10 @@ import pytest
 import seqio
 
 from recllm_tasks import mixtures
-from recllm_tasks.baselines.house import read_split
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.data.specs import custom_spec
-from recllm_tasks.prompts.source import CatalogSource, SequenceSource
+from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -56,5 +56,4 @@ def test_like_threshold():
     for example in examples("rating", "test"):
         assert example["target_liked"] == (example["target_rating"] > 1)
         np.testing.assert_array_equal(example["liked"], example["history_ratings"] > 1)
-    interactions = read_split(SequenceSource("options_shop"), "test", 30, rated_only=True)
-    assert interactions.like_threshold == 1
+    assert Splits("options_shop", "test").of("rating").like_threshold == 1

@@ -17,8 +17,8 @@ from recllm_tasks.engine import inference, optimizer, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 from recllm_tasks.prompts import vocabulary
-from recllm_tasks.prompts.own_vocabulary import ensure_vocabulary
 from recllm_tasks.prompts.source import CatalogSource, data_dir
+from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 from recllm_tasks.prompts.windows import WINDOW
 from recllm_tasks.recommender import Recommender
 from recllm_tasks.runs.decoding import Decoding

@@ -25,7 +25,7 @@ import numpy as np
 from decode_competitors import BEAMS, COMPETITORS, Work
 from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, peak_gib, processor, write_weights
 
-from recllm_tasks.engine import memory
+from recllm_tasks.runs import memory
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ class _Timed:
         self._competitor, self._work = COMPETITORS[name](work), work
 
     def run(self, length: int, batch: int) -> dict:
-        memory.forget_peak()
+        memory.reset_peak()
         start = time.perf_counter()
         beams = self._competitor.run(self._work.prompts[length][:batch])
         seconds = time.perf_counter() - start

@@ -309,7 +309,6 @@ def least_padding(mixture: str, stretches: int = 8) -> float:
     """
     import numpy as np
     import seqio
-
     from recllm_tasks.prompts.stream import Examples
 
     examples = Examples(seqio.get_mixture_or_task(mixture), LENGTHS, 0)

@@ -153,11 +153,14 @@ def _ranked(users: dict, rng, num_items: int, hits: float) -> dict:
 
 def _write_run(run: pathlib.Path, name: str, baseline: bool, tables: dict) -> None:
     from recllm_tasks import metrics
+    from recllm_tasks.runs import per_user
 
-    (run / "per_user").mkdir(parents=True, exist_ok=True)
-    measured = {}
+    measured, files = {}, {}
     for task, columns in tables.items():
-        pq.write_table(pa.table(columns), run / "per_user" / f"{task}-test.parquet")
+        path = per_user.path_of(run, "test", task)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), path)
+        files[task] = str(path.relative_to(run))
         if "rank" in columns:
             measured[task] = metrics.rank_metrics(columns["rank"].to_numpy())
         else:
@@ -171,6 +174,7 @@ def _write_run(run: pathlib.Path, name: str, baseline: bool, tables: dict) -> No
         "split": "test",
         "ties": "published",
         "metrics": measured,
+        "per_user": files,
         "num_examples": dict.fromkeys(measured, number),
         "decode_seconds": dict.fromkeys(measured, 100.0),
         "seconds": 320.0,

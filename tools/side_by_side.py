@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from recllm_tasks.engine import memory
+from recllm_tasks.runs import memory
 
 SHAPES = {
     "small": {
@@ -125,7 +125,7 @@ def in_turn(competitors: dict[str, Any], turn: int) -> list[tuple[str, Any]]:
 
 
 def peak_gib() -> float:
-    """Peak memory of this process, since `memory.forget_peak` if that was called."""
+    """Peak memory of this process, since `memory.reset_peak` if that was called."""
     return memory.peak_bytes() / 2**30
 
 

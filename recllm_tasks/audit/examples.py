@@ -12,11 +12,10 @@ from recllm_tasks.audit import id_readers
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts import stream
+from recllm_tasks.pipeline.examples import batches_of
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import CatalogSource
 
-_BATCH = 512
 _LOOKED_AT = ("user", "window", "inputs", "targets", *OFFERS)
 
 
@@ -93,42 +92,14 @@ Arrays = dict[str, np.ndarray | Ragged]
 def arrays(task: seqio.Task, split: str, seed: int) -> Iterator[Arrays]:
     """Batches of what the audit looks at; no length is set, so that nothing is cut off.
 
-    Training examples of our own preprocessors are made as our engine makes them, in batches; all
-    others as SeqIO does, and so T5X. What fails on the way names the task.
+    They are the batches of training and evaluation. An error names the task.
     """
-    if split == "train" and stream.is_fast(task):
-        yield from _made_in_batches(task, seed)
-        return
-    with _told(task):
-        for tensors in _tensors(task, split, seed):
-            yield {name: _array(tensor) for name, tensor in tensors.items()}
-
-
-def _made_in_batches(task: seqio.Task, seed: int) -> Iterator[Arrays]:
-    table = task.source.training_table()
-    steps, kept = stream.steps_of(task, seed), stream.kept_examples(task, table)
-    numbers = np.arange(len(table)) if kept is None else np.flatnonzero(kept)
-    for start in range(0, len(numbers), _BATCH):
-        own = numbers[start : start + _BATCH]
-        places = np.arange(start, start + len(own))
-        batch = stream.run_steps(steps, table.batch(own), places, None, task.output_features)
-        batch = {name: batch[name] for name in _LOOKED_AT if name in batch}
-        found = {
-            name: values if isinstance(values, np.ndarray) else Ragged(values.values, values.splits)
-            for name, values in batch.items()
-        }
-        yield {**found, "user": table.users(own)} if "window" in found else found
-
-
-def _tensors(task: seqio.Task, split: str, seed: int) -> tf.data.Dataset:
-    dataset = task.get_dataset(None, split=split, shuffle=False, seed=seed)
-    kept = [name for name in _LOOKED_AT if name in dataset.element_spec]
-    return (
-        dataset.map(lambda example: {name: example[name] for name in kept})
-        .ragged_batch(_BATCH)
-        .prefetch(2)
-        .with_options(_options())
-    )
+    with _error_reported(task):
+        dataset = batches_of(task, split, seed)
+        kept = [name for name in _LOOKED_AT if name in dataset.element_spec]
+        dataset = dataset.map(lambda batch: {name: batch[name] for name in kept})
+        for batch in dataset.prefetch(2):
+            yield {name: _array(tensor) for name, tensor in batch.items()}
 
 
 def _array(tensor: tf.Tensor | tf.RaggedTensor) -> np.ndarray | Ragged:
@@ -136,15 +107,8 @@ def _array(tensor: tf.Tensor | tf.RaggedTensor) -> np.ndarray | Ragged:
     return Ragged(tensor.values.numpy(), tensor.row_splits.numpy()) if is_ragged else tensor.numpy()
 
 
-def _options() -> tf.data.Options:
-    """Our choice: no autotuning, which takes a sixth of the time of such short pipelines."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return options
-
-
 @contextlib.contextmanager
-def _told(task: seqio.Task):
+def _error_reported(task: seqio.Task):
     try:
         yield
     except tf.errors.OpError as error:

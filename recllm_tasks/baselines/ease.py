@@ -5,13 +5,12 @@
     B    = -P / diag(P) by columns, 0 on the diagonal
     score_u(b) = sum over a in the history of B[a, b]
 
-B is fitted on the train split alone; a history is an input, which for test holds the validation
-item, as every model's prompt does. Seen items are left out of the list: those of a history score
-each other high. Lambda is the one of LAMBDAS whose NDCG@10 is best on the validation targets, found
-by climbing: from FIRST to a neighbour as long as that is better, so that both neighbours of the
-chosen one were measured and did no better (unless it is the first or the last of all). Each lambda
-costs an inverse, N^3 multiplications and additions, which is why not all are tried. Everything is
-float32: the largest eigenvalue over the smallest is some thousands.
+B is fitted on train only. A history is an input; for test it includes the validation item, as every
+model's prompt does. Lists leave out seen items, since the items of a history score each other high.
+Lambda is chosen from LAMBDAS by NDCG@10 on the validation targets, by hill climbing: start at FIRST
+and move to a neighbour while that is better. Both neighbours of the chosen value (if it has two)
+are then measured and no better. Not all are tried, because each costs an inverse of N^3 operations.
+Everything is float32: the condition number is a few thousand.
 
 Letters: T users of train, U evaluated users, N items.
 """
@@ -60,13 +59,13 @@ def fit(
     first: float = FIRST,
     done: Callable[[str], None] | None = None,
 ) -> Ease:
-    """Fits with lambdas, each beside the best so far, until neither neighbour of it is better.
+    """Fits with one lambda after the other, until no neighbour of the best is better.
 
     Args:
-      validation: that split's interactions; what it has of train is fitted on.
-      lambdas: one at least, ascending; of equally good neighbours the smaller is kept.
-      first: the one of them to begin with.
-      done: is told after each that was fitted how it did.
+      validation: interactions of that split; its train part is fitted on.
+      lambdas: at least one, ascending; of equally good ones the smaller is kept.
+      first: the one to start with.
+      done: receives a message after each fit.
 
     Raises:
       UserError: more items than MAX_ITEMS.
@@ -98,14 +97,14 @@ def _rank(model: Ease) -> tuple[float, float]:
 
 
 def _next_place(lambdas: Sequence[float], best: Ease) -> int | None:
-    """A neighbour of the best that was not measured yet, the larger before the smaller."""
+    """A neighbour of the best that is not measured yet, the larger one first."""
     place = list(lambdas).index(best.regularization)
     beside = [p for p in (place + 1, place - 1) if 0 <= p < len(lambdas)]
     return next((p for p in beside if lambdas[p] not in best.validation), None)
 
 
 def gram(train_items: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
-    """X^T X: float32 [N, N], how many users had both items."""
+    """X^T X: float32 [N, N], the number of users with both items."""
     interactions_TxN = _binary(train_items, num_items)
     return (interactions_TxN.T @ interactions_TxN).tocsr()
 
@@ -114,7 +113,7 @@ def weights(gram_NxN: scipy.sparse.csr_array, regularization: float) -> npt.NDAr
     """B of the module's docstring: float32 [N, N]."""
     inverse = gram_NxN.toarray(order="F")
     inverse[np.diag_indices_from(inverse)] += np.float32(regularization)
-    # Cholesky, and the inverse from it: half of what LU costs, and in place.
+    # The inverse by Cholesky, in place: half the cost of LU.
     inverse, failed = scipy.linalg.lapack.spotrf(inverse, lower=1, overwrite_a=1)
     if not failed:
         inverse, failed = scipy.linalg.lapack.spotri(inverse, lower=1, overwrite_c=1)
@@ -124,7 +123,7 @@ def weights(gram_NxN: scipy.sparse.csr_array, regularization: float) -> npt.NDAr
             f"{regularization}, expected a larger lambda"
         )
     _mirror_lower(inverse)
-    # P is symmetric: seen the other way round it is contiguous by rows, as the product reads it.
+    # P is symmetric: its transpose is contiguous by rows, as the product reads it.
     inverse = inverse.T
     inverse /= -np.diag(inverse).copy()
     np.fill_diagonal(inverse, 0)
@@ -141,7 +140,7 @@ def _mirror_lower(matrix: npt.NDArray[np.float32], block: int = 1024) -> None:
 
 
 def _binary(sequences: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
-    """1 where a sequence holds an item, however often: float32 [len(sequences), N]."""
+    """1 where a sequence contains an item: float32 [len(sequences), N]."""
     starts = np.cumsum([0, *map(len, sequences)])
     items = np.concatenate(sequences)
     shape = (len(sequences), num_items)

@@ -1,4 +1,4 @@
-"""Leave-one-out evaluation of a baseline, of all items in blocks of bounded memory.
+"""Leave-one-out evaluation of a baseline, in blocks of bounded memory.
 
 Letters: U users of the evaluated split, B users of a block, N items, C negatives.
 """
@@ -17,16 +17,16 @@ from recllm_tasks.errors import UserError
 BLOCK = 256
 LIST_LENGTH = 20
 
-# From a block of evaluated users to a new array of float scores [B, N], higher is better.
+# Maps a block of evaluated users to a new array of float scores [B, N], higher is better.
 ScoreBlock = Callable[[slice], npt.NDArray[np.floating]]
 
 
 class Ranked(NamedTuple):
-    """What a baseline makes of each user.
+    """A baseline's lists.
 
     Attributes:
       ranks: float64 [U], of the target; 1 is best, inf a miss.
-      lists: U of int32 catalog rows, best first, `LIST_LENGTH` at most.
+      lists: U of int32 catalog rows, best first, at most `LIST_LENGTH`.
     """
 
     ranks: npt.NDArray[np.float64]
@@ -36,13 +36,13 @@ class Ranked(NamedTuple):
 def rank_items(
     score_block: ScoreBlock, interactions: SplitInteractions, exclude_seen: bool
 ) -> Ranked:
-    """The targets among all items.
+    """Ranks the targets among all items.
 
     Args:
       score_block: scores the users of a slice of the evaluated split.
       interactions: of one split.
-      exclude_seen: whether the items of a user's history are left out of the list. A target that
-        stands in its own history is then a miss.
+      exclude_seen: whether lists leave out the user's history. A target in the history is then a
+        miss.
     """
     ranks, lists = [], []
     for block in _blocks(len(interactions.targets)):
@@ -56,12 +56,12 @@ def rank_items(
 
 
 def rank_candidates(score_block: ScoreBlock, interactions: SplitInteractions) -> Ranked:
-    """The targets among themselves and their C stored negatives.
+    """Ranks each target among itself and its C stored negatives.
 
     A negative drawn twice takes two positions, as in the prompt's list of candidates.
 
     Raises:
-      UserError: if the split has no negatives.
+      UserError: the split has no negatives.
     """
     candidates_Ux1C, place_U = candidates_of(interactions)
     ranks, lists = [], []
@@ -77,9 +77,9 @@ def rank_candidates(score_block: ScoreBlock, interactions: SplitInteractions) ->
 def candidates_of(
     interactions: SplitInteractions,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int_]]:
-    """The target and its negatives, int32 [U, 1 + C], and where the target stands, [U].
+    """The target and its negatives, int32 [U, 1 + C], and the target's column, [U].
 
-    In catalog order, in which the place of the target says nothing of its being the target.
+    Catalog order does not reveal the target.
     """
     if interactions.negatives is None:
         raise UserError(
@@ -99,13 +99,8 @@ def retrieval(
     return metrics.rank_metrics(rank_items(score_block, interactions, exclude_seen).ranks)
 
 
-def ranking(score_block: ScoreBlock, interactions: SplitInteractions) -> dict[str, float]:
-    """`metrics.rank_metrics` of `rank_candidates`."""
-    return metrics.rank_metrics(rank_candidates(score_block, interactions).ranks)
-
-
 def best_columns(scores_BxN: npt.NDArray[np.floating], k: int) -> list[npt.NDArray[np.int32]]:
-    """The columns of the k highest scores of each row, best first; -inf stands in no list.
+    """The columns of the k highest scores of each row, best first, without those of -inf.
 
     Of equal scores the earlier column comes first, as in `metrics.ranks_from_scores`.
     """

@@ -1,30 +1,30 @@
-"""Item-to-item: what followed the user's last items in other users' sequences, nearer more.
+"""Item-to-item: items near the user's last items in other users' sequences.
 
     S[a, b] = sum over pairs of train_u with a at i, b at j of  w(j - i) / sqrt(count_a count_b)
     w(d)    = pair^(d - 1) forwards, backward * pair^(-d - 1) backwards, 0 beyond window
     score_u(b) = sum over the recent items a of the history of  v(age_a) * S[a, b]
     v(age)  = 1 / (1 + age), or age_decay^age;  age 0 for the last item
 
-Our choice: cosine co-occurrence in the manner of item-based collaborative filtering (Sarwar et
-al. 2001; Linden et al. 2003) with decay of distance and age. Going backwards counts for something
-because timestamps are often whole days, within which the order is not known. Two decays:
+Our choice: cosine co-occurrence as in item-based collaborative filtering (Sarwar et al. 2001;
+Linden et al. 2003) with decay by distance and age. Backward pairs count, because timestamps are
+often whole days, within which the order is unknown. Two decays:
 
-  FAST  pair .5, v(age) 1 / (1 + age), the whole history: the row `item-to-item` of every table. Of
-        some 140 settings it comes nearest to the test figures of an earlier measurement of this
-        baseline (Toys .0903 .0586, Beauty .0760 .0484), whose constants are not known.
-  SLOW  pair .8, age_decay .8, the last 20 items: of eleven settings, the one that hits most on
-        the validation targets of Toys and MovieLens 100k, and nearly so on Beauty's. It hits more
-        in the test too, and is the row `item-to-item, slow decay`:
+  FAST  pair .5, v(age) 1 / (1 + age), the whole history: the row `item_to_item`. Of about 140
+        settings it is nearest to the test results of an earlier measurement of this baseline (Toys
+        .0903 .0586, Beauty .0760 .0484), whose constants are unknown.
+  SLOW  pair .8, age_decay .8, the last 20 items: the row `item_to_item_slow`. Of eleven settings it
+        hits most on the validation targets of Toys and MovieLens 100k, and nearly most on Beauty's.
+        It also hits more in the test:
 
                        Toys HR@10, NDCG@10   Beauty           MovieLens 100k
         FAST           .0905 .0586           .0761 .0484      .2131 .1133
         SLOW           .0923 .0597           .0796 .0491      .2195 .1171
 
-The cosine is the customary one and was not chosen so: on validation, plain counts hit more on Toys
-and Beauty, less on MovieLens.
+The cosine is customary and was not chosen on validation, where plain counts hit more on Toys and
+Beauty and less on MovieLens.
 
-S is fitted on the train split alone. A history is an input: for test it holds the validation
-item, as every model's prompt does.
+S is fitted on train only. A history is an input; for test it includes the validation item, as every
+model's prompt does.
 
 Letters: B users of a block, N items, U users.
 """
@@ -44,7 +44,8 @@ from recllm_tasks.baselines.interactions import SplitInteractions
 class Decay:
     """Constants of the module's docstring.
 
-    `age_decay` None is 1 / (1 + age); `recent`, how many items of a history count, None all.
+    `age_decay` None is 1 / (1 + age); `recent` is the number of items of a history that count, None
+    all.
     """
 
     pair: float = 0.5
@@ -59,23 +60,9 @@ class Decay:
 
 FAST, SLOW = Decay(), Decay(pair=0.8, age_decay=0.8, recent=20)
 
-# Far below any difference of scores: popularity only orders what would else be tied, above all
-# the items that never met the history.
+# Far below any difference of scores: popularity only breaks ties, mostly among items that never
+# occur near the history.
 POPULARITY_WEIGHT = 1e-9
-
-
-def retrieval(interactions: SplitInteractions, exclude_seen: bool = True) -> dict[str, float]:
-    """Metrics over all items; `exclude_seen` leaves the user's history out of the list.
-
-    Seen items are left out unless asked for, since an item's neighbours are each other's too: a
-    history recommends itself.
-    """
-    return evaluation.retrieval(score_block(interactions), interactions, exclude_seen)
-
-
-def ranking(interactions: SplitInteractions) -> dict[str, float]:
-    """Metrics among the target and its stored negatives."""
-    return evaluation.ranking(score_block(interactions), interactions)
 
 
 def similarity(
@@ -108,7 +95,7 @@ def history_weights(
 
 
 def score_block(interactions: SplitInteractions, decay: Decay = FAST) -> evaluation.ScoreBlock:
-    """Scores of the evaluated users, fitted on train."""
+    """Scores for the evaluated users, fitted on train."""
     similarity_NxN = similarity(interactions.train_items, interactions.num_items, decay)
     weights_UxN = history_weights(interactions.history_items, interactions.num_items, decay)
     counts_N = interactions.train_counts()

@@ -1,11 +1,10 @@
-"""First-order Markov chain: what came right after the user's last item, in train.
+"""First-order Markov chain: what followed the user's last item in train.
 
     P(b | a) = (count(a, b) + SMOOTHING * p(b)) / (count(a) + SMOOTHING)
 
-count(a, b): how often b came right after a in a train sequence; count(a), its sum over b; p(b):
-b's share of train, its popularity. Our choice: one pseudo-count (Dirichlet smoothing towards
-popularity; MacKay and Peto 1995). So successors come by their count, those of equal count by
-popularity, and all that never followed a by popularity alone.
+count(a, b) is how often b directly follows a in train, count(a) its sum over b, and p(b) the share
+of b in train. Our choice: one pseudo-count (Dirichlet smoothing towards popularity; MacKay and Peto
+1995). Successors are ranked by count, equal counts and all other items by popularity.
 
 Letters: B users of a block, N items.
 """
@@ -25,7 +24,7 @@ SMOOTHING = 1.0
 def successors(
     train_items: Sequence[npt.NDArray[np.int32]], num_items: int
 ) -> scipy.sparse.csr_array:
-    """count(a, b): float64 [N, N], from an item (row) to the one right after it."""
+    """count(a, b): float64 [N, N], from an item (row) to the next one."""
     flat = np.concatenate(train_items)
     user = np.repeat(np.arange(len(train_items)), [len(items) for items in train_items])
     pair = user[:-1] == user[1:]
@@ -35,7 +34,7 @@ def successors(
 
 
 def score_block(interactions: SplitInteractions) -> evaluation.ScoreBlock:
-    """P(b | last item) of the evaluated users, fitted on train; p(b) without a history."""
+    """P(b | last item) for the evaluated users, fitted on train; p(b) without a history."""
     num_items = interactions.num_items
     counts_NxN = successors(interactions.train_items, num_items)
     counts_N = interactions.train_counts()

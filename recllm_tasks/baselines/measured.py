@@ -1,21 +1,28 @@
-"""What a row found, before it becomes a run's folder."""
+"""What a row measured, and its run's folder `OUT/<row>`, which looks like an evaluated model's."""
 
 import dataclasses
+import hashlib
+import json
+import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recllm_tasks import progress
+from recllm_tasks import __version__, metrics, progress
 from recllm_tasks.baselines import evaluation
-from recllm_tasks.baselines.interactions import SplitInteractions
-from recllm_tasks.engine import per_user
+from recllm_tasks.baselines.interactions import SplitInteractions, Splits
+from recllm_tasks.baselines.rows import Row
+from recllm_tasks.data.dataset_info import DatasetInfo
+from recllm_tasks.files import read_json
+from recllm_tasks.runs import memory, per_user, results
+from recllm_tasks.runs.results import Results
 
-# Rows made at once.
-_ROWS = 1 << 14
+# Users of a batch of per-user results.
+_BATCH = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +32,10 @@ class Measured:
     Attributes:
       ranked: of retrieval and ranking.
       scores: of rating, float64 [U], higher is more liked.
-      seconds: that finding it took, once the model was there.
-      fit_seconds: that the model took.
-      settings: JSON; all that the model was made with, and what was chosen.
-      parameters: numbers that were fitted.
+      seconds: of ranking or scoring, without fitting.
+      fit_seconds: of fitting.
+      settings: JSON; the settings of the model, and those it chose.
+      parameters: number of fitted numbers.
       peak_memory_bytes: of the process that fitted it; None is this one.
     """
 
@@ -44,18 +51,37 @@ class Measured:
     def kinds(self) -> list[str]:
         return [*self.ranked, *self.scores]
 
+    def metrics(self, kind: str, interactions: SplitInteractions) -> dict[str, float]:
+        if kind in self.ranked:
+            return metrics.rank_metrics(self.ranked[kind].ranks)
+        return {"auc": metrics.auc(interactions.targets_liked(), self.scores[kind])}
+
+    def rows(self, kind: str, interactions: SplitInteractions) -> Iterator[pa.RecordBatch]:
+        """Batches of per-user results."""
+        history = np.array([len(items) for items in interactions.history_items], np.int32)
+        liked = interactions.targets_liked()
+        for start in range(0, len(interactions.targets), _BATCH):
+            part = slice(start, start + _BATCH)
+            users = (interactions.users[part], interactions.targets[part], history[part])
+            if kind in self.ranked:
+                ranked = self.ranked[kind]
+                yield per_user.ranked(*users, ranked.ranks[part], ranked.lists[part])
+            else:
+                yield per_user.rated(*users, liked[part], self.scores[kind][part])
+
 
 def measure_lists(
+    name: str,
     score_block: evaluation.ScoreBlock,
     interactions: SplitInteractions,
-    kinds: tuple[str, ...],
+    kinds: Sequence[str],
     exclude_seen: bool,
 ) -> tuple[dict[str, evaluation.Ranked], dict[str, float]]:
     """Retrieval and ranking, and the seconds of each."""
     ranked, seconds = {}, {}
     for kind in kinds:
         start = time.monotonic()
-        with progress.work(f"  {kind}", len(interactions.targets)) as work:
+        with progress.work(f"{name} {kind}", len(interactions.targets)) as work:
 
             def counted(block: slice, work=work) -> npt.NDArray[np.floating]:
                 scores_BxN = score_block(block)
@@ -70,18 +96,63 @@ def measure_lists(
     return ranked, seconds
 
 
-def user_rows(measured: Measured, kind: str, interactions: SplitInteractions):
-    """Batches of the rows of `per_user`."""
-    history = np.array([len(items) for items in interactions.history_items], np.int32)
-    for start in range(0, len(interactions.targets), _ROWS):
-        part = slice(start, start + _ROWS)
-        users = (interactions.users[part], interactions.targets[part], history[part])
-        yield _batch(measured, kind, interactions, part, users)
+def fingerprint(row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of everything that a row's results depend on."""
+    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _batch(measured, kind, interactions, part, users) -> pa.RecordBatch:
-    if kind in measured.ranked:
-        ranked = measured.ranked[kind]
-        return per_user.ranked(*users, ranked.ranks[part], ranked.lists[part])
-    liked = interactions.target_ratings[part] > interactions.like_threshold
-    return per_user.rated(*users, liked, measured.scores[kind][part])
+def finished(folder: pathlib.Path, split: str, row_fingerprint: str) -> Results | None:
+    """The results of a complete row with that fingerprint, or None."""
+    path = folder / results.FOLDER / f"{split}.json"
+    stored = read_json(path)
+    if not isinstance(stored, dict) or stored.get("row_fingerprint") != row_fingerprint:
+        return None
+    found = results.read(path)
+    complete = all((folder / found.per_user.get(task, "-")).is_file() for task in found.metrics)
+    return found if complete else None
+
+
+def save(
+    folder: pathlib.Path,
+    row: Row,
+    row_fingerprint: str,
+    info: DatasetInfo,
+    splits: Splits,
+    measured: Measured,
+    seed: int = 0,
+) -> Results:
+    """Writes per-user results, then the results computed from them."""
+    facts = {
+        "dataset": info.dataset,
+        "fingerprint": info.fingerprint,
+        "split_fingerprint": info.split_fingerprint,
+        "ids": info.ids,
+        "model": row.name,
+        "split": splits.split,
+        "row_fingerprint": row_fingerprint,
+    }
+    task_of = {kind: f"{info.dataset}_{kind}" for kind in measured.kinds}
+    files = {task: per_user.path_of(folder, splits.split, task) for task in task_of.values()}
+    for kind, task in task_of.items():
+        rows = measured.rows(kind, splits.of(kind))
+        per_user.write(files[task], rows, {**facts, "task": task})
+    found = Results(
+        **facts,
+        title=row.title,
+        version=__version__,
+        step=0,
+        seed=seed,
+        ties=info.ties,
+        settings=measured.settings,
+        parameters=int(measured.parameters),
+        num_examples={task: len(splits.of(kind).targets) for kind, task in task_of.items()},
+        metrics={task: per_user.metrics(path) for task, path in files.items()},
+        per_user={task: str(path.relative_to(folder)) for task, path in files.items()},
+        fit_seconds=measured.fit_seconds,
+        decode_seconds={task: measured.seconds[kind] for kind, task in task_of.items()},
+        peak_memory_bytes=measured.peak_memory_bytes or memory.peak_bytes(),
+        seconds=measured.fit_seconds + sum(measured.seconds.values()),
+    )
+    found.save(folder)
+    return found

@@ -1,4 +1,4 @@
-"""The rows of the table of results that are no language models, by name."""
+"""The baselines by name: rows of a table of results that are not language models."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from recllm_tasks.baselines.recbole.models import MODELS
 from recllm_tasks.errors import UserError
 
-HOUSE, RECBOLE = "house", "recbole"
+# Origins, which are groups in `--rows` too.
+BUILT_IN, RECBOLE = "house", "recbole"
 _LISTS = ("retrieval", "ranking")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One of them.
+    """A baseline.
 
     Attributes:
-      name: in `--rows` and of its run's folder.
+      name: in `--rows`, and of its run's folder.
       title: in tables.
-      what: in a line.
-      kinds: of the tasks that it is measured on.
+      what: description in a line.
+      kinds: of tasks that it is measured on.
       origin: what fits it.
     """
 
@@ -26,25 +27,30 @@ class Row:
     title: str
     what: str
     kinds: tuple[str, ...] = _LISTS
-    origin: str = HOUSE
+    origin: str = BUILT_IN
 
 
 ROWS = {
     row.name: row
     for row in (
-        Row("popularity", "Popularity", "the items most often had in train, for everybody"),
+        Row("popularity", "Popularity", "the most frequent items of train, for everybody"),
         Row(
             "popularity_unseen",
             "Popularity, unseen",
-            "the same without what the user has had",
+            "the same without items of the user's history",
             ("retrieval",),
         ),
-        Row("item_to_item", "Item-to-item", "what others had near the user's last items"),
-        Row("item_to_item_slow", "Item-to-item, slow decay", "the same, of wider surroundings"),
-        Row("ease", "EASE", "linear model in closed form; lambda chosen on validation"),
-        Row("markov", "Markov chain", "what others had right after the user's last item"),
-        Row("history", "History", "how much the user likes, in train", ("rating",)),
-        Row("item_mean", "Item mean", "how much the item is liked, in train", ("rating",)),
+        Row("item_to_item", "Item-to-item", "items near the user's last items in other histories"),
+        Row("item_to_item_slow", "Item-to-item, slow decay", "the same with a wider neighbourhood"),
+        Row("ease", "EASE", "linear model in closed form, lambda chosen on validation"),
+        Row("markov", "Markov chain", "items right after the user's last item in other histories"),
+        Row("history", "History", "share of likes among the user's ratings in train", ("rating",)),
+        Row(
+            "item_mean",
+            "Item mean",
+            "share of likes among the item's ratings in train",
+            ("rating",),
+        ),
         *(
             Row(name, model.title, model.what, model.kinds, RECBOLE)
             for name, model in MODELS.items()
@@ -56,16 +62,16 @@ GROUPS = {
     "all": tuple(ROWS),
     **{
         origin: tuple(r.name for r in ROWS.values() if r.origin == origin)
-        for origin in (HOUSE, RECBOLE)
+        for origin in (BUILT_IN, RECBOLE)
     },
 }
 
 
 def chosen(names: str) -> Sequence[Row]:
-    """The rows that `--rows` names, once each, in the order given.
+    """The distinct rows that `--rows` names, in that order.
 
     Args:
-      names: of rows or groups, with commas between.
+      names: of rows or groups, separated by commas.
 
     Raises:
       UserError: no name, or an unknown one.
@@ -74,8 +80,8 @@ def chosen(names: str) -> Sequence[Row]:
     for name in (part.strip() for part in names.split(",")):
         if name not in ROWS and name not in GROUPS:
             raise UserError(
-                f"--rows: got '{name}', expected names among {', '.join((*ROWS, *GROUPS))}, with "
-                "commas between; correct it"
+                f"--rows: got '{name}', expected names among {', '.join((*ROWS, *GROUPS))}, "
+                "separated by commas; correct it"
             )
         found |= {row: ROWS[row] for row in GROUPS.get(name, (name,))}
     return list(found.values())

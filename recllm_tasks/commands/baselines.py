@@ -26,7 +26,7 @@ launch/install_baselines.sh makes, and the epoch that is best on validation is m
 training resumes from its last epoch; with more --epochs or --minutes, a finished one continues.
 
 Each row becomes a folder DIR/<row> with results.json, as `recllm eval` writes it, and
-per_user/<task>-<split>.parquet: the rank and list, or the score, of every user. All rows learn from
+per_user/<split>/<task>.parquet: the rank and list, or the score, of every user. All rows learn from
 the train split; in the test split, a history includes the validation item, as every model's prompt
 does. A row that already exists with the same settings and data is not computed again.
 
@@ -81,10 +81,10 @@ def run(args) -> int:
     info = session.dataset_info(args.dataset)
     out = _folder(args.out)
 
-    from recllm_tasks.baselines.house_rows import Splits
+    from recllm_tasks.baselines.interactions import Splits
 
     splits = Splits(args.dataset, args.split)
-    maker_of = {rows.HOUSE: _House(), rows.RECBOLE: None}
+    maker_of = {rows.BUILT_IN: _BuiltIn(), rows.RECBOLE: None}
     if any(row.origin == rows.RECBOLE for row in chosen):
         maker_of[rows.RECBOLE] = _RecBole(args)
     found = {}
@@ -100,7 +100,8 @@ def run(args) -> int:
             "do not; choose among popularity, item_to_item, ease, markov"
         )
     if args.json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        shown = {name: results.as_json() for name, results in found.items()}
+        sys.stdout.write(json.dumps(shown, indent=2) + "\n")
     else:
         from recllm_tasks.report.terminal import print_rows
 
@@ -108,21 +109,21 @@ def run(args) -> int:
     return 0
 
 
-class _House:
+class _BuiltIn:
     """Built-in baselines, fitted in this process."""
 
     seed = 0
 
     def settings(self, row) -> dict:
-        from recllm_tasks.baselines import house_rows
+        from recllm_tasks.baselines import built_in
 
-        return house_rows.SETTINGS[row.name]
+        return built_in.SETTINGS[row.name]
 
     def measure(self, row, splits, folder: pathlib.Path):
         del folder
-        from recllm_tasks.baselines import house_rows
+        from recllm_tasks.baselines import built_in
 
-        return house_rows.measure(row, splits, _say)
+        return built_in.measure(row, splits, row.kinds, _say)
 
 
 class _RecBole:
@@ -148,20 +149,20 @@ def _say(text: str) -> None:
     console.print(f"  {text}")
 
 
-def _row(row, splits, info, folder: pathlib.Path, maker: _House | _RecBole) -> dict:
+def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole):
     """The results of a row, computed unless they already exist."""
-    from recllm_tasks.baselines import row_folder
-    from recllm_tasks.engine import memory
+    from recllm_tasks.baselines import measured
+    from recllm_tasks.runs import memory
 
-    row_fingerprint = row_folder.fingerprint(row, info, splits.split, maker.settings(row))
-    done = row_folder.finished(folder, row_fingerprint)
+    row_fingerprint = measured.fingerprint(row, info, splits.split, maker.settings(row))
+    done = measured.finished(folder, splits.split, row_fingerprint)
     if done:
         _say(f"already finished with the same settings: {folder}")
         return done
-    memory.forget_peak()
-    measured = maker.measure(row, splits, folder)
-    results = row_folder.save(folder, row, row_fingerprint, info, splits, measured, maker.seed)
-    _say(f"{results['seconds']:.1f} s, written to {folder}")
+    memory.reset_peak()
+    found = maker.measure(row, splits, folder)
+    results = measured.save(folder, row, row_fingerprint, info, splits, found, maker.seed)
+    _say(f"{results.seconds:.1f} s, written to {folder}")
     return results
 
 

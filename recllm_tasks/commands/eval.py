@@ -1,6 +1,7 @@
 """`recllm eval`: metrics of a trained run and of simple baselines, as a table and results.json."""
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -33,25 +34,24 @@ def run(args) -> int:
     session.register_tasks(args)
     args.gin_file = args.gin_file or ["runs/eval.gin"]
     evaluate = session.configured(args, "evaluation.evaluate")
-    path = pathlib.Path(session.macro("MODEL_DIR")) / "results.json"
-    results = evaluate(record=lambda results: _write(results, path))
+    model_dir = pathlib.Path(session.macro("MODEL_DIR"))
+    results = evaluate(record=lambda results: _save(results, model_dir))
 
     from recllm_tasks.report.terminal import print_results
 
     if args.json:
-        sys.stdout.write(json.dumps(results, indent=2) + "\n")
+        sys.stdout.write(json.dumps(results.as_json(), indent=2) + "\n")
     else:
         print_results(results, Console(highlight=False))
-    console.print(f"written to {path}")
+    console.print(f"written to {model_dir / 'results.json'}")
     return 0
 
 
-def _write(results: dict, path: pathlib.Path) -> None:
-    """Adds the baselines and writes the file."""
-    from recllm_tasks.baselines.house import measure_baselines
-    from recllm_tasks.engine import run_folder
+def _save(results, model_dir: pathlib.Path):
+    """Adds the baselines and writes the files; returns the results with them."""
+    from recllm_tasks.baselines.built_in import measure_baselines
 
-    results["baselines"] = measure_baselines(
-        results["dataset"], results["split"], list(results["metrics"]), results["num_examples"]
-    )
-    run_folder.write_json(path, results)
+    baselines = measure_baselines(results.dataset, results.split, results.num_examples)
+    results = dataclasses.replace(results, baselines=baselines)
+    results.save(model_dir)
+    return results

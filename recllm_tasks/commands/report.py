@@ -7,12 +7,13 @@ import sys
 
 from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 from recllm_tasks.progress import console
 
 SUMMARY = "write runs and baselines as one page, beside the paper's results"
 EPILOG = """\
-RUN is a run's folder (MODEL_DIR, or a row of `recllm baselines`), a folder of such folders, or a
-results.json that `recllm eval` wrote anywhere. The page loads nothing from elsewhere and has:
+RUN is a run's folder (MODEL_DIR, T5X's EVAL_OUTPUT_DIR, or a row of `recllm baselines`), a folder
+of such folders, or a results file. Each evaluation of a run is a row. The page loads nothing from elsewhere and has:
 
   the paper's Tables 1-6 with our rows and the paper's numbers beside them; the difference from the
   best baseline and whether it is significant; both orders of ties, if there are runs of both; what
@@ -20,8 +21,8 @@ results.json that `recllm eval` wrote anywhere. The page loads nothing from else
   target; training curves; cost; fingerprints.
 
 Intervals, differences and breakdowns need the per-user results beside results.json
-(per_user/<task>-<split>.parquet); popularity needs the prepared dataset (--data_dir). Without them,
-these parts are left out. Give --data_dir once for each folder that holds datasets of the runs. If a
+(per_user/<evaluation>/<task>.parquet); popularity needs the prepared dataset (--data_dir). Without
+them, these parts are left out. Give --data_dir once for each folder that holds datasets of the runs. If a
 dataset was prepared under several id schemes, any one of them will do: only the ids differ, and
 their rows share a table. Baselines in the results.json of `recllm eval` are used if no run of that
 row is given. Rows of other data, splits or numbers of users get tables of their own.
@@ -45,7 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> int:
-    from recllm_tasks.engine import run_folder
     from recllm_tasks.report import conditions, markdown, page, report, runs, spreadsheet
 
     page_file = pathlib.Path(args.out).expanduser()
@@ -70,7 +70,7 @@ def run(args) -> int:
     ):
         path = page_file.with_suffix(suffix)
         text = render(made)
-        with run_folder.whole_file(path) as f:
+        with atomic_write(path) as f:
             f.write(text)
         written[form] = str(path)
     if args.json:

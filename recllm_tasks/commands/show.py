@@ -89,7 +89,7 @@ def run(args) -> int:
 
 def _throughput(args) -> int:
     from recllm_tasks import tasks
-    from recllm_tasks.engine import throughput
+    from recllm_tasks.pipeline import throughput
 
     tasks.get(args.task)
     lengths = {"inputs": args.inputs_length, "targets": args.targets_length}

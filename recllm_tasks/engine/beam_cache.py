@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from recllm_tasks.engine import run_folder
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 from recllm_tasks.models.beam_search import Beams
 
 FOLDER = "eval"
@@ -65,7 +65,7 @@ class BeamCache:
         arrays = {**beams._asdict(), "examples": _digest(examples), "seconds": np.float64(seconds)}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with run_folder.whole_file(self._path(task, number), "wb") as f:
+            with atomic_write(self._path(task, number), "wb") as f:
                 np.savez(f, **arrays)
         except OSError as error:
             raise UserError(

@@ -1,5 +1,6 @@
 """This machine's devices as a mesh: `data` splits the batch, `model` splits the parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax
@@ -42,6 +43,11 @@ def split_batch(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """The batch on the devices."""
+    return {name: jax.device_put(array, sharding) for name, array in batch.items()}
 
 
 def parameter_shardings(mesh: Mesh, variables: Any) -> Any:

@@ -18,14 +18,16 @@ import pyarrow as pa
 import seqio
 
 from recllm_tasks import __version__, progress, tasks
-from recllm_tasks.engine import memory, per_user, saved_run, user_rows
+from recllm_tasks.engine import saved_run, user_rows
 from recllm_tasks.engine.beam_cache import BeamCache
 from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+from recllm_tasks.runs import memory, per_user
 from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.results import Results, name_of
 
 # SeqIO's seed for evaluation data; our tasks' evaluation does not depend on it.
 _SEED = 0
@@ -196,9 +198,9 @@ def evaluate(
     network: Transformer | None = None,
     checkpoint: str | None = None,
     model_parallel: int = 1,
-    record: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any]:
-    """Measures a trained run; returns the content of results.json except the baselines.
+    record: Callable[[Results], Results] | None = None,
+) -> Results:
+    """Measures a trained run and writes its per-user results.
 
     Beams are cached in the run's folder until the end: a killed evaluation resumes when it is
     called again with the same settings.
@@ -212,13 +214,13 @@ def evaluate(
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
-      record: called with the results before the cached beams are deleted.
+      record: saves the results, and returns them as saved; only then are the cached beams deleted.
 
     Returns:
       The results; `decode_seconds` includes earlier calls that were killed, `seconds` does not.
     """
     start = time.monotonic()
-    memory.forget_peak()
+    memory.reset_peak()
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
@@ -261,32 +263,25 @@ def evaluate(
     files = {}
 
     def keep(task: str, rows: pa.RecordBatch) -> None:
-        path = per_user.path_of(model_dir, task, split)
+        path = per_user.path_of(model_dir, name_of(split, decoding), task)
         per_user.write(path, [rows], {**facts, "task": task})
         files[task] = str(path.relative_to(model_dir))
 
     measured = evaluation.run(saved.params, saved.step, keep)
-    num_tested = {task: evaluation.num_examples(task) for task in evaluation.tasks}
-    results = {
+    results = Results(
         **facts,
-        "ties": info.ties,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
-        "constrained": decoding.constrained,
-        "exclude_history": decoding.exclude_history,
-        "method": decoding.method,
-        "num_beams": decoding.num_beams,
-        "num_examples": num_tested,
-        "metrics": measured,
-        "per_user": files,
-        "decode_seconds": evaluation.seconds,
-        "examples_per_second": {
-            task: num_tested[task] / max(seconds, 1e-9)
-            for task, seconds in evaluation.seconds.items()
-        },
-        "peak_memory_bytes": memory.peak_bytes(),
-        "seconds": time.monotonic() - start,
-    }
-    if record:
-        record(results)
+        ties=info.ties,
+        version=__version__,
+        initial_step=saved.run.initial_step,
+        decoding=decoding,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
+        num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
+        metrics=measured,
+        per_user=files,
+        decode_seconds=evaluation.seconds,
+        peak_memory_bytes=memory.peak_bytes(),
+        seconds=time.monotonic() - start,
+    )
+    results = record(results) if record else results
     cache.remove()
     return results

@@ -10,9 +10,10 @@ import numpy as np
 
 from recllm_tasks import progress, tasks
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.engine import run_folder, saved_run
+from recllm_tasks.engine import saved_run
 from recllm_tasks.engine.decoding import TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 from recllm_tasks.models.beam_search import DEAD
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.runs.decoding import Decoding
@@ -67,7 +68,7 @@ def infer(
     max_steps = saved.run.lengths["targets"]
     decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
     line = _Line(source.catalog(), decoder.answers)
-    with run_folder.whole_file(output) as f:
+    with atomic_write(output) as f:
         with progress.work(f"infer {name}", len(examples)) as work:
             beams = decoder.decode(saved.params, examples, work.advance)
         for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):

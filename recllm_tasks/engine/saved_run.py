@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import seqio
 
 from recllm_tasks import tasks
-from recllm_tasks.engine import devices, run_folder
+from recllm_tasks.engine import devices
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
-from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
+from recllm_tasks.runs import run_folder
+from recllm_tasks.runs.run_folder import Run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,14 +15,17 @@ import seqio
 from clu import metric_writers
 
 from recllm_tasks import progress, tasks
-from recllm_tasks.engine import batches, devices, initial_state, run_folder
+from recllm_tasks.engine import devices, initial_state
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
-from recllm_tasks.engine.run_folder import Run
 from recllm_tasks.engine.train_step import State, train_step
 from recllm_tasks.errors import UserError, check_text, check_whole
+from recllm_tasks.files import read_json, write_json
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.pipeline.training import check_lengths, num_examples, training_batches
+from recllm_tasks.runs import run_folder
 from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.run_folder import Run
 
 # Steps between two writes of scalars and updates of the progress line.
 LOG_PERIOD = 20
@@ -84,7 +88,7 @@ def train(
     check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
     mesh = devices.make_mesh(model_parallel)
     check_batch_size(batch_size, mesh)
-    batches.check_lengths(lengths)
+    check_lengths(lengths)
     found = tasks.get(mixture)
     check_vocabulary(found, network)
     # Everything that may be refused comes before the folder, so that a refused run leaves none.
@@ -95,11 +99,12 @@ def train(
     if done is None and initial_checkpoint is not None:
         source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
     seen = 0 if done is None else done - initial_step
-    stream = batches.training_batches(mixture, lengths, batch_size, seed, seen)
+    stream = training_batches(mixture, lengths, batch_size, seed, seen)
     validation = validation_of(found, network, mesh, lengths, decoding, eval_examples)
     run = describe_run(found, model_name, lengths, network, seed, initial_checkpoint, initial_step)
-    run_folder.open_for_training(model_dir, run, vocabulary)
-    run_folder.save_settings(model_dir)
+    run_folder.open_for_training(
+        model_dir, run, vocabulary.sentencepiece_model_file, gin.operative_config_str()
+    )
     if source is None:
         state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
     else:
@@ -255,9 +260,9 @@ class _Loop:
             window = _Window()
             while step < steps:
                 batch = next(stream)
-                examples = batches.num_examples(batch)
+                examples = num_examples(batch)
                 state, measures = train_step(
-                    self._network, self._optimizer, state, batches.put(batch, split), key
+                    self._network, self._optimizer, state, devices.put(batch, split), key
                 )
                 step += 1
                 window.add(examples, measures)
@@ -284,12 +289,12 @@ class _Loop:
         task = self._validation.selection.task
         metric, measured = self._validation.measure(state.params, step)
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
-        best = run_folder.read_json(self._best_file) or {"value": -1.0}
+        best = read_json(self._best_file) or {"value": -1.0}
         work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")
         if measured[metric] > best["value"]:
             self._checkpoints.save(BEST, step, state.params)
             chosen = {"step": step, "task": task, "metric": metric, "value": measured[metric]}
-            run_folder.write_json(self._best_file, {**chosen, "metrics": measured})
+            write_json(self._best_file, {**chosen, "metrics": measured})
 
 
 class _Window:

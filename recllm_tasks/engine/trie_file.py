@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 
-from recllm_tasks.engine import run_folder
+from recllm_tasks.files import atomic_write
 from recllm_tasks.models.trie import Trie
 
 # Raise this whenever the same tokens would give another file.
@@ -29,7 +29,8 @@ def save(trie: Trie, path: str | os.PathLike) -> None:
     """Writes the file atomically; the last writer wins.
 
     Raises:
-      OSError: the folder cannot be written to.
+      UserError: the folder cannot be written to.
+      OSError: the disk is full.
     """
     facts = (trie.num_nodes, trie.num_items, trie.max_depth, trie.eos_id)
     parts = [np.array(facts, np.int32), np.array(trie.max_children, np.int32)]
@@ -42,7 +43,7 @@ def save(trie: Trie, path: str | os.PathLike) -> None:
         checksum = zlib.crc32(chunk, checksum)
     length = _ALIGNMENT + sum(_padded(len(part)) for part in parts)
     layout = {"descr": "<i4", "fortran_order": False, "shape": (length,)}
-    with run_folder.whole_file(path, "wb") as f:
+    with atomic_write(path, "wb") as f:
         np.lib.format.write_array_header_1_0(f, layout)
         f.write(checksum.to_bytes(4, "little").ljust(4 * _ALIGNMENT, b"\0"))
         for chunk in chunks:

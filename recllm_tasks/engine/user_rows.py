@@ -1,4 +1,4 @@
-"""A model's rows of per_user.py, from the beams that SeqIO's evaluator was given.
+"""Per-user results of a model, from the beams that its metrics are computed from.
 
 Letters: U examples of a task, K beams, best first, T decode steps.
 """
@@ -11,26 +11,25 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks import metrics, tasks
-from recllm_tasks.engine import per_user
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.prompts.token_table import write_item
+from recllm_tasks.runs import per_user
 
 
 def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordBatch | None:
     """The rows of a task whose target is one item of the catalog, or one of two answers.
 
-    They are read as SeqIO reads them for the metrics: decoded, every beam.
+    Every beam is decoded, as SeqIO does for the metrics.
 
     Args:
-      task: what was measured.
+      task: the measured task.
       dataset: its U examples.
-      beams: of each of them. Decoding is quick within `DatasetVocabulary.opened`.
+      beams: of each example. Decoding is fast within `DatasetVocabulary.opened`.
 
     Returns:
-      None where the answer is anything else, the examples do not say whose they are, or the task
-      changes what is decoded before it is measured.
+      None for other targets, for examples without a user, and for tasks with a postprocessor.
     """
     prompt = tasks.prompt_of(task)
     slot = prompt.template.answer if prompt else None
@@ -42,7 +41,7 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     examples = list(dataset.map(_of_example).as_numpy_iterator())
     vocabulary = task.output_features["targets"].vocabulary
     targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
-    # Worst first, as the metric functions have them.
+    # Worst first, as the metric functions expect them.
     texts = [[vocabulary.decode(beam) for beam in found[::-1]] for found in beams.tokens_BxKxT]
     users = (
         [example["user"].decode() for example in examples],
@@ -64,20 +63,20 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
 
 
 def _of_example(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    """`exclude` holds all items of the record, the target among them."""
+    """`exclude` holds all items of the record, including the target."""
     kept = {name: example[name] for name in ("user", "target", "targets")}
     return {**kept, "history": tf.size(example["exclude"]) - 1}
 
 
 def _stripped(beams: Sequence[str]) -> Sequence[str]:
-    """Best first, without the white space that the metrics do not see."""
+    """Best first, without the white space that the metrics ignore."""
     return [beam.strip() for beam in reversed(beams)]
 
 
 def _rows_of_texts(
     source: CatalogSource, form: str, vocabulary: seqio.Vocabulary
 ) -> Mapping[str, int]:
-    """Catalog rows by how decoding writes them; of items that are written alike, the first."""
+    """Catalog rows by decoded text; the first of several items with the same text."""
     catalog, found = source.catalog(), {}
     for row in range(len(catalog)):
         text = vocabulary.decode(vocabulary.encode(write_item(catalog, form, row)))

@@ -1,11 +1,11 @@
 """The batches of a task's examples, as they are before `unbatch`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import SIZE, Batch, unbatch
+from recllm_tasks.prompts.batches import SIZE, unbatch
 from recllm_tasks.prompts.source import ALL, BatchSource, Shard
 
 SIDES = ("inputs", "targets")

@@ -7,7 +7,6 @@ cores or hosts there are.
 Letters: M examples of a block, R its rows, B rows of a batch.
 """
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping
 

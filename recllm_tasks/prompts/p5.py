@@ -72,7 +72,7 @@ def answers_by_liking(
 
 
 def number_user(source: SequenceSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor that adds `user_row` (int32 [B]), the user's place among the training records."""
+    """A preprocessor that adds `user_row` (int32 [B]), the user's row among the train records."""
 
     @seqio.map_over_dataset
     def add(batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ _MOST_STARS = 5
 
 
 def mark_liked(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    """A preprocessor: adds `liked` and `disliked` (bool [B, h]) and `target_liked` (int32 [B], 0/1).
+    """A preprocessor: adds `liked` and `disliked` (bool [B, h]) and `target_liked` (int32 [B]).
 
     It also adds `target_star` (int32 [B]), the target's whole stars less one, from 0 to 4. Our
     choice: half a star is rounded up, so that a rating above 3 stays above it.

@@ -16,6 +16,7 @@ import seqio
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import table_file
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Slot, User, Varied
@@ -81,7 +82,7 @@ def _stored_table(
     stored = table_file.load(path)
     if stored is None:
         table = _build(forms, texts, catalog, vocabulary, max_tokens)
-        with contextlib.suppress(OSError):  # read-only, or full
+        with contextlib.suppress(OSError, UserError):  # read-only, or full
             table_file.save(path, table.values, table.splits)
         stored = table_file.load(path) or (table.values, table.splits)
     return TokenTable(*stored)

@@ -1,4 +1,4 @@
-"""SeqIO data sources over a prepared dataset: users' windows, or the catalog's items, in batches."""
+"""SeqIO data sources over a prepared dataset: batches of users' windows, or of catalog items."""
 
 import dataclasses
 import functools
@@ -173,7 +173,9 @@ class BatchSource(CatalogSource, seqio.DataSource):
             )
 
         def epoch(salt: tf.Tensor) -> tf.data.Dataset:
-            batches = tf.data.Dataset.range(total) if total is not None else tf.data.Dataset.counter()
+            batches = (
+                tf.data.Dataset.range(total) if total is not None else tf.data.Dataset.counter()
+            )
             return batches.map(lambda batch: numbers(batch, salt))
 
         # Another number each time that the dataset is repeated.

@@ -1,11 +1,10 @@
 """Stores a token table as a flat `.npy` array of bytes that NumPy can map into memory."""
 
-import contextlib
-import os
-import threading
 import zlib
 
 import numpy as np
+
+from recllm_tasks.files import atomic_write
 
 # Increment when the same catalog and vocabulary would give a different file.
 FORMAT_VERSION = 1
@@ -23,7 +22,8 @@ def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
       splits: int64 [rows + 1], where each row starts.
 
     Raises:
-      OSError: the folder cannot be written to.
+      UserError: the folder cannot be written to.
+      OSError: the disk is full.
     """
     header = np.array([len(splits), len(values), values.dtype.itemsize], np.int64)
     chunks = []
@@ -34,20 +34,12 @@ def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
     for chunk in chunks:
         checksum = zlib.crc32(chunk, checksum)
     length = _ALIGNMENT + sum(map(len, chunks))
-    temporary = f"{path}.{os.getpid()}.{threading.get_ident()}.tmp"
-    try:
-        with open(temporary, "wb") as f:
-            layout = {"descr": "|u1", "fortran_order": False, "shape": (length,)}
-            np.lib.format.write_array_header_1_0(f, layout)
-            f.write(checksum.to_bytes(4, "little").ljust(_ALIGNMENT, b"\0"))
-            for chunk in chunks:
-                f.write(chunk)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    layout = {"descr": "|u1", "fortran_order": False, "shape": (length,)}
+    with atomic_write(path, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, layout)
+        f.write(checksum.to_bytes(4, "little").ljust(_ALIGNMENT, b"\0"))
+        for chunk in chunks:
+            f.write(chunk)
 
 
 def load(path: str) -> tuple[np.ndarray, np.ndarray] | None:

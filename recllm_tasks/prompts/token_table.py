@@ -48,9 +48,7 @@ class TokenTable:
     def _tensors(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         # Made outside of any graph: a graph of more than 2 GB cannot be serialised.
         with tf.init_scope():
-            return tuple(
-                tf.constant(a) for a in (self.values, self.splits, np.diff(self.splits))
-            )
+            return tuple(tf.constant(a) for a in (self.values, self.splits, np.diff(self.splits)))
 
     def gather(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
         """The tokens of each row of `rows`, whose values are rows of the table, joined; int32."""

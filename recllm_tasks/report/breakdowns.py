@@ -28,15 +28,15 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Breakdown:
-    """One metric of every run with users' results, over groups of users.
+    """One metric of every run with per-user results, over groups of users.
 
     Attributes:
-      title: what it is of.
-      by: what the groups are made by.
-      groups: their names, in order.
-      sizes: their numbers of users.
+      title: of the table.
+      by: what users are grouped by.
+      groups: names, in order.
+      sizes: users of each group.
       metric: its key.
-      lines: (label, part of the table, a point a group).
+      lines: (label, part of the table, one point per group).
       note: the condition.
     """
 
@@ -69,7 +69,7 @@ def by_history(measured: Measured) -> Breakdown | None:
 
 
 def by_popularity(measured: Measured, train_count: np.ndarray | None) -> Breakdown | None:
-    """None without the catalog, or users' results."""
+    """None without the catalog or per-user results."""
     if not measured.users or train_count is None:
         return None
     targets_U = next(iter(measured.users.values())).targets
@@ -80,7 +80,7 @@ def by_popularity(measured: Measured, train_count: np.ndarray | None) -> Breakdo
 def groups_of(
     values_U: npt.NDArray[np.integer], num_groups: int = GROUPS
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """(group of each user [U], names): as equal in size as whole values allow, none empty."""
+    """(group of each user [U], names): groups of nearly equal size, none empty."""
     edges = np.quantile(values_U, np.arange(1, num_groups) / num_groups, method="inverted_cdf")
     edges = np.unique(edges)
     group_U = np.searchsorted(edges, values_U, side="left")
@@ -110,7 +110,7 @@ def _breakdown(measured: Measured, values_U: np.ndarray, title: str, by: str) ->
 
 
 def _means(measured: Measured, metric: str, group_U: np.ndarray) -> dict[int, list[Point]]:
-    """Every run's means by group, resampled together."""
+    """Means by group of every run, resampled together."""
     num_groups = group_U.max() + 1
     columns, points = [], {}
     for found in measured.users.values():

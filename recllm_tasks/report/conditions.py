@@ -1,6 +1,6 @@
-"""Which rows may stand in one table: those of one dataset, fingerprint, split and set of users.
+"""Which rows share a table: those with the same dataset, fingerprint, split and users.
 
-The fingerprint is that of the split, which all id schemes of a dataset share: they have the same
+The fingerprint is that of the split. All id schemes of a dataset share it: they have the same
 users, targets, negatives and catalog rows.
 """
 
@@ -23,7 +23,7 @@ from recllm_tasks.report.runs import Run
 class Condition:
     """What a column of a table was measured on.
 
-    `fingerprint` is `Run.split_fingerprint`. `num_users` is None where the runs do not tell it.
+    `fingerprint` is `Run.split_fingerprint`. `num_users` is None if unknown.
     """
 
     dataset: str
@@ -38,28 +38,29 @@ class Condition:
 
     @property
     def text(self) -> str:
-        users = "users not told" if self.num_users is None else f"{self.num_users:,} users"
-        ties = f"ties {self.ties}" if self.ties else "order of ties not told"
+        users = "unknown number of users" if self.num_users is None else f"{self.num_users:,} users"
+        ties = f"ties {self.ties}" if self.ties else "unknown order of ties"
         return f"{self.title}: {self.split}, {users}, {ties}, data {self.fingerprint[:12]}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """A prepared dataset, as far as a report needs it: train interactions of each item [N]."""
+    """What a report needs of a prepared dataset: train interactions of each item [N], and ties."""
 
     train_count: np.ndarray
     ties: str
 
 
 def prepared_datasets(data_dirs: Sequence[str], runs: Sequence[Run]) -> dict[str, Prepared]:
-    """The datasets of the runs, by fingerprint and by that of the split, as far as they are there.
+    """The datasets of the runs that are found, by fingerprint and by split fingerprint.
 
     Args:
-      data_dirs: none is $TFDS_DATA_DIR, or TFDS's own folder, where nothing need be.
-      runs: whose fingerprints are wanted.
+      data_dirs: folders of prepared datasets; if empty, $TFDS_DATA_DIR or TFDS's default, which
+        need not exist.
+      runs: whose datasets to find.
 
     Raises:
-      UserError: folders were named, and a run's dataset is in them with other fingerprints only.
+      UserError: the given folders hold a run's dataset with other fingerprints only.
     """
     wanted = {run.dataset: {} for run in runs}
     for run in runs:
@@ -80,8 +81,8 @@ def prepared_datasets(data_dirs: Sequence[str], runs: Sequence[Run]) -> dict[str
             ran, path = next(iter(wanted[name].items()))
             raise UserError(
                 f"'fingerprint' in '{path}': got {ran[:12]}…, expected {fingerprint[:12]}… as of "
-                f"'{name}' in {folder}; name the --data_dir that the run was measured with, beside "
-                "this one or in its place, or leave it out"
+                f"'{name}' in {folder}; add the --data_dir that the run was measured with, beside "
+                "this one, or leave --data_dir out"
             )
     return found
 
@@ -94,19 +95,19 @@ def _folders(data_dirs: Sequence[str]) -> list[pathlib.Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
-                f"--data_dir '{folder}': got no such folder, expected that of `recllm prepare`; "
+                f"--data_dir '{folder}': got no such folder, expected one of `recllm prepare`; "
                 "correct it, or leave it out"
             )
     return folders
 
 
 def ties_of(run: Run, prepared: dict[str, Prepared]) -> str:
-    """The order of equal times in the run's dataset; "" where nobody tells."""
+    """The order of equal times in the run's dataset; "" if unknown."""
     known = prepared.get(run.split_fingerprint)
     if known and run.ties and run.ties != known.ties:
         raise UserError(
             f"'ties' in '{run.path}': got {run.ties!r}, expected {known.ties!r} as in the dataset "
-            f"'{run.dataset}' of that fingerprint; measure the run again"
+            f"'{run.dataset}' with that fingerprint; measure the run again"
         )
     return run.ties or (known.ties if known else "")
 
@@ -114,7 +115,7 @@ def ties_of(run: Run, prepared: dict[str, Prepared]) -> str:
 def by_condition(
     runs: Sequence[Run], kind: str, prepared: dict[str, Prepared]
 ) -> dict[Condition, list[Run]]:
-    """The runs that measured the kind of task, in the order of a table, by condition.
+    """The runs that measured a kind of task, by condition, in table order.
 
     Test comes before validation, published order before shuffled, the paper's datasets first.
     """
@@ -154,9 +155,9 @@ def _order(condition: Condition) -> tuple:
 
 
 def sheets(conditions: Sequence[Condition]) -> list[list[Condition]]:
-    """Conditions that may be columns of one table: one a dataset, of one split and order of ties.
+    """Groups conditions into tables: one per dataset, with the same split and order of ties.
 
-    A dataset's second condition of the same split and order goes to a table of its own.
+    A dataset's second condition with the same split and order goes to another table.
     """
     found: dict[tuple, list[Condition]] = {}
     for condition in conditions:

@@ -1,4 +1,4 @@
-"""What is measured of every run of one condition: values, intervals, differences, p values.
+"""Estimates for every run of a condition: values, intervals, differences, p values.
 
 Letters: U users, B replicates, R runs.
 """
@@ -16,7 +16,7 @@ from recllm_tasks.report.conditions import Condition
 from recllm_tasks.report.runs import Run
 from recllm_tasks.report.user_results import UserResults
 
-# What differences and breakdowns are told of, by kind.
+# The metric of differences and breakdowns, by kind.
 MAIN_METRIC = {"retrieval": "ndcg@10", "ranking": "ndcg@10", "rating": "auc"}
 
 
@@ -40,7 +40,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A metric of a run; without users' results there is no interval, so `low`, `high` are NaN.
+    """A metric of a run; without per-user results `low` and `high` are NaN.
 
     `difference` is None for the best baseline itself, and where it cannot be computed.
     """
@@ -54,10 +54,10 @@ class Estimate:
 
 @dataclasses.dataclass(eq=False)
 class Measured:
-    """One condition of one kind of task: its runs, their users' results and estimates.
+    """One condition of one kind of task: runs, per-user results and estimates.
 
     Attributes:
-      users: results of the users of each run that has them, by the run's place.
+      users: per-user results by the run's place, where there are some.
       estimates: by the run's place and metric.
     """
 
@@ -75,14 +75,14 @@ class Measured:
 
 
 def metrics_of(kind: str, runs: Sequence[Run]) -> tuple[str, ...]:
-    """The columns of a table: the paper's, or all that a task of one's own has."""
+    """The columns of a table: the paper's, or all metrics of a custom task."""
     if kind in paper_results.RESULTS:
         return paper_results.RESULTS[kind].metrics
     return tuple(dict.fromkeys(key for run in runs for key in run.metrics[run.task_of(kind)]))
 
 
 def measure(kind: str, condition: Condition, runs: Sequence[Run]) -> Measured:
-    """Reads the users' results and computes everything that tables show of them."""
+    """Reads per-user results and computes everything that tables show."""
     users = _users(kind, runs)
     _check_same_users(runs, kind, users)
     resampling = Resampling(len(next(iter(users.values())))) if users else None
@@ -98,7 +98,7 @@ def measure(kind: str, condition: Condition, runs: Sequence[Run]) -> Measured:
 
 
 def _labels(kind: str, runs: Sequence[Run]) -> list[str]:
-    """What each run is called; two of one name are told apart by their folders."""
+    """The label of each run; equal ones get the name of their folder."""
     labels = [methods.label(run, kind) for run in runs]
     return [
         f"{label} [{run.name}]" if labels.count(label) > 1 else label
@@ -111,7 +111,7 @@ def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
     for place, run in enumerate(runs):
         task = run.task_of(kind)
         path = run.per_user_file(task)
-        if kind in MAIN_METRIC and path is not None and path.is_file():
+        if kind in MAIN_METRIC and path is not None:
             found[place] = user_results.load(path, kind, run.metrics[task])
             if run.num_examples.get(task, len(found[place])) != len(found[place]):
                 raise UserError(
@@ -122,7 +122,7 @@ def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
 
 
 def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserResults]) -> None:
-    """Raises UserError unless all have the same users with the same targets."""
+    """Raises UserError unless all runs have the same users and targets."""
     places = list(users)
     for place in places[1:]:
         first, other = users[places[0]], users[place]
@@ -133,9 +133,9 @@ def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserRe
             if not same:
                 paths = [runs[p].per_user_file(runs[p].task_of(kind)) for p in (place, places[0])]
                 raise UserError(
-                    f"'{column}' in '{paths[0]}': got others than in '{paths[1]}', expected the "
-                    "same, for both say that they are of one dataset, fingerprint and split; "
-                    "measure both again"
+                    f"'{column}' in '{paths[0]}': got other values than in '{paths[1]}', expected "
+                    "the same, as both belong to one dataset, fingerprint and split; measure "
+                    "both again"
                 )
 
 
@@ -178,7 +178,7 @@ def _of_metric(
 
 
 def _p(measured: Measured, key: str, replicates, place: int, best: int) -> float:
-    """Sign-flip permutation of the users' differences; of AUC, paired bootstrap."""
+    """Sign-flip permutation of the users' differences; paired bootstrap for AUC."""
     mine, theirs = (measured.users[p].values(key) for p in (place, best))
     if mine is None:
         return significance.bootstrap_p(replicates[place][key] - replicates[best][key])

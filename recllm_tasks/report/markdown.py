@@ -5,7 +5,7 @@ import re
 from recllm_tasks.report.report import Report
 from recllm_tasks.report.table import Cell, Table
 
-# What Markdown or the HTML within it would take for its own.
+# Characters with a meaning in Markdown or in HTML within it.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!&])")
 
 
@@ -22,7 +22,7 @@ def escaped(text: str) -> str:
 
 
 def cell_text(cell: Cell) -> str:
-    """All that a cell shows, in one line."""
+    """A cell's content in one line."""
     text = f"**{escaped(cell.text)}**" if cell.strong else escaped(cell.text)
     text += f" {cell.mark}" if cell.mark else ""
     text += f" \\[{', '.join(cell.interval)}\\]" if cell.interval else ""
@@ -32,7 +32,7 @@ def cell_text(cell: Cell) -> str:
 def _table(table: Table) -> str:
     heads = []
     for column, name in enumerate(table.columns):
-        # A table of one dataset needs its name once; one of several, at every column.
+        # With several datasets, every column names its own.
         group = table.group_of(column) if len(table.groups) > 1 else ""
         heads.append(escaped(f"{group} {name}".strip()))
     corner = escaped(table.groups[0][0]) if len(table.groups) == 1 else ""

@@ -1,12 +1,13 @@
-"""What a run is called, which row of the paper it is, and where it stands in a table."""
+"""A run's label, its row in the paper's tables, and its place in ours."""
 
 import re
 
 from recllm_tasks.data.options import RANDOM
 from recllm_tasks.report import paper_results
 from recllm_tasks.report.runs import Run, normalized
+from recllm_tasks.runs.decoding import Decoding
 
-# The order of the parts of a table; rows that the paper has not come first.
+# Parts of a table, in order; rows that the paper lacks come first.
 SIMPLE, CONVENTIONAL, LANGUAGE_MODELS, OURS = "simple", "conventional", "language models", "ours"
 PARTS = (SIMPLE, CONVENTIONAL, LANGUAGE_MODELS, OURS)
 
@@ -32,7 +33,7 @@ _SIMPLE = {
     "markov": "Markov",
     "itemmean": "item mean",
 }
-# Ablations, by what was trained on: steps of Tables 4-6.
+# Steps of Tables 4-6 by training mixture.
 _STEPS = {
     "": "zero-shot",
     "{kind}": "+{kind}",
@@ -46,7 +47,7 @@ STEPS = ("zero-shot", "+{kind}", "+MLM", "+MIM", "+BPR")
 
 
 def is_zero_shot(run: Run) -> bool:
-    """Whether a language model was measured as it came."""
+    """Whether a language model was measured without fine-tuning."""
     return bool(run.mixture) and run.step is not None and run.step == (run.initial_step or 0)
 
 
@@ -56,7 +57,7 @@ def trained_on(run: Run) -> str:
 
 
 def paper_row(run: Run, kind: str) -> str:
-    """The row of the paper's Tables 1-3 that a run repeats, or ""."""
+    """The row of the paper's Tables 1-3 that a run reproduces, or ""."""
     if run.mixture:
         size = normalized(run.model)
         if is_zero_shot(run):
@@ -91,7 +92,7 @@ def is_baseline(run: Run, kind: str) -> bool:
 
 
 def label(run: Run, kind: str) -> str:
-    """What a table calls the run: the method, then in brackets what sets it apart."""
+    """A run's name in tables: the method, then in brackets what distinguishes the run."""
     if not run.mixture:
         return _baseline_label(run, kind)
     trained = trained_on(run)
@@ -104,13 +105,18 @@ def label(run: Run, kind: str) -> str:
         told.append(f"{run.step - (run.initial_step or 0):,} steps")
     if run.seed:
         told.append(f"seed {run.seed}")
-    if run.constrained is False:
-        told.append("free text")
-    if run.exclude_history:
-        told.append("unseen")
-    if run.method not in ("", "beam"):
-        told.append(run.method)
-    return f"{name} ({', '.join(told)})"
+    return f"{name} ({', '.join([*told, *_decoding(run)])})"
+
+
+def _decoding(run: Run) -> list[str]:
+    """How decoding differs from the default."""
+    decoding = run.decoding or Decoding()
+    return [
+        *([f"{decoding.num_beams} beams"] if decoding.num_beams != Decoding.num_beams else []),
+        *(["free text"] if not decoding.constrained else []),
+        *(["unseen"] if decoding.exclude_history else []),
+        *([decoding.method] if decoding.method != Decoding.method else []),
+    ]
 
 
 def _baseline_label(run: Run, kind: str) -> str:
@@ -127,7 +133,7 @@ def _baseline_label(run: Run, kind: str) -> str:
 
 
 def ablation_step(run: Run, kind: str) -> str:
-    """`zero-shot`, `+retrieval`, `+MLM` …: the step of Tables 4-6 that a run is, or ""."""
+    """The run's step in Tables 4-6, such as `zero-shot` or `+MLM`, or ""."""
     if not run.mixture:
         return ""
     steps = {of.format(kind=kind): step.format(kind=kind) for of, step in _STEPS.items()}
@@ -136,7 +142,7 @@ def ablation_step(run: Run, kind: str) -> str:
 
 
 def sort_key(run: Run, kind: str) -> tuple:
-    """Parts in their order, within them the paper's rows in its order, then others by name."""
+    """By part, then the paper's rows in its order, then other rows by name."""
     table = paper_results.RESULTS.get(kind)
     order = list(next(iter(table.numbers.values()))) if table else []
     row = paper_row(run, kind)

@@ -1,4 +1,4 @@
-"""The report as one HTML page: no script, nothing from elsewhere; light, dark, narrow and print."""
+"""The report as one self-contained HTML page without scripts; light, dark, narrow and print."""
 
 import html
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from recllm_tasks.report.report import Report, Section
 from recllm_tasks.report.table import Cell, Table
 
-# Okabe and Ito (2008), told apart by people of any colour vision; those of the dark scheme are
-# lighter where the contrast needs it.
+# Colours of Okabe and Ito (2008), distinguishable with any colour vision; lighter in the dark
+# scheme where contrast requires it.
 _STYLE = (
     """
 :root { color-scheme: light dark; --text: #1a1a1a; --quiet: #5f6368; --ground: #fff;
@@ -123,7 +123,7 @@ def _table(table: Table) -> str:
 
 
 def _first_columns(table: Table) -> set[int]:
-    """The first columns of groups, which have a line at their left."""
+    """The first column of each group, which has a line to its left."""
     found, start = set(), 0
     for _, width in table.groups:
         found.add(start)

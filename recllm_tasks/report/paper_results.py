@@ -1,4 +1,4 @@
-"""What the paper prints in its Tables 1-6 and 9, digit by digit as text.
+"""The paper's Tables 1-6 and 9, digit by digit as text.
 
 Numbers stay as they are printed ("2e-5", "+5.66"): NDCG and HR are fractions, AUC is per cent.
 "Δ" is the best [Ours] over the best baseline, in per cent. In the ablations a row is
@@ -8,7 +8,7 @@ Numbers stay as they are printed ("2e-5", "+5.66"): NDCG and HR are fractions, A
 import dataclasses
 from collections.abc import Mapping
 
-# The parts into which Tables 1-3 are ruled.
+# The parts of Tables 1-3.
 CONVENTIONAL = (
     "Caser",
     "HGN",
@@ -222,7 +222,7 @@ class PaperTable:
     numbers: Mapping[str, Mapping[str, Mapping[str, str]]]
 
     def printed(self, dataset: str, row: str, metric: str) -> str:
-        """A number as printed, or "" where the paper has none."""
+        """A number as printed, or "" if the paper has none."""
         return self.numbers.get(dataset, {}).get(row, {}).get(metric, "")
 
 
@@ -232,7 +232,7 @@ _RATING = ("auc",)
 
 
 def _parsed(metrics: tuple[str, ...], blocks: Mapping[str, str]):
-    """Lines "<row> <number> …" by dataset; a row's name may hold spaces."""
+    """Parses lines "<row> <number> …" by dataset; a row's name may contain spaces."""
     numbers = {}
     for dataset, block in blocks.items():
         rows = (line.rsplit(maxsplit=len(metrics)) for line in block.strip().splitlines())

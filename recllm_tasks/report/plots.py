@@ -1,5 +1,8 @@
-"""Plots as SVG inside the page. Colours are classes of page.py's style sheet, so that they follow
-its light, dark and print schemes; every line also has a mark of its own."""
+"""Plots as SVG inside the page.
+
+Colours are classes of page.py's style sheet and follow its light, dark and print schemes. Every
+line also has its own mark.
+"""
 
 import html
 import math
@@ -7,11 +10,11 @@ from collections.abc import Sequence
 
 from recllm_tasks.report.breakdowns import Point
 
-# Of a plot's unit, which is a pixel at full width.
+# In units of a plot, which are pixels at full width.
 WIDTH, LINE_HEIGHT, _LEFT, _RIGHT = 640, 18, 56, 28
 _PLOT_HEIGHT = 240
 
-# As many as the palette has colours; tables hold the rest.
+# The palette's number of colours; tables hold the rest.
 MOST_LINES = 7
 
 _TICKS = 5
@@ -39,7 +42,7 @@ def line_plot(
     parts.append(_text((WIDTH + _LEFT) / 2, _PLOT_HEIGHT + 36, x_title, "middle", "axis"))
     whiskers = any(not math.isnan(point.low) for _, points in lines for point in points)
     for number, (_, points) in enumerate(lines):
-        # Side by side within a group, so that whiskers do not hide one another.
+        # Side by side within a group, so that whiskers do not overlap.
         shift = (number - (len(lines) - 1) / 2) * min(9, step / (len(lines) + 1)) * whiskers
         xs = [_LEFT + (place + 0.5) * step + shift for place in range(len(groups))]
         parts += _line(number, [(x, p) for x, p in zip(xs, points)], scale)
@@ -53,7 +56,7 @@ def curve_plot(
     x_title: str,
     y_title: str,
 ) -> str:
-    """Values over steps or epochs of training; each line is thinned to what can be seen."""
+    """Values over steps or epochs of training; lines are thinned to the visible resolution."""
     lines = [(label, _thinned(points)) for label, points in lines[:MOST_LINES] if points]
     values = [value for _, points in lines for _, value in points]
     if not values:
@@ -79,9 +82,9 @@ def forest_plot(
     x_title: str,
     origin: float = 0,
 ) -> str:
-    """A row a method: (label, its part of the table as a colour, value, the paper's value).
+    """One row per method: (label, part of the table as a colour, value, the paper's value).
 
-    The axis begins at `origin`, or below it where a value lies there.
+    The axis starts at `origin`, or at a lower value.
     """
     top = _highest([point] for _, _, point, _ in rows)
     top = max([top, *(paper for *_, paper in rows if paper)], default=0)
@@ -112,7 +115,7 @@ def forest_plot(
 
 
 class _Scale:
-    """From values to places, linear."""
+    """Maps values to coordinates linearly."""
 
     def __init__(self, values: tuple[float, float], places: tuple[float, float]):
         self._low, self._start = values[0], places[0]
@@ -154,7 +157,7 @@ def _frame(ticks: Sequence[float], scale: _Scale, y_title: str) -> list[str]:
 
 
 def _line(number: int, path: Sequence[tuple[float, Point]], scale: _Scale, marks=1) -> list[str]:
-    """A line through the points that are numbers, whiskers, and every `marks`-th mark."""
+    """A line through the points without NaN, with whiskers and every `marks`-th mark."""
     path = [(x, point) for x, point in path if not math.isnan(point.value)]
     drawn = "L".join(f"{x:.1f} {scale(point.value):.1f}" for x, point in path)
     parts = [f'<path class="c{number} line" d="M{drawn}"/>'] if path else []
@@ -191,7 +194,7 @@ def _mark(number: int, x: float, y: float, r: float) -> str:
 
 
 def _legend(parts: list[str], labels: Sequence[str], top: float) -> float:
-    """Adds a line a label; returns the height that is needed."""
+    """Adds one line per label; returns the required height."""
     for number, label in enumerate(labels):
         y = top + LINE_HEIGHT * number
         line = f'<path class="c{number} line" d="M{_LEFT} {y}h28"/>'
@@ -201,7 +204,7 @@ def _legend(parts: list[str], labels: Sequence[str], top: float) -> float:
 
 
 def _thinned(points: Sequence[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:
-    """Means of neighbours, so that no more than `most` points are left."""
+    """Averages neighbours, leaving at most `most` points."""
     size = -(-len(points) // most)
     found = []
     for start in range(0, len(points), max(1, size)):

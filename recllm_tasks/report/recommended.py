@@ -1,4 +1,4 @@
-"""What is recommended: items that are none, repeats, coverage of the catalog, popularity.
+"""What is recommended: invalid answers, duplicates, coverage of the catalog, popularity.
 
 Letters: U users, L items listed for all users together, N items of the catalog.
 """
@@ -15,7 +15,7 @@ from recllm_tasks.report.estimates import Measured
 from recllm_tasks.report.table import Cell, Row, Table, count, percent, significant
 from recllm_tasks.report.user_results import UserResults
 
-# Coverage and popularity are of the best so many of each user's list.
+# Coverage and popularity look at this many items of each list.
 TOP = 10
 DECILES = 10
 
@@ -25,11 +25,11 @@ class Lists:
     """Shares are fractions.
 
     Attributes:
-      invalid: of all listed, those that are no item.
-      duplicates: of all listed items, those that stand in the same list before.
-      distinct: different items among all users' TOP.
-      mean_popularity: mean train interactions of the items in all TOP; NaN without a catalog.
-      by_decile: of the items in all TOP, the share in each tenth of the catalog, the least popular
+      invalid: share of answers that are not items.
+      duplicates: share of items that already occur earlier in their list.
+      distinct: number of different items in all users' top TOP.
+      mean_popularity: mean train interactions of the items in the tops; NaN without a catalog.
+      by_decile: share of the items in the tops in each tenth of the catalog, the least popular
         first, [DECILES]; None without a catalog.
     """
 
@@ -46,7 +46,7 @@ def describe(found: UserResults, train_count: np.ndarray | None) -> Lists:
     user_L = np.repeat(np.arange(len(found)), lengths_U)
     place_L = np.arange(len(items_L)) - np.repeat(starts[:-1], lengths_U)
     valid_L = items_L >= 0
-    # One number for a user's item; of equal ones all but the first are repeats.
+    # One number for each user and item; equal numbers are duplicates.
     pairs = user_L[valid_L] * (np.int64(1) << 31) + items_L[valid_L]
     num_valid = len(pairs)
     duplicates = 1 - _num_distinct(pairs) / num_valid if num_valid else float("nan")
@@ -60,19 +60,19 @@ def describe(found: UserResults, train_count: np.ndarray | None) -> Lists:
 
 
 def _num_distinct(values: npt.NDArray[np.integer]) -> int:
-    """By sorting: `np.unique` hashes, which took most of a report's time."""
+    """Counts by sorting; `np.unique` hashes, which took most of a report's time."""
     return int(np.count_nonzero(np.diff(np.sort(values)))) + 1 if len(values) else 0
 
 
 def deciles(train_count: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    """The tenth of the catalog that each item is in, 0 the least popular: [N]."""
+    """The tenth of the catalog that each item belongs to, 0 is the least popular: [N]."""
     rank_N = np.empty(len(train_count), np.int64)
     rank_N[np.argsort(train_count, kind="stable")] = np.arange(len(train_count))
     return rank_N * DECILES // max(1, len(train_count))
 
 
 def check_rows(measured: Measured, train_count: np.ndarray) -> None:
-    """Raises UserError if a run names a row that the catalog has not."""
+    """Raises UserError if a run names a row that is not in the catalog."""
     for place, found in measured.users.items():
         columns = {"target": found.targets}
         columns |= {} if found.items is None else {"items": found.items}
@@ -87,7 +87,7 @@ def check_rows(measured: Measured, train_count: np.ndarray) -> None:
 
 
 def tables(measured: Measured, train_count: np.ndarray | None) -> list[Table]:
-    """Of a retrieval or ranking condition: quality of lists, and popularity by decile."""
+    """Quality of lists and popularity by decile, for retrieval and ranking."""
     lists = {
         place: describe(found, train_count)
         for place, found in measured.users.items()

@@ -1,4 +1,4 @@
-"""A report before it is written: sections of tables and figures, made of runs."""
+"""A report before rendering: sections of tables and figures."""
 
 import dataclasses
 import math
@@ -23,11 +23,12 @@ from recllm_tasks.report.estimates import MAIN_METRIC, Measured
 from recllm_tasks.report.result_tables import column_title
 from recllm_tasks.report.runs import KINDS, Run
 from recllm_tasks.report.table import Table
+from recllm_tasks.runs import results
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A plot; what it shows stands in a table too, for the forms that have no plots."""
+    """A plot; a table shows the same numbers, for formats without plots."""
 
     svg: str
 
@@ -54,7 +55,7 @@ READING = (
     "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
     f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
     "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
-    "without one came without users' results.",
+    "without an interval has no per-user results.",
     f"{result_tables.BASELINE} marks the best baseline of a column: the highest of all rows but "
     "language models that were fine-tuned on our prompts; P5 and zero-shot rows are baselines. "
     f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
@@ -62,14 +63,14 @@ READING = (
     f"differences ({significance.PERMUTATIONS:,} permutations) for HR and NDCG, paired bootstrap "
     "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
     "chosen on the same users. Bold is the best of a column.",
-    "Rows stand in one column only if they were measured on one dataset of one fingerprint (that "
-    "of the data without short ids), one split and equally many users. What was not measured is "
-    "left empty.",
+    "Rows share a column only if they were measured on the same dataset with the same fingerprint "
+    "(of the data without short ids), the same split and the same number of users. Empty cells "
+    "were not measured.",
 )
 
 
 def build(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> Report:
-    """All sections for which there is something to show.
+    """All sections that have something to show.
 
     Args:
       runs: see runs.load.
@@ -134,8 +135,8 @@ def _ablations(measured: Mapping[str, Sequence[Measured]]) -> Section:
 def _ties(measured: Mapping[str, Sequence[Measured]]) -> Section:
     items = [t for kind, found in measured.items() for t in run_tables.ties_tables(kind, found)]
     text = (
-        "Many interactions of a user carry the same time. `published` keeps the order of the raw "
-        "file, `shuffled` draws one.",
+        "Many interactions of a user have the same time. `published` keeps the order of the raw "
+        "file, `shuffled` draws a random one.",
     )
     return Section("Both orders of ties", items, text)
 
@@ -165,7 +166,7 @@ def _decile_figure(of: Measured, table: Table) -> Figure | None:
 
 
 def _leading(of: Measured, most: int = plots.MOST_LINES - 1) -> list[str]:
-    """The labels of the best runs, half of them our language models where there are so many."""
+    """Labels of the best runs; half are our language models, if there are enough."""
     key = MAIN_METRIC[of.kind]
     places = [place for place in of.users if key in of.estimates[place]]
     places.sort(key=lambda place: -of.estimates[place][key].value)
@@ -204,14 +205,14 @@ def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:
 
 
 def _training(runs: Sequence[Run]) -> Section:
-    """Curves by step of the runs' own logs, by epoch of what baselines tell."""
+    """Curves by step from the runs' logs, by epoch from the results of baselines."""
     steps, epochs = {}, {}
-    for run in runs:
-        if run.inside or run.path.name != "results.json":
-            continue
-        for of, found in ((curves.load(run.folder), steps), (run.epochs, epochs)):
+    # The evaluations of a run share its training.
+    of_folder = {run.folder: run for run in runs if results.folder_of(run.path)}
+    for folder, run in of_folder.items():
+        for of, found in ((curves.load(folder), steps), (run.epochs, epochs)):
             if of:
-                found[run.name if run.name not in found else str(run.folder)] = of
+                found[folder.name if folder.name not in found else str(folder)] = of
     items = [*_curves(steps, "step"), *_curves(epochs, "epoch")]
     text = (f"Plots show {plots.MOST_LINES} runs at most; tables hold all.",) if items else ()
     return Section("Training", items, text)

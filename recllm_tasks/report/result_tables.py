@@ -1,4 +1,4 @@
-"""The paper's Tables 1-6 with our numbers: a row a run, a group of columns a dataset."""
+"""The paper's Tables 1-6 with our numbers: one row per run, one column group per dataset."""
 
 import dataclasses
 import math
@@ -50,7 +50,7 @@ def shown(metric: str) -> Callable[[float | None], str]:
 
 
 def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
-    """Table 1, 2 or 3, once for each split and order of ties; or that of another task."""
+    """Table 1, 2 or 3, or a custom task's, for each split and order of ties."""
     paper = paper_results.RESULTS.get(kind)
     found = []
     for sheet in _sheets(measured):
@@ -68,15 +68,16 @@ def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
             notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
         if cut_short := _cut_short(sheet):
             notes.append(
-                "Training ended with its budget of epochs or minutes, before validation stopped "
-                f"rising; more may change the row (epochs in brackets): {', '.join(cut_short)}."
+                "Training reached its budget of epochs or minutes before validation stopped "
+                "rising. More training may change the row (epochs in brackets): "
+                f"{', '.join(cut_short)}."
             )
         found.append(_table(title, sheet, keys, table_rows, notes))
     return found
 
 
 def ablation_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
-    """Table 4, 5 or 6: for each model its steps, in the paper's order, below the best baseline."""
+    """Table 4, 5 or 6: each model's steps in the paper's order, below the best baseline."""
     paper, found = paper_results.ABLATIONS[kind], []
     for sheet in _sheets(measured):
         rows: dict[tuple[str, str], list[_Place]] = {}
@@ -108,7 +109,7 @@ def ablation_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
 
 
 def difference_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
-    """Each row less the best baseline of its condition, in the main metric."""
+    """Each row minus the best baseline of its condition, in the main metric."""
     key, found = MAIN_METRIC[kind], []
     for of in measured:
         rows = []
@@ -125,7 +126,7 @@ def difference_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
                 rows.append(Row(label, cells, methods.part(of.runs[place], kind)))
                 best = difference.baseline
         if rows:
-            columns = [f"{column_title(key)} less {best}", "p (Holm)", ""]
+            columns = [f"{column_title(key)} minus {best}", "p (Holm)", ""]
             title = f"{kind.capitalize()}: difference from the best baseline"
             found.append(Table(title, columns, rows, notes=[of.condition.text]))
     return found
@@ -147,7 +148,7 @@ def _table(title, sheet: Sequence[Measured], keys, rows, notes) -> Table:
 
 
 def _rows(sheet: Sequence[Measured], name, part) -> dict[tuple[str, str], list[_Place]]:
-    """Runs of one name in several datasets are one row."""
+    """Runs with the same name on several datasets share a row."""
     rows: dict[tuple[str, str], list[_Place]] = {}
     for of in sheet:
         for place in range(len(of.runs)):
@@ -157,7 +158,7 @@ def _rows(sheet: Sequence[Measured], name, part) -> dict[tuple[str, str], list[_
 
 
 def _cells(sheet, places: Sequence[_Place], keys, paper_row: str, of_row=None) -> list[Cell]:
-    """A row's cells: empty where a dataset has no such run."""
+    """A row's cells; empty for datasets without such a run."""
     cells = []
     for of in sheet:
         at = next((at for at in places if at.measured is of), None)
@@ -199,7 +200,7 @@ def _is_best(of: Measured, place: int, key: str) -> bool:
 
 
 def _delta(kind: str, sheet: Sequence[Measured], keys) -> list[Row]:
-    """Δ (%): the best of ours over the best baseline, where there is one of each."""
+    """Δ (%): our best run over the best baseline, where both exist."""
     cells, any_found = [], False
     for of in sheet:
         for key in keys:
@@ -226,16 +227,16 @@ def _missing(paper: paper_results.PaperTable, sheet: Sequence[Measured]) -> list
 
 
 def _cut_short(sheet: Sequence[Measured]) -> list[str]:
-    """Rows with fewer epochs after their best one than their patience, and their epochs."""
+    """Rows whose training ended before their patience did, with their epochs."""
     epochs: dict[str, list[int]] = {}
     for of in sheet:
         for label, run in zip(of.labels, of.runs, strict=True):
             values = [value for _, value in run.epochs.get(CHOSEN_BY, ())]
-            patience = run.settings.get("patience", "")
-            if not values or not patience.isdecimal():
+            patience = run.settings.get("patience")
+            if not values or not isinstance(patience, int):
                 continue
             after_best = len(values) - 1 - values.index(max(values))
-            if after_best < int(patience):
+            if after_best < patience:
                 epochs.setdefault(label, []).append(len(values))
     return [f"{label} ({', '.join(map(str, of))})" for label, of in sorted(epochs.items())]
 
@@ -256,7 +257,7 @@ def _best_baselines(kind: str, sheet: Sequence[Measured]) -> list[_Place]:
 
 
 def _ablation_paper(kind: str, at: _Place) -> Callable[[str], str]:
-    """The paper's number of the same step and size, on the dataset it has it for."""
+    """The paper's number for the same step, size and dataset."""
     paper, condition = paper_results.ABLATIONS[kind], at.measured.condition
     rows = list(paper.numbers["toys"])
     size = _SIZES.get(methods.normalized(at.run.model), "FLAN-T5-XL")

@@ -1,8 +1,10 @@
-"""Tables about the runs themselves: cost, fingerprints, both orders of ties, learning curves."""
+"""Tables about the runs: cost, fingerprints, both orders of ties, learning curves."""
 
 import hashlib
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from recllm_tasks.report import methods
 from recllm_tasks.report.conditions import ties_of
@@ -11,21 +13,19 @@ from recllm_tasks.report.estimates import Measured
 from recllm_tasks.report.result_tables import column_title, shown
 from recllm_tasks.report.runs import Run
 from recllm_tasks.report.table import Cell, Row, Table, count, significant
+from recllm_tasks.runs import run_folder
+from recllm_tasks.runs.fields import clean
 
-# Beside results.json, what the settings of a run are.
-_SETTINGS_FILES = ("config.gin", "run.json")
+_SETTINGS_FILES = (run_folder.SETTINGS, run_folder.FILE_NAME)
 
 
 def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
-    """Seconds, examples a second, memory and parameters of every run that tells one of them."""
+    """Seconds, examples per second, memory and parameters of runs, where recorded."""
     rows = []
     for of in measured:
         for place, run in enumerate(of.runs):
             task = run.task_of(kind)
-            seconds = run.decode_seconds.get(task, run.decode_seconds.get(""))
-            rate = run.examples_per_second.get(task, run.examples_per_second.get(""))
-            if rate is None and seconds and run.num_examples.get(task):
-                rate = run.num_examples[task] / seconds
+            seconds, rate = run.decode_seconds.get(task), run.examples_per_second.get(task)
             memory = run.peak_memory_bytes
             cells = [
                 significant(run.seconds),
@@ -44,7 +44,7 @@ def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
 
 
 def ties_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
-    """The same methods under both orders of equal times, where runs of both are given."""
+    """Methods that were measured under both orders of equal times."""
     found = []
     by_order = {
         order: [of for of in measured if of.condition.ties == order]
@@ -85,12 +85,12 @@ def _ties_table(kind: str, published: Measured, shuffled: Measured) -> Table:
 
 
 def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
-    """Of each run: data, code and settings, as SHA-256 where they are files."""
+    """Data, code and settings of each run, files as SHA-256."""
     rows = []
     for run in runs:
         if run.inside:
             continue
-        told = [f"{key}={text}" for key, text in run.settings.items() if key != "curve"]
+        settings = [f"{key}={text}" for key, text in _texts(run.settings) if key != "curve"]
         cells = [
             run.dataset,
             run.split,
@@ -101,12 +101,20 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
             run.version,
             _digest([run.folder / name for name in _SETTINGS_FILES]),
             _digest([run.path]),
-            "; ".join(told)[:400],
+            "; ".join(settings)[:400],
         ]
         rows.append(Row(run.name, [Cell(text) for text in cells]))
     columns = ["dataset", "split", "ties", "ids", "data", "data without ids", "code"]
-    columns += ["settings files", "results.json", "settings told"]
+    columns += ["settings files", "results file", "settings"]
     return Table("Fingerprints", columns, rows)
+
+
+def _texts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(key, value) as text, sorted; nested values are JSON."""
+    return [
+        (clean(key), clean(value if isinstance(value, str) else json.dumps(value)))
+        for key, value in sorted(settings.items())
+    ]
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:
@@ -115,7 +123,7 @@ def _digest(paths: Sequence[pathlib.Path]) -> str:
 
 
 def curve_table(curves: Mapping[str, Curves], unit: str) -> Table | None:
-    """Of each run that left a log: the last loss, and the best validation; by `step` or `epoch`."""
+    """The last loss and the best validation of each run, by `step` or `epoch`."""
     rows = []
     for name, of in curves.items():
         loss = of.get("loss", [])
@@ -133,7 +141,7 @@ def curve_table(curves: Mapping[str, Curves], unit: str) -> Table | None:
 
 
 def main_validation(curves: Curves) -> tuple[str, list[tuple[int, float]]] | None:
-    """(task and metric, points) of what chooses the best checkpoint, by the tag of training.py."""
+    """(task and metric, points) of the metric that chooses the best checkpoint."""
     tags = [tag for tag in curves if tag.startswith("validation/")]
     for metric in ("ndcg@10", "auc", ""):
         for tag in tags:

@@ -1,4 +1,4 @@
-"""The report as CSV: a line a cell, with the page's digits."""
+"""The report as CSV: one line per cell, with the page's digits."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def render(report: Report) -> str:
 
 
 def harmless(text: str) -> str:
-    """Text that a spreadsheet takes for no formula; numbers stay."""
+    """Escapes text that a spreadsheet would read as a formula; keeps numbers."""
     if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not _is_number(text):
         return f"'{text}"
     return text

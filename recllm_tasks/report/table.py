@@ -1,4 +1,4 @@
-"""A table before it is written: HTML, Markdown and CSV are made of the same cells."""
+"""A table before rendering; HTML, Markdown and CSV show the same cells."""
 
 import dataclasses
 import math
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Texts of one place in a table; all are plain, and escaped where they are written.
+    """Texts of one cell, plain; renderers escape them.
 
     Attributes:
-      text: what stands there; "" leaves it empty.
+      text: the value; "" leaves the cell empty.
       interval: beside it, smaller.
-      paper: the paper's own number, as printed.
+      paper: the paper's number, as printed.
       mark: a sign after the text, such as ▲.
       p: the adjusted p value, for CSV.
       strong: whether it is the best of its column.
@@ -28,7 +28,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """`part` groups rows that follow one another under a line."""
+    """A row; consecutive rows of the same `part` form a group."""
 
     name: str
     cells: Sequence[Cell]
@@ -54,7 +54,7 @@ class Table:
 
 
 def fraction(value: float | None) -> str:
-    """Four digits, as the paper prints NDCG and HR; "" for what is not there."""
+    """Four digits, as the paper prints NDCG and HR; "" for a missing value."""
     return "" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
@@ -73,7 +73,7 @@ def count(value: float | None) -> str:
 
 
 def significant(value: float | None) -> str:
-    """Three significant digits, without an exponent where it can be."""
+    """Three significant digits, without an exponent if possible."""
     if value is None or math.isnan(value):
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

@@ -1,44 +1,45 @@
-"""Tables on the terminal: results, the model's row above the baselines', and recommendations."""
+"""Tables on the terminal: results and recommendations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recllm_tasks.runs.results import Results
 
-def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """Prints a results.json: what was measured, then a table for each task."""
-    beams = "items only" if results.get("constrained", True) else "any text"
+
+def print_results(results: Results, console: Console) -> None:
+    """Prints what was measured, then a table for each task with the baselines below the model."""
+    beams = "items only" if results.decoding.constrained else "any text"
     console.print(
-        f"{results['model']} trained on {results['mixture']}, step {results['step']:,}, "
-        f"seed {results['seed']}; beams: {beams}"
+        f"{results.model} trained on {results.mixture}, step {results.step:,}, "
+        f"seed {results.seed}; beams: {beams}"
     )
-    for task in results["metrics"]:
+    for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
-        console.print(_table(results, task))
+        below = {name: of[task] for name, of in results.baselines.items() if task in of}
+        console.print(_table({results.model: measured} | below, first_style="bold"))
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Prints the results of several baselines on one dataset, a table for each task."""
-    for task in dict.fromkeys(task for row in rows for task in row["metrics"]):
-        measured = [row for row in rows if task in row["metrics"]]
-        first, *others = measured
-        below = {row["model"]: row["metrics"] for row in others}
-        console.print(f"\n[bold]{_title(first, task)}[/bold]")
-        console.print(_table({**first, "baselines": below}, task, first_style=None))
+def print_rows(rows: Sequence[Results], console: Console) -> None:
+    """Prints several baselines on one dataset, a table for each task."""
+    for task in dict.fromkeys(task for row in rows for task in row.metrics):
+        of_task = [row for row in rows if task in row.metrics]
+        console.print(f"\n[bold]{_title(of_task[0], task)}[/bold]")
+        console.print(_table({row.model: row.metrics[task] for row in of_task}))
 
 
 def print_recommendations(
     history: Sequence[Mapping[str, str]], ranked: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
-    """Prints the history as it was understood, then the items best first.
+    """Prints the history as it was matched with the catalog, then the items best first.
 
     Args:
       history: items with `short_id`, `item` and `title`.
       ranked: the same, with `probability`.
-      console: where to.
+      console: receives the output.
     """
     understood = ", ".join(f"{item['short_id']} {_name(item)}" for item in history)
     console.print(Text(f"after {understood}"))
@@ -60,29 +61,20 @@ def _name(item: Mapping[str, str]) -> str:
     return item["title"] or item["item"]
 
 
-def _title(results: Mapping[str, Any], task: str) -> str:
-    num_examples = results.get("num_examples", {}).get(task)
+def _title(results: Results, task: str) -> str:
+    num_examples = results.num_examples.get(task)
     users = f", {num_examples:,} users" if num_examples else ""
-    return f"{task}, {results['split']}{users}"
+    return f"{task}, {results.split}{users}"
 
 
-def _table(results: Mapping[str, Any], task: str, first_style: str | None = "bold") -> Table:
-    """One task; within 80 columns."""
-    measured = results["metrics"][task]
+def _table(metrics: Mapping[str, Mapping[str, float]], first_style: str | None = None) -> Table:
+    """Metrics of one task by method, with the first method's columns; fits 80 columns."""
+    columns = list(next(iter(metrics.values())))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("method", no_wrap=True)
-    for key in measured:
+    for key in columns:
         table.add_column(key, justify="right", no_wrap=True)
-    for method, row, style in _rows(results, task, first_style):
-        cells = [f"{row[key]:.4f}" if key in row else "–" for key in measured]
-        table.add_row(method, *cells, style=style)
+    for place, (method, values) in enumerate(metrics.items()):
+        cells = [f"{values[key]:.4f}" if key in values else "–" for key in columns]
+        table.add_row(method, *cells, style=first_style if place == 0 else None)
     return table
-
-
-def _rows(
-    results: Mapping[str, Any], task: str, first_style: str | None
-) -> Iterator[tuple[str, Mapping, str | None]]:
-    yield results["model"], results["metrics"][task], first_style
-    for method, by_task in results.get("baselines", {}).items():
-        if task in by_task:
-            yield method, by_task[task], None

@@ -1,4 +1,4 @@
-"""One row a user of a task: read, checked against results.json, and as values that are averaged.
+"""Per-user results of a task, read and checked against the results file.
 
 Letters: U users, in the order of their names; L items listed for all users together.
 """
@@ -13,19 +13,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recllm_tasks import metrics
-from recllm_tasks.engine import per_user
 from recllm_tasks.errors import UserError
+from recllm_tasks.runs import per_user
 
-# How far the mean over users may lie from what results.json says.
+# Allowed difference between the mean over users and the results file.
 TOLERANCE = 1e-6
 MOST_LISTED = 100
 
-_REMEDY = "measure the run again, or take the file away"
+_REMEDY = "measure the run again, or delete the file"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserResults:
-    """What one task gave each user.
+    """Results of one task by user.
 
     Attributes:
       users: [U] sorted; strings in Arrow.
@@ -33,9 +33,9 @@ class UserResults:
       history: int32 [U], interactions before the target.
       ranks: float64 [U], 1 is best, inf a miss; None for rating.
       items: int32 [L], rows of the catalog, best first, -1 for no item; None for rating.
-      starts: int64 [U + 1], where each user's `items` begin.
-      liked: bool [U]; None but for rating.
-      scores: float64 [U]; None but for rating.
+      starts: int64 [U + 1], where each user's `items` start.
+      liked: bool [U]; rating only, else None.
+      scores: float64 [U]; rating only, else None.
     """
 
     users: pa.Array
@@ -51,7 +51,7 @@ class UserResults:
         return len(self.users)
 
     def values(self, metric: str) -> npt.NDArray[np.float64] | None:
-        """[U] whose mean is the metric; None if the metric is no mean over users, as AUC."""
+        """[U] values whose mean is the metric; None if it is not a mean over users, such as AUC."""
         if self.ranks is None:
             return None
         if metric == "mrr":
@@ -63,7 +63,7 @@ class UserResults:
         return hit.astype(float) if name == "hr" else np.where(hit, 1 / np.log2(self.ranks + 1), 0)
 
     def metrics(self) -> dict[str, float]:
-        """What results.json holds of these users."""
+        """The metrics of these users."""
         if self.ranks is None:
             return {"auc": metrics.auc(self.liked, self.scores)}
         return metrics.rank_metrics(self.ranks)
@@ -75,10 +75,10 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserRe
     Args:
       path: a Parquet file.
       kind: retrieval, ranking or rating.
-      measured: metrics of the task in results.json, which the file must give again.
+      measured: metrics of the task in the results file, which the rows must reproduce.
 
     Raises:
-      UserError: the file is not of that form, or gives other metrics.
+      UserError: the file has another form, or gives other metrics.
     """
     schema = per_user.RATED if kind == "rating" else per_user.RANKED
     table = _sorted(path, pa.Table.from_batches(per_user.read(path, schema), schema))
@@ -109,14 +109,16 @@ def _sorted(path: pathlib.Path, table: pa.Table) -> pa.Table:
     table = table.take(order)
     users = table.column("user").combine_chunks()
     if len(users) > 1 and pc.any(pc.equal(users[1:], users[:-1])).as_py():
-        raise UserError(f"'user' in '{path}': got a user twice, expected one row a user; {_REMEDY}")
+        raise UserError(
+            f"'user' in '{path}': got a user twice, expected one row per user; {_REMEDY}"
+        )
     return table
 
 
 def _check(path: pathlib.Path, column: str, holds: npt.NDArray[np.bool_], expected: str) -> None:
     if not holds.all():
         raise UserError(
-            f"'{column}' in '{path}': got something else in {np.count_nonzero(~holds)} places, "
+            f"'{column}' in '{path}': got {np.count_nonzero(~holds)} invalid values, "
             f"expected {expected}; {_REMEDY}"
         )
 
@@ -126,5 +128,5 @@ def _check_metrics(path: pathlib.Path, found: UserResults, measured: Mapping[str
         if key in measured and not abs(measured[key] - value) <= TOLERANCE:
             raise UserError(
                 f"'{key}' of '{path}': got {value:.6f} over its {len(found):,} users, expected "
-                f"{measured[key]:.6f} as in results.json beside it; {_REMEDY}"
+                f"{measured[key]:.6f} as in the results file; {_REMEDY}"
             )

@@ -13,6 +13,8 @@ from t5x import checkpoints, utils
 from recllm_tasks import mixtures, tasks
 from recllm_tasks.engine import training
 from recllm_tasks.errors import UserError, check_text, check_whole
+from recllm_tasks.pipeline.training import training_dataset
+from recllm_tasks.prompts.source import Shard
 
 
 def registered(name: str) -> str:
@@ -63,19 +65,46 @@ def training_batches(
     shard_id: int,
     num_shards: int,
     feature_converter_cls: Callable[..., seqio.FeatureConverter],
-    *args,
+    *,
+    num_epochs: int | None = None,
+    continue_from_last_checkpoint: bool = True,
     model_dir: str,
     checkpoint: str | None,
-    **kwargs,
 ) -> tf.data.Dataset:
-    """T5X's batches, from the one on that a stopped run in `model_dir` would have seen next.
+    """T5X's `get_dataset_fn`: the batches that the local engine trains on, for the same seed.
 
-    T5X would begin at the first batch again. Batches that were seen are made and thrown away: all
-    randomness comes from the seed and the place in the stream.
+    The dataset begins with the batch that a stopped run in `model_dir` would have seen next. T5X
+    would begin at the first one again.
+
+    Args:
+      cfg: of the training data. Its batch size is that of all hosts together.
+      shard_id: this host's number.
+      num_shards: how many hosts there are.
+      feature_converter_cls: T5X's; the batches have its features already.
+      num_epochs: T5X's; training has no end but the number of steps.
+      continue_from_last_checkpoint: T5X's; see `model_dir`.
+      model_dir: of the run.
+      checkpoint: the one that training started from, whose steps T5X counts too.
+
+    Raises:
+      UserError: the batch size is no multiple of the number of hosts, or there is no seed.
     """
-    done = max(0, (latest_step(model_dir) or 0) - step_of(checkpoint))
-    dataset = utils.get_dataset(cfg, shard_id, num_shards, feature_converter_cls, *args, **kwargs)
-    return dataset.skip(done) if done else dataset
+    del feature_converter_cls, num_epochs, continue_from_last_checkpoint
+    check_whole("RANDOM_SEED", cfg.seed, 0)
+    if cfg.batch_size % num_shards:
+        raise UserError(
+            f"BATCH_SIZE: got {cfg.batch_size}, expected a multiple of {num_shards}, the number "
+            "of hosts; correct it"
+        )
+    return training_dataset(
+        cfg.mixture_or_task_name,
+        cfg.task_feature_lengths,
+        cfg.batch_size // num_shards,
+        cfg.seed,
+        max(0, (latest_step(model_dir) or 0) - step_of(checkpoint)),
+        pack=cfg.pack,
+        shard=Shard(shard_id, num_shards),
+    )
 
 
 def latest_step(model_dir: str) -> int | None:

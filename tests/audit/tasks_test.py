@@ -7,6 +7,7 @@ import pytest
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from recllm_tasks.prompts.batch_steps import with_batches
 
 from recllm_tasks import tasks
 from recllm_tasks.audit import examples
@@ -15,7 +16,6 @@ from recllm_tasks.audit.records import read_records
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.prompts import masking, p5, templates
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.batch_steps import with_batches
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 

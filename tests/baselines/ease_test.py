@@ -91,7 +91,7 @@ def test_lambda_is_climbed_to_until_its_neighbours_are_no_better(monkeypatch, nd
     assert model.validation == {of: ndcg[lambdas.index(of)] for of in tried}
 
 
-def test_a_catalog_too_large_for_it_is_told(monkeypatch):
+def test_a_catalog_too_large_for_it_is_reported(monkeypatch):
     monkeypatch.setattr(ease, "MAX_ITEMS", 13)
     with pytest.raises(UserError, match=r"got 14 items.*leave out the row ease"):
         ease.fit(random_split())

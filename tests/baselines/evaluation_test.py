@@ -33,13 +33,13 @@ def test_a_repeated_purchase_is_a_miss_without_seen_items(shop):
 
 def test_ranking_ranks_the_target_among_its_negatives(shop):
     # 2 below 5, 3, 5 (a double takes two positions); 3 below 5; 1 below 2 and 4.
-    assert evaluation.ranking(by_row(shop), shop) == metrics.rank_metrics([4, 2, 3])
+    assert evaluation.rank_candidates(by_row(shop), shop).ranks.tolist() == [4, 2, 3]
 
 
 def test_constant_scores_do_not_find_the_target(shop):
     # In order of rows: 2 3 5 5; 0 1 3 5; 0 1 2 4.
-    found = evaluation.ranking(lambda block: np.zeros((block.stop - block.start, 6)), shop)
-    assert found == metrics.rank_metrics([1, 3, 2])
+    found = evaluation.rank_candidates(lambda block: np.zeros((block.stop - block.start, 6)), shop)
+    assert found.ranks.tolist() == [1, 3, 2]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,7 +47,7 @@ def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
     scores = np.random.default_rng(seed).random((3, 6))
     whole = [
         evaluation.retrieval(lambda block: scores[block].copy(), shop, exclude_seen=True),
-        evaluation.ranking(lambda block: scores[block], shop),
+        evaluation.rank_candidates(lambda block: scores[block], shop).ranks.tolist(),
     ]
     monkeypatch.setattr(evaluation, "BLOCK", 2)
     sizes = []
@@ -58,7 +58,7 @@ def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
 
     in_blocks = [
         evaluation.retrieval(score_block, shop, exclude_seen=True),
-        evaluation.ranking(score_block, shop),
+        evaluation.rank_candidates(score_block, shop).ranks.tolist(),
     ]
     assert in_blocks == whole
     assert sizes == [2, 1, 2, 1]
@@ -66,7 +66,7 @@ def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
 
 def test_no_negatives_no_ranking(shop):
     with pytest.raises(UserError, match="evaluate the validation or the test split"):
-        evaluation.ranking(by_row(shop), dataclasses.replace(shop, negatives=None))
+        evaluation.rank_candidates(by_row(shop), dataclasses.replace(shop, negatives=None))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -11,13 +11,12 @@ import seqio
 from ir_measures import RR, Qrel, ScoredDoc, Success, nDCG
 
 from recllm_tasks import cli
-from recllm_tasks.baselines import house_rows, rows
-from recllm_tasks.baselines.house import measure_baselines
+from recllm_tasks.baselines import built_in, interactions, rows
 from recllm_tasks.baselines.rows import ROWS
-from recllm_tasks.engine import per_user
+from recllm_tasks.runs import per_user
 
 NAME = "gift_cards"
-HOUSE = rows.GROUPS["house"]
+BUILT_IN = rows.GROUPS["house"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +39,7 @@ def _run(data_dir, out, names, *more) -> int:
 
 
 def _results(out):
-    return {name: json.loads((out / name / "results.json").read_text()) for name in HOUSE}
+    return {name: json.loads((out / name / "results.json").read_text()) for name in BUILT_IN}
 
 
 def test_a_row_is_a_run_folder(out):
@@ -51,12 +50,17 @@ def test_a_row_is_a_run_folder(out):
         assert keys <= set(results)
         assert results["model"] == name
         assert results["ties"] == "published"
-        assert results["exclude_history"] == (name not in ("popularity", "history", "item_mean"))
+        assert results["decoding"] is None
+        hidden = results["settings"].get("exclude_seen", False)
+        assert hidden == (name not in ("popularity", "history", "item_mean"))
+        assert (out / name / "results" / "test.json").read_text() == json.dumps(
+            results, indent=2
+        ) + "\n"
         kinds = {task.removeprefix(f"{NAME}_") for task in results["metrics"]}
         assert kinds == set(ROWS[name].kinds)
         for task, metrics in results["metrics"].items():
             path = out / name / results["per_user"][task]
-            assert path == per_user.path_of(out / name, task, "test")
+            assert path == per_user.path_of(out / name, "test", task)
             assert per_user.metrics(path) == metrics
             assert results["examples_per_second"][task] > 0
             assert sum(len(batch) for batch in per_user.read(path)) == 60
@@ -69,8 +73,9 @@ def test_a_row_is_a_run_folder(out):
 def test_a_row_measures_what_eval_prints_beside_a_model(out, small_data):
     kinds = ("retrieval", "ranking", "rating")
     tasks = [f"{NAME}_{kind}" for kind in kinds]
-    expected = measure_baselines(NAME, "test", tasks, dict.fromkeys(tasks, 60))
-    found = {ROWS[name].title.lower(): r["metrics"] for name, r in _results(out).items()}
+    expected = built_in.measure_baselines(NAME, "test", dict.fromkeys(tasks, 60))
+    assert set(expected) == set(built_in.QUICK)
+    found = {name: results["metrics"] for name, results in _results(out).items()}
     for name, by_task in expected.items():
         for task, metrics in by_task.items():
             # No list holds what is no item.
@@ -78,16 +83,17 @@ def test_a_row_measures_what_eval_prints_beside_a_model(out, small_data):
 
 
 def test_reading_the_data_is_not_counted_as_a_rows_work(small_data, monkeypatch):
-    read, now = house_rows.read_split, [0.0]
+    read, now = interactions.read_split, [0.0]
 
     def slow(*args, **kwargs):
         now[0] += 100
         return read(*args, **kwargs)
 
-    monkeypatch.setattr(house_rows, "read_split", slow)
-    monkeypatch.setattr(house_rows, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(interactions, "read_split", slow)
+    monkeypatch.setattr(built_in, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     for name in ("popularity", "ease", "history"):
-        measured = house_rows.measure(ROWS[name], house_rows.Splits(NAME, "test"), print)
+        splits = interactions.Splits(NAME, "test")
+        measured = built_in.measure(ROWS[name], splits, ROWS[name].kinds)
         assert measured.fit_seconds + measured.seconds.get("rating", 0) == 0
     assert now == [400], "the test split each time, validation for EASE"
 
@@ -96,7 +102,7 @@ def test_reading_the_data_is_not_counted_as_a_rows_work(small_data, monkeypatch)
 def test_ir_measures_finds_the_same(out, kind):
     measures = {"hr@1": Success @ 1, "hr@10": Success @ 10, "ndcg@5": nDCG @ 5, "mrr": RR @ 20}
     for name in ("ease", "markov", "item_to_item"):
-        path = per_user.path_of(out / name, f"{NAME}_{kind}", "test")
+        path = per_user.path_of(out / name, "test", f"{NAME}_{kind}")
         (batch,) = per_user.read(path)
         qrels, run, short = [], [], []
         for user, target, rank, items in zip(
@@ -120,19 +126,21 @@ def test_ir_measures_finds_the_same(out, kind):
 def test_a_finished_row_is_not_computed_again(out, small_data_dir, tmp_path, capsys):
     names = "markov,popularity"
     assert _run(small_data_dir, tmp_path, names) == 0
-    first = {name: (tmp_path / name / "results.json").read_bytes() for name in names.split(",")}
-    (tmp_path / "markov" / "results.json").write_text('{"metrics": {}}')
+    files = {name: tmp_path / name / "results" / "test.json" for name in names.split(",")}
+    first = {name: path.read_bytes() for name, path in files.items()}
+    files["markov"].write_text('{"metrics": {}}')
     capsys.readouterr()
     assert _run(small_data_dir, tmp_path, names) == 0
-    output = capsys.readouterr().err
-    assert output.count("already finished") == 1
-    assert (tmp_path / "popularity" / "results.json").read_bytes() == first["popularity"]
-    again = json.loads((tmp_path / "markov" / "results.json").read_bytes())
+    told = capsys.readouterr().err
+    assert told.count("finished before") == 1
+    assert files["popularity"].read_bytes() == first["popularity"]
+    again = json.loads(files["markov"].read_bytes())
     assert again["metrics"] == json.loads(first["markov"])["metrics"]
-    # Another split makes another row; a row without per-user results is incomplete.
+    # Another split is another evaluation; without its per-user results it is incomplete.
     assert _run(small_data_dir, tmp_path, "popularity", "--split", "validation") == 0
     assert "finished before" not in capsys.readouterr().err
-    per_user.path_of(tmp_path / "markov", f"{NAME}_ranking", "test").unlink()
+    assert files["popularity"].read_bytes() == first["popularity"]
+    per_user.path_of(tmp_path / "markov", "test", f"{NAME}_ranking").unlink()
     assert _run(small_data_dir, tmp_path, "markov") == 0
     assert "finished before" not in capsys.readouterr().err
 
@@ -173,8 +181,8 @@ def test_wrong_arguments_are_reported(names, more, message, small_data_dir, tmp_
 
 
 def test_damaged_results_are_reported(small_data_dir, tmp_path, capsys):
-    (tmp_path / "popularity").mkdir()
-    (tmp_path / "popularity" / "results.json").write_text("{")
+    (tmp_path / "popularity" / "results").mkdir(parents=True)
+    (tmp_path / "popularity" / "results" / "test.json").write_text("{")
     assert _run(small_data_dir, tmp_path, "popularity") == 2
     assert "Damaged file" in capsys.readouterr().err
 

@@ -72,6 +72,14 @@ def test_training_curves_are_read_from_the_runs_own_log(run, tmp_path):
     assert cli.main(["report", str(run), "--out", str(out)]) == 0
     assert "| ease | 2 | 4.500 |" in (tmp_path / "report.md").read_text()
     (log,) = run.glob("events.out.tfevents.*")
+    whole = log.read_bytes()
+    for damaged in (whole[:-7], whole[:-60] + bytes(60)):
+        log.write_bytes(damaged)
+        assert cli.main(["report", str(run), "--out", str(out)]) == 0
+        assert "| ease | 60 |" in (tmp_path / "report.md").read_text(), "all but the last record"
+    for damaged in (np.arange(200, dtype=np.uint8).tobytes(), whole[:5], b"\xff" * 9, bytes(40)):
+        log.write_bytes(damaged)
+        assert cli.main(["report", str(run), "--out", str(out)]) == 2
     log.write_bytes(np.arange(200, dtype=np.uint8).tobytes())
     assert cli.main(["report", str(run), "--out", str(out)]) == 2
 
@@ -81,5 +89,5 @@ def test_help_is_complete(capsys):
         cli.main(["report", "--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    assert "per_user/<task>-<split>.parquet" in shown
+    assert "per_user/<evaluation>/<task>.parquet" in shown
     assert "recllm report" in shown

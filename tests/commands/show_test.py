@@ -3,10 +3,10 @@
 import json
 
 import pytest
+from recllm_tasks.engine.throughput import ORDER, PACKING, Throughput
 
 from recllm_tasks import cli
 from recllm_tasks.commands import show
-from recllm_tasks.engine.throughput import ORDER, PACKING, Throughput
 
 
 @pytest.fixture(autouse=True)

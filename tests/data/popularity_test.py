@@ -4,8 +4,6 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-
-
 draw_in_graph = tf.function(draw_by_popularity)
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks.engine import decoding, evaluation, per_user
+from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.report import methods, runs
+from recllm_tasks.runs import per_user
 from recllm_tasks.runs.decoding import Decoding
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
@@ -67,16 +69,18 @@ def _evaluate(model_dir, **settings):
     kept = {}
 
     def record(results):
+        results.save(model_dir)
         for path in pathlib.Path(model_dir).glob("eval/*/*.npz"):
             with np.load(path, allow_pickle=False) as stored:
                 kept[path.name] = {n: stored[n].tobytes() for n in stored.files if n != "seconds"}
+        return results
 
-    settings = {"decoding": SETTINGS, **settings}
-    results = evaluation.evaluate(model_dir=model_dir, **settings, record=record)
+    found = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    results = found.as_json()
     assert set(results["decode_seconds"]) == set(results["metrics"])
     assert set(results["per_user"]) == set(results["metrics"])
     for task, measured in results["metrics"].items():
-        path = per_user.path_of(model_dir, task, results["split"])
+        path = per_user.path_of(model_dir, found.name, task)
         assert str(path) == str(pathlib.Path(model_dir) / results["per_user"][task])
         assert per_user.metrics(path) == measured
         assert per_user.facts(path)["fingerprint"] == results["fingerprint"]
@@ -148,3 +152,19 @@ def test_other_settings_take_nothing(model_dir, decoded, other):
 
 def test_validation_in_training_keeps_nothing(run_dir):
     assert not (pathlib.Path(run_dir) / "eval").exists()
+
+
+def test_another_decoding_keeps_the_results_of_the_first(model_dir):
+    few = {"mixture": "gift_cards_retrieval", "num_examples": 8}
+    first, _ = _evaluate(model_dir, **few)
+    second, _ = _evaluate(model_dir, **few, constrained=False)
+    folder = pathlib.Path(model_dir)
+    for stored, name in ((first, "test-beam4"), (second, "test-beam4-unconstrained")):
+        found = json.loads((folder / "results" / f"{name}.json").read_text())
+        assert found["metrics"] == stored["metrics"]
+        assert (folder / "per_user" / name / "gift_cards_retrieval.parquet").is_file()
+    labels = [methods.label(run, "retrieval") for run in runs.load([folder])]
+    assert labels == [
+        "UT (very_small, 4 steps, 4 beams)",
+        "UT (very_small, 4 steps, 4 beams, free text)",
+    ]

@@ -1,4 +1,4 @@
-"""A model's rows by user give the metrics that SeqIO's evaluation gives."""
+"""Per-user results give the metrics of SeqIO's evaluation."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import per_user, user_rows
+from recllm_tasks.engine import user_rows
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.windows import WINDOW
+from recllm_tasks.runs import per_user
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
@@ -31,7 +32,7 @@ def beams_of(texts, vocabulary, scores=None) -> Beams:
     return Beams(tokens, scores, np.full(tokens.shape[:2], -1))
 
 
-def test_lists_hold_items_what_is_none_and_what_stands_twice(tmp_path):
+def test_lists_keep_items_invalid_beams_and_duplicates(tmp_path):
     task, dataset = examples_of("gift_cards_retrieval")
     vocabulary = task.output_features["targets"].vocabulary
     examples = list(dataset.as_numpy_iterator())
@@ -56,7 +57,7 @@ def test_lists_hold_items_what_is_none_and_what_stands_twice(tmp_path):
     assert rows["items"].to_pylist() == [[row_of.get(t, -1) for t in row] for row in texts]
 
 
-def test_the_history_is_the_whole_one_and_not_the_window():
+def test_history_counts_all_items_and_not_the_window():
     task, dataset = examples_of("gift_cards_retrieval")
     num_users = int(dataset.cardinality())
     beams = beams_of([["I1"]] * num_users, task.output_features["targets"].vocabulary)

@@ -5,9 +5,9 @@ import seqio
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recllm_tasks.prompts.ragged import Ragged
 
 from recllm_tasks.prompts import packing
-from recllm_tasks.prompts.ragged import Ragged
 
 LENGTHS = {"inputs": 20, "targets": 8}
 SIDES = ("encoder", "decoder")

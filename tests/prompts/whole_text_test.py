@@ -7,12 +7,12 @@ import gin
 import numpy as np
 import pytest
 import seqio
+from recllm_tasks.prompts.batch_steps import seeds_of
+from recllm_tasks.prompts.ragged import Ragged
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
 from recllm_tasks.prompts import draws, masking, stream, token_table
-from recllm_tasks.prompts.batch_steps import seeds_of
-from recllm_tasks.prompts.ragged import Ragged
 
 LENGTHS = {"inputs": 1024, "targets": 128}
 KINDS = ("retrieval", "ranking", "mim", "mlm", "bpr", "ie", "p5_retrieval", "p5_ranking")

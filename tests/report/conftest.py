@@ -1,4 +1,4 @@
-"""Run folders of a few users, as `recllm eval` and `recllm baselines` leave them."""
+"""Run folders of a few users, as `recllm eval` and `recllm baselines` write them."""
 
 import json
 import pathlib
@@ -9,6 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks import metrics
+from recllm_tasks.runs import per_user
+from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.results import name_of
 
 FINGERPRINT = "ab" * 32
 
@@ -46,8 +49,10 @@ def write_run(
         columns["rank"] = pa.array(np.asarray(ranks)[order], pa.float64())
         columns["items"] = pa.array([items[n] for n in order], pa.list_(pa.int32()))
         measured = metrics.rank_metrics(ranks)
-    (folder / "per_user").mkdir()
-    pq.write_table(pa.table(columns), folder / "per_user" / f"{task}-test.parquet")
+    decoding = told.get("decoding") and Decoding(**told["decoding"])
+    rows = per_user.path_of(folder, name_of(told.get("split", "test"), decoding), task)
+    rows.parent.mkdir(parents=True)
+    pq.write_table(pa.table(columns), rows)
     results = {
         "dataset": "toys",
         "fingerprint": FINGERPRINT,
@@ -56,6 +61,7 @@ def write_run(
         "ties": "published",
         "metrics": {task: measured},
         "num_examples": {task: num},
+        "per_user": {task: str(rows.relative_to(folder))},
         **told,
     }
     (folder / "results.json").write_text(json.dumps(results))

@@ -4,6 +4,7 @@ import csv
 import html.parser
 import io
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from recllm_tasks.report.breakdowns import groups_of
 from recllm_tasks.report.conditions import Prepared
 from recllm_tasks.report.recommended import deciles, describe
 from recllm_tasks.report.user_results import UserResults
+from recllm_tasks.runs import results
 
 FINGERPRINT = "ab" * 32
 COUNTS = {FINGERPRINT: Prepared(np.arange(1, 31), "published")}
@@ -87,7 +89,7 @@ def test_rows_are_compared_with_the_best_baseline(make_run, draw_ranks):
         low, high = map(float, cell.interval)
         assert low < float(cell.text) < high
         assert 0.02 < high - low < 0.12, "about four standard errors of 400 users"
-    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 less HGN"
+    assert table(made, "Retrieval: difference").columns[0] == "NDCG@10 minus HGN"
 
 
 def test_the_report_is_the_same_each_time(three_rows):
@@ -175,7 +177,7 @@ def test_users_of_one_condition_must_be_the_same(make_run, draw_ranks):
     import pyarrow.parquet as pq
 
     one, two = (make_run(name, ranks=draw_ranks(20, 0.5)) for name in ("hgn", "caser"))
-    path = two / "per_user" / "toys_retrieval-test.parquet"
+    path = two / "per_user" / "test" / "toys_retrieval.parquet"
     found = pq.read_table(path)
     targets = pa.array(np.full(20, 3), pa.int32())
     pq.write_table(found.set_column(found.column_names.index("target"), "target", targets), path)
@@ -183,7 +185,7 @@ def test_users_of_one_condition_must_be_the_same(make_run, draw_ranks):
         report.build(runs.load([one, two]), {})
 
 
-def test_a_row_of_the_catalog_that_is_not_there_is_told(make_run, draw_ranks):
+def test_a_row_of_the_catalog_that_is_not_there_is_reported(make_run, draw_ranks):
     folder = make_run("hgn", ranks=draw_ranks(40, 0.5), items=[[30]] * 40)
     with pytest.raises(UserError, match=r"'items' in .* catalog row 30"):
         report.build(runs.load([folder]), COUNTS)
@@ -206,6 +208,35 @@ def test_without_users_or_catalog_there_is_no_more_than_the_metrics(three_rows, 
     assert any("length of history" in title for title in titles)
     catalog_too = report.build(runs.load(three_rows), COUNTS)
     assert any("popularity of the target" in table.title for table in catalog_too.tables)
+
+
+def test_evaluations_of_one_run_are_rows_that_say_how_they_differ(make_run, draw_ranks):
+    told = {"model": "tiny", "mixture": "toys_reat", "step": 100}
+    folder = make_run("run", ranks=draw_ranks(60, 0.5), **told, decoding={"num_beams": 20})
+    free = make_run(
+        "free",
+        ranks=draw_ranks(60, 0.4, seed=1),
+        **told,
+        decoding={"num_beams": 50, "constrained": False, "exclude_history": True},
+    )
+    for source in (folder, free):
+        found = results.read(source / "results.json")
+        found.save(folder)
+    shutil.copytree(free / "per_user", folder / "per_user", dirs_exist_ok=True)
+    shutil.rmtree(free)
+    assert [path.name for path in results.find(folder.parent)] == [
+        "test-beam20.json",
+        "test-beam50-unconstrained-new_items.json",
+    ]
+    latest = (folder / "results.json").read_text()
+    assert (folder / "results" / f"{found.name}.json").read_text() == latest
+    loaded = runs.load([folder])
+    assert all(run.per_user_file("toys_retrieval").is_file() for run in loaded)
+    assert loaded[0].name == "run, test-beam20"
+    made = report.build(loaded, {})
+    assert cells(made, "Table 1", "ReAT (tiny, 100 steps)")[0].interval
+    assert cells(made, "Table 1", "ReAT (tiny, 100 steps, 50 beams, free text, unseen)")[0].interval
+    assert len(table(made, "Fingerprints").rows) == 2
 
 
 class _Texts(html.parser.HTMLParser):

@@ -8,7 +8,7 @@ import pytest
 
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir, open_dataset
 from recllm_tasks.errors import UserError
-from recllm_tasks.report import conditions, runs, user_results
+from recllm_tasks.report import conditions, run_tables, runs, user_results
 
 INNER = {
     "popularity": {"toys_retrieval": {"hr@10": 0.1}},
@@ -64,14 +64,22 @@ def test_baselines_inside_fill_in_where_no_run_is_given(make_run, draw_ranks):
         ("num_examples", {"toys_retrieval": 1.5}, "num_examples.toys_retrieval"),
         ("seconds", float("inf"), "Infinity"),
         ("parameters", -1, "parameters"),
-        ("constrained", "yes", "constrained"),
+        ("decoding", "beam", "decoding"),
+        ("decoding", {"constrained": "yes"}, "CONSTRAINED: got 'yes'"),
+        ("decoding", {"num_beams": 0}, "NUM_BEAMS: got 0"),
+        ("decoding", {"method": "m" * 10_000}, "METHOD: got"),
+        ("decoding", {"method": ["beam"]}, "METHOD: got"),
+        ("decoding", {"beams": 3}, "'decoding' in"),
+        ("constrained", False, "constrained"),
+        ("per_user", {"toys_retrieval": "../other/per_user/x.parquet"}, "per_user.toys_retrieval"),
+        ("per_user", {"toys_retrieval": 1}, "per_user.toys_retrieval"),
         ("settings", "x", "settings"),
         ("settings", {"curve": [1]}, "settings.curve"),
         ("settings", {"curve": [{"epoch": "1", "loss": 2}]}, "settings.curve[0].epoch"),
         ("baselines", {"x": {"toys_retrieval": {"hr@10": 2}}}, "baselines.x.toys_retrieval.hr@10"),
     ],
 )
-def test_what_does_not_fit_is_told_by_file_and_key(make_run, draw_ranks, change, key, value, told):
+def test_invalid_values_are_reported(make_run, draw_ranks, change, key, value, told):
     folder = change(make_run("run", ranks=draw_ranks(20, 0.5)), **{key: value})
     with pytest.raises(UserError) as error:
         runs.load([folder])
@@ -92,7 +100,8 @@ def test_deep_settings_and_strange_characters_are_shown_as_text(make_run, draw_r
     change(folder, model="A\u202eB\x00\ud800", settings={"a": {"b": [{"c": 1}]}})
     (run,) = runs.load([folder])
     assert run.model == "A�B��"
-    assert run.settings == {"a": '{"b": [{"c": 1}]}'}
+    table = run_tables.fingerprint_table([run], {})
+    assert table.rows[0].cells[-1].text == 'a={"b": [{"c": 1}]}'
 
 
 def test_run_json_must_tell_of_the_same_dataset(make_run, draw_ranks):

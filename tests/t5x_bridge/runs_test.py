@@ -10,9 +10,11 @@ import pytest
 import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import cli
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.runs import per_user, results
 from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 256, "targets": 16}
@@ -72,8 +74,8 @@ def stopped(t5x, start, small_data_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(start, small_data_dir, stopped, tmp_path_factory):
-    """Metrics of the three tasks by T5X on the state at step 30."""
+def eval_output_dir(start, small_data_dir, stopped, tmp_path_factory):
+    """EVAL_OUTPUT_DIR of T5X's evaluation of the three tasks on the state at step 30."""
     out = tmp_path_factory.mktemp("t5x") / "out"
     _done(
         start(
@@ -86,9 +88,15 @@ def evaluated(start, small_data_dir, stopped, tmp_path_factory):
             f"--gin.EVAL_OUTPUT_DIR={out}",
         )
     )
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(eval_output_dir):
+    """Metrics by task, as T5X writes them."""
     return {
         path.name.removesuffix("-metrics.jsonl"): json.loads(path.read_text())
-        for path in (out / "inference_eval").glob("*-metrics.jsonl")
+        for path in (eval_output_dir / "inference_eval").glob("*-metrics.jsonl")
     }
 
 
@@ -158,6 +166,54 @@ def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
     for task, metrics in measured.items():
         assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
     assert measured["gift_cards_retrieval"]["invalid"] == 0
+
+
+def test_t5x_writes_our_results_and_per_user_results(eval_output_dir, evaluated, tmp_path):
+    found = results.read(eval_output_dir / "results.json")
+    assert results.find(eval_output_dir) == [eval_output_dir / "results" / "test-beam20.json"]
+    assert (found.mixture, found.model, found.seed) == ("gift_cards_ut_at", "tiny", 0)
+    assert (found.step, found.initial_step) == (30, 0)
+    assert found.decoding == Decoding(batch_size=32)
+    assert set(found.per_user) == set(found.metrics) == set(evaluated)
+    for task, metrics in evaluated.items():
+        path = eval_output_dir / found.per_user[task]
+        assert {"step": 30, **per_user.metrics(path)} == metrics
+        assert {"step": 30, **found.metrics[task]} == metrics
+        assert found.num_examples[task] == sum(map(len, per_user.read(path))) > 0
+    assert list(eval_output_dir.rglob("*.tmp")) == []
+    page = tmp_path / "report.html"
+    assert cli.main(["report", str(eval_output_dir), "--out", str(page)]) == 0
+    assert "UT+AT (tiny, 30 steps)" in page.read_text()
+
+
+def test_other_processes_than_the_first_write_nothing(small_data, tmp_path):
+    del small_data
+    from recllm_tasks.t5x_bridge.results import ResultsEvaluator
+
+    evaluator = ResultsEvaluator(
+        "gift_cards_retrieval",
+        seqio.EncDecFeatureConverter(pack=False),
+        eval_split="test",
+        sequence_length=LENGTHS,
+        num_examples=5,
+        output_dir=str(tmp_path),
+        model="tiny",
+        checkpoint="/no/such/checkpoint_7",
+        initial_checkpoint=None,
+        decoding=Decoding(),
+    )
+
+    def predict(dataset):
+        return [(place, np.ones((20, 4), np.int32)) for place, _ in dataset.as_numpy_iterator()]
+
+    evaluator.evaluate(compute_metrics=False, step=7, predict_fn=predict)
+    assert list(tmp_path.iterdir()) == []
+    evaluator.evaluate(compute_metrics=True, step=7, predict_fn=predict)
+    found = results.read(tmp_path / "results.json")
+    assert (found.mixture, found.num_examples) == (
+        "gift_cards_retrieval",
+        {"gift_cards_retrieval": 5},
+    )
 
 
 def test_inference_writes_a_line_a_user(inferred, small_data):

@@ -1,4 +1,4 @@
-"""How long a row of RecBole is trained, and with what."""
+"""Limits and resources of training a RecBole row."""
 
 import dataclasses
 import os
@@ -8,12 +8,12 @@ from recllm_tasks.errors import check_number, check_whole
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """The first of its limits ends the training.
+    """Training ends at the first of the limits.
 
     Attributes:
-      epochs: at most.
-      minutes: after which no epoch begins.
-      patience: epochs in a row without a better validation.
+      epochs: maximum.
+      minutes: no epoch starts after them.
+      patience: consecutive epochs without a better validation.
       seed: of parameters, order and negatives.
       threads: of PyTorch; None is the number of cores.
     """
@@ -25,7 +25,7 @@ class Budget:
     threads: int | None = None
 
     def __post_init__(self):
-        """Raises UserError for what is no budget."""
+        """Raises UserError for invalid values."""
         check_whole("--epochs", self.epochs, 1)
         check_number("--minutes", self.minutes, 0)
         check_whole("--patience", self.patience, 1)
@@ -35,7 +35,7 @@ class Budget:
 
     @property
     def limits(self) -> dict[str, float]:
-        """What ends the training."""
+        """The limits of training."""
         return {"epochs": self.epochs, "minutes": self.minutes, "patience": self.patience}
 
     @property

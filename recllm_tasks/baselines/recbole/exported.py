@@ -1,12 +1,12 @@
-"""The files that RecBole's process reads: the log of the train split, and the users to score.
+"""The files that the RecBole process reads: the log of train, and the users to score.
 
     data/log/log.inter    user_id, item_id, timestamp (the place in the sequence), label (a like)
     data/log/log.item     item_id, class (categories, by number)
     users.parquet, validation.parquet   user, history, target, candidates or liked
 
-Held-out items are not in the log, so that nothing trained there can have seen them; all items are
-in log.item, so that all get an embedding. Users are numbered, and an item is its row of the
-catalog: RecBole's atomic files have no quoting, and give tokens numbers of their own.
+The log has no held-out interactions, so that no model can train on them; log.item has all items, so
+that all get an embedding. Users are numbers and items are catalog rows, since RecBole's atomic
+files have no quoting.
 """
 
 import pathlib
@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from recllm_tasks.baselines.evaluation import candidates_of
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.engine import run_folder
+from recllm_tasks.files import atomic_write
 
-# Between the levels of `Catalog.categories`.
+# Separates the levels of `Catalog.categories`.
 _LEVELS = " > "
 
 
@@ -32,13 +32,13 @@ def write_log(
 
     Args:
       folder: of the job.
-      interactions: whose train split it is.
-      catalog: for the categories.
-      rated: only interactions with a rating, which alone have a label.
+      interactions: with the train split.
+      catalog: with the categories.
+      rated: write only interactions with a rating; others have no label.
     """
     within = folder / "data" / "log"
     within.mkdir(parents=True, exist_ok=True)
-    with run_folder.whole_file(within / "log.inter") as f:
+    with atomic_write(within / "log.inter") as f:
         f.write("user_id:token\titem_id:token\ttimestamp:float\tlabel:float\n")
         for user, (items, ratings) in enumerate(
             zip(interactions.train_items, interactions.train_ratings)
@@ -48,7 +48,7 @@ def write_log(
                     continue
                 label = int(rating > interactions.like_threshold)
                 f.write(f"{user}\t{item}\t{place}\t{label}\n")
-    with run_folder.whole_file(within / "log.item") as f:
+    with atomic_write(within / "log.item") as f:
         f.write("item_id:token\tclass:token_seq\n")
         for row, classes in enumerate(class_numbers(catalog.categories)):
             f.write(f"{row}\t{' '.join(map(str, classes))}\n")
@@ -57,7 +57,7 @@ def write_log(
 def class_numbers(categories: Sequence[str]) -> list[list[int]]:
     """The levels of each item's categories as numbers, in order of first appearance.
 
-    Our choice: an item without categories is in class 0, which nothing else is in.
+    Our choice: items without categories form class 0.
     """
     numbers = {"": 0}
     found = []
@@ -68,7 +68,7 @@ def class_numbers(categories: Sequence[str]) -> list[list[int]]:
 
 
 def write_users(path: pathlib.Path, interactions: SplitInteractions, rated: bool) -> None:
-    """Writes the evaluated users, with their candidates, or with whether they like the target."""
+    """Writes the evaluated users, with their candidates or whether they liked the target."""
     histories = pa.array(interactions.history_items, pa.list_(pa.int32()))
     columns = {
         "user": pa.array(map(str, interactions.train_users), pa.string()),
@@ -76,10 +76,9 @@ def write_users(path: pathlib.Path, interactions: SplitInteractions, rated: bool
         "target": pa.array(interactions.targets, pa.int32()),
     }
     if rated:
-        liked = interactions.target_ratings > interactions.like_threshold
-        columns["liked"] = pa.array(liked)
+        columns["liked"] = pa.array(interactions.targets_liked())
     else:
         candidates, _ = candidates_of(interactions)
         columns["candidates"] = pa.array(list(candidates), pa.list_(pa.int32()))
-    with run_folder.whole_file(path, "wb") as f:
+    with atomic_write(path, "wb") as f:
         pq.write_table(pa.table(columns), f)

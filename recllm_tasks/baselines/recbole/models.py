@@ -1,8 +1,8 @@
-"""Which of RecBole's models are rows, and with which settings.
+"""RecBole's models that are rows, and their settings.
 
-Settings that are not named here are RecBole's defaults of that model. Our choice: one size and one
-learning rate for all, and the loss that RecBole gives a model by default, since no row is tuned.
-RecBole lacks BPR-MLP and SASRec with its paper's loss; both are built in process/networks.py.
+Other settings are RecBole's defaults. Our choice: the same size and learning rate for all models,
+and each model's default loss; no row is tuned. RecBole lacks BPR-MLP and SASRec with its paper's
+loss; both are built in process/networks.py.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ class Model:
 
     Attributes:
       title: in tables.
-      what: in a line.
+      what: description in a line.
       network: RecBole's class, or one of process/networks.py.
-      config: RecBole's settings beside those of all.
-      kinds: of the tasks that it is measured on.
-      exclude_seen: whether retrieval leaves the history out. Our choice: where the model does not
-        read the order of the history, as it would list what it was trained to rank first; the
-        others may list it, as RecBole and the paper let them.
-      pretrain: epochs at most, and the share of the minutes at most, of a first stage.
+      config: RecBole's settings of this model.
+      kinds: of tasks that it is measured on.
+      exclude_seen: whether retrieval leaves out the history. Our choice: for models that ignore the
+        order of the history, which would otherwise list their training items; others may list it,
+        as in RecBole and the paper.
+      pretrain: limits of a first stage: epochs, and its share of the minutes.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""Runs `process` in RecBole's environment, and makes a row's results of what it writes.
+"""Runs `process` in RecBole's environment and turns its output into a row's results.
 
-A row's folder holds `recbole/` with the files of the job: a training that was stopped goes on from
-its last epoch when it is asked for again, and a larger budget goes on from where it ended.
+A row's folder holds `recbole/` with the files of the job. A stopped training resumes from its last
+epoch, and a larger budget resumes from the end of a smaller one.
 """
 
 import hashlib
@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from recllm_tasks import metrics
 from recllm_tasks.baselines import evaluation
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.measured import Measured
 from recllm_tasks.baselines.recbole import exported
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
-from recllm_tasks.engine import run_folder
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import read_json, write_json
 
 PROGRAM = pathlib.Path(__file__).with_name("process")
 FOLDER = "recbole"
@@ -33,7 +33,7 @@ ENVIRONMENT = ".venv-baselines"
 
 
 def settings_of(name: str, budget: Budget) -> dict[str, Any]:
-    """What fixes a row's results, but for the data: JSON."""
+    """Everything but the data that a row's results depend on: JSON."""
     model = MODELS[name]
     return {
         "network": model.network,
@@ -49,10 +49,10 @@ def find_python(given: str | None) -> str:
     """The Python of RecBole's environment.
 
     Args:
-      given: by the user, or None: `.venv-baselines` here or in the checkout.
+      given: by the user; None is `.venv-baselines` here or in the checkout.
 
     Raises:
-      UserError: it is not there.
+      UserError: it does not exist.
     """
     if given:
         places = [pathlib.Path(given).expanduser()]
@@ -64,7 +64,7 @@ def find_python(given: str | None) -> str:
             return str(place.absolute())
     raise UserError(
         f"Python with RecBole: got none at {' or '.join(map(str, places))}, expected the "
-        "environment that launch/install_baselines.sh makes; run it, or name its Python with "
+        "environment that launch/install_baselines.sh creates; run it, or name its Python with "
         "--recbole_python"
     )
 
@@ -77,24 +77,24 @@ def measure(
     budget: Budget,
     say: Callable[[str], None],
 ) -> Measured:
-    """Trains a row, or goes on with it, and measures it on its tasks.
+    """Trains a row, or resumes its training, and measures it.
 
     Args:
       name: in MODELS.
       splits: of the dataset.
-      folder: of the row; the job's files are made in it.
+      folder: of the row; holds the job's files.
       python: of RecBole's environment.
-      budget: see there.
-      say: is told of progress, a line an epoch.
+      budget: of training.
+      say: receives messages about progress, one per epoch.
 
     Raises:
-      UserError: the training failed; the message has its last words, and where the others are.
+      UserError: the training failed; the message has its last line, and where the log is.
     """
     model, within = MODELS[name], folder / FOLDER
     settings = settings_of(name, budget)
     _prepare(within, name, splits, budget)
     _run(python, within, say)
-    report = run_folder.read_json(within / "report.json")
+    report = read_json(within / "report.json")
     settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
     settings["epoch"] = 1 + int(np.argmax([found["validation"] for found in report["curve"]]))
     rated = model.kinds == ("rating",)
@@ -112,7 +112,7 @@ def measure(
 
 
 def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
-    """Retrieval and ranking, of the ranks, the lists and the scores of the candidates."""
+    """Retrieval and ranking, from ranks, lists and scores of candidates."""
     lists = [np.array(items, np.int32) for items in table["items"].to_pylist()]
     candidates_Ux1C, place_U = evaluation.candidates_of(interactions)
     scores_Ux1C = np.array(table["candidate_scores"].to_pylist())
@@ -127,7 +127,7 @@ def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
 
 
 def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) -> None:
-    """Writes the job; what an older one of other data or settings left is removed."""
+    """Writes the job, and removes the files of one with other data or settings."""
     model, rated = MODELS[name], MODELS[name].kinds == ("rating",)
     info, split = splits.source.info(), splits.split
     settings = settings_of(name, budget)
@@ -143,7 +143,7 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
         **settings,
     }
     facts = json.loads(json.dumps(facts))
-    if run_folder.read_json(within / "facts.json") != facts:
+    if read_json(within / "facts.json") != facts:
         shutil.rmtree(within, ignore_errors=True)
     within.mkdir(parents=True, exist_ok=True)
     (within / "predictions.parquet").unlink(missing_ok=True)
@@ -151,12 +151,12 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
     if not (within / "facts.json").exists():
         validation = splits.validation
         if rated:
-            validation = validation.select(~np.isnan(validation.target_ratings))
+            validation = validation.rated()
         exported.write_log(within, splits.evaluated, splits.source.catalog(), rated)
         exported.write_users(within / "users.parquet", splits.of(model.kinds[0]), rated)
         exported.write_users(within / "validation.parquet", validation, rated)
-        run_folder.write_json(within / "facts.json", facts)
-    run_folder.write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
+        write_json(within / "facts.json", facts)
+    write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
 
 
 def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:
@@ -170,7 +170,7 @@ def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:
         "num_items": num_items,
         "seed": budget.seed,
         "threads": budget.num_threads,
-        # That its death ends the training.
+        # The training ends when this process does.
         "parent": os.getpid(),
         **budget.limits,
     }
@@ -191,37 +191,37 @@ def _run(python: str, within: pathlib.Path, say: Callable[[str], None]) -> None:
     ):
         try:
             for line in process.stdout:
-                _tell(line, say)
+                _report(line, say)
             code = process.wait()
         finally:
             process.kill()
     if code or not (within / "report.json").is_file():
         words = log.read_text(encoding="utf-8").strip().splitlines() or [f"exit code {code}"]
         raise UserError(
-            f"RecBole for '{within.parent.name}': got {words[-1].strip()}, expected a training "
-            f"that ends; see {log}, or run launch/install_baselines.sh anew"
+            f"RecBole for '{within.parent.name}': got {words[-1].strip()}, expected a complete "
+            f"training; see {log}, or run launch/install_baselines.sh again"
         )
 
 
-def _tell(line: str, say: Callable[[str], None]) -> None:
-    """RecBole prints other lines too."""
+def _report(line: str, say: Callable[[str], None]) -> None:
+    """Reports a line of progress; RecBole also prints other lines."""
     try:
-        told = json.loads(line)
+        event = json.loads(line)
     except ValueError:
         return
-    if not isinstance(told, dict):
+    if not isinstance(event, dict):
         return
-    if "resumed" in told:
-        say(f"goes on after epoch {told['resumed']}")
-    elif "epoch" in told:
-        stage = "" if told["stage"] else "pre-training, "
-        found = f", validation {told['validation']:.4f}" if "validation" in told else ""
+    if "resumed" in event:
+        say(f"resumes after epoch {event['resumed']}")
+    elif "epoch" in event:
+        stage = "" if event["stage"] else "pre-training, "
+        found = f", validation {event['validation']:.4f}" if "validation" in event else ""
         say(
-            f"{stage}epoch {told['epoch']} of {told['epochs']} at most: loss {told['loss']:.4f}"
-            f"{found}, {told['seconds']:.0f} s"
+            f"{stage}epoch {event['epoch']} of at most {event['epochs']}: loss {event['loss']:.4f}"
+            f"{found}, {event['seconds']:.0f} s"
         )
-    elif "predicting" in told:
-        say(f"scores {told['predicting']:,} users")
+    elif "predicting" in event:
+        say(f"scores {event['predicting']:,} users")
 
 
 def _read(path: pathlib.Path, num_users: int) -> pa.Table:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recllm_tasks import metrics
-from recllm_tasks.baselines.house_rows import Splits
+from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.recbole import training
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
@@ -15,7 +15,7 @@ from recllm_tasks.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("small_data")
 
-# Scores an item by its row, as a model that goes on an epoch whenever it is called.
+# Scores an item by its row, as a model that resumes and trains an epoch whenever it is called.
 STAND_IN = """
 import json, pathlib, sys
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
@@ -77,13 +77,13 @@ def test_metrics_are_ours(stand_in, splits, tmp_path):
     own = sorted([*negatives[0], targets[0]], reverse=True)[:20]
     assert measured.ranked["ranking"].lists[0].tolist() == own
     assert measured.parameters == 7
-    assert told == ["epoch 1 of 100 at most: loss 1.0000, validation 0.1000, 2 s"]
+    assert told == ["epoch 1 of at most 100: loss 1.0000, validation 0.1000, 2 s"]
 
 
 def test_rating_has_scores(stand_in, splits, tmp_path):
     measured, _ = measure("wide_deep", splits, tmp_path / "row")
     assert measured.kinds == ["rating"]
-    np.testing.assert_array_equal(measured.scores["rating"], splits.rated.targets)
+    np.testing.assert_array_equal(measured.scores["rating"], splits.of("rating").targets)
 
 
 def test_the_state_stays_for_a_larger_budget_and_goes_with_other_settings(
@@ -98,14 +98,14 @@ def test_the_state_stays_for_a_larger_budget_and_goes_with_other_settings(
     assert len(measure("gru4rec", splits, row, seed=1)[0].settings["curve"]) == 1
 
 
-def test_a_failure_is_told_with_its_last_words(stand_in, splits, tmp_path):
+def test_a_failure_is_reported_with_its_last_words(stand_in, splits, tmp_path):
     stand_in("import sys; sys.exit('no module named recbole')")
     with pytest.raises(UserError, match=r"no module named recbole.*errors\.log"):
         measure("sasrec_ce", splits, tmp_path / "row")
 
 
 @pytest.mark.parametrize("damage", ["torn", "short"])
-def test_bad_predictions_are_told(stand_in, splits, tmp_path, damage):
+def test_bad_predictions_are_reported(stand_in, splits, tmp_path, damage):
     cut = "pq.write_table(pa.table(columns).slice(1), folder / 'predictions.parquet')"
     torn = "(folder / 'predictions.parquet').write_bytes(b'PAR1')"
     stand_in(STAND_IN + {"torn": torn, "short": cut}[damage])
@@ -117,12 +117,12 @@ def test_bad_predictions_are_told(stand_in, splits, tmp_path, damage):
     "wrong",
     [{"epochs": 0}, {"minutes": -1}, {"minutes": float("nan")}, {"threads": 0}, {"seed": 2**31}],
 )
-def test_a_wrong_budget_is_told(wrong):
+def test_a_wrong_budget_is_reported(wrong):
     with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
         Budget(**wrong)
 
 
-def test_no_python_with_recbole_is_told(tmp_path, monkeypatch):
+def test_no_python_with_recbole_is_reported(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"launch/install_baselines\.sh"):
         training.find_python(str(tmp_path))
     assert training.find_python(sys.executable) == sys.executable

@@ -15,10 +15,10 @@ import pytest
 import torch
 import transformers
 
-from recllm_tasks.engine import memory
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats import conversion, hugging_face_folder, parameters, verification
+from recllm_tasks.runs import memory
 
 _SMALL = T5Config(
     32128, mlp_dim=1024, num_heads=6, num_encoder_layers=8, num_decoder_layers=8, emb_dim=512
@@ -102,7 +102,7 @@ def _sparse_folder(folder: pathlib.Path, config: T5Config, leave_out: str) -> pa
 
 
 def test_a_whole_xl_is_checked_without_its_memory(tmp_path):
-    memory.forget_peak()
+    memory.reset_peak()
     before = memory.peak_bytes()
     source = conversion.open_source("hf", _sparse_folder(tmp_path / "whole", XL, ""))
     assert dataclasses.replace(source.config, dropout_rate=0.1) == XL
@@ -116,7 +116,7 @@ def test_a_whole_xl_is_checked_without_its_memory(tmp_path):
 _CONVERT = """
 import sys
 from recllm_tasks import cli
-from recllm_tasks.engine import memory
+from recllm_tasks.runs import memory
 code = cli.main(sys.argv[1:])
 print("RESULT", code, memory.peak_bytes())
 """

@@ -1,15 +1,15 @@
-"""Trains one of RecBole's models and scores users with it; runs in RecBole's own environment.
+"""Trains a RecBole model and scores users with it, in RecBole's environment.
 
     python -I process FOLDER
 
-FOLDER holds job.json, the atomic files and the users (exported.py); this program adds a state after
-every epoch, from which it goes on when it is called again, best.pt, and in the end
-predictions.parquet and report.json. It says what it does on standard output, a JSON object a line.
+FOLDER holds job.json, the atomic files and the users (exported.py). This program adds a state after
+every epoch, from which it resumes, best.pt, and finally predictions.parquet and report.json. It
+reports progress on standard output, one JSON object per line.
 
-It imports nothing of recllm_tasks, which RecBole's environment does not hold. RecBole gives the
-models, their losses, the augmented training examples and their negatives; the loop, the seeds, the
-inputs of validation and test, and the choice of the best epoch are here. Its own splits and metrics
-are never used.
+It imports nothing from recllm_tasks, which RecBole's environment lacks. RecBole provides the
+models, losses, augmented training examples and negatives. The loop, the seeds, the inputs of
+validation and test, and the choice of the best epoch are ours; RecBole's splits and metrics are not
+used.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ from recbole.data.dataloader import TrainDataLoader
 from recbole.sampler import RepeatableSampler, Sampler
 from recbole.utils import ModelType, init_seed
 from scoring import Users, histories_of, predict, validate
-from stages import Training, save, say, write_whole
+from stages import Training, save, say, write_atomically
 
-# RecBole's sine.py turns it on when it is imported, which nearly doubles the time of a step.
+# RecBole's sine.py turns it on at import, which nearly doubles the time of a step.
 torch.autograd.set_detect_anomaly(False)
 
 OWN = {"SASRecBCE": SASRecBCE, "BPRMLP": BPRMLP}
@@ -41,7 +41,7 @@ OWN = {"SASRecBCE": SASRecBCE, "BPRMLP": BPRMLP}
 
 @dataclasses.dataclass
 class Job:
-    """What job.json asks for; see models.py and training.py."""
+    """The content of job.json; see models.py and training.py."""
 
     network: str
     config: dict
@@ -67,7 +67,7 @@ def make_dataset(folder, job):
             "checkpoint_dir": str(folder),
             "seed": job.seed,
             "reproducibility": True,
-            "gpu_id": "",  # The processor: where there is a GPU, RecBole would take it.
+            "gpu_id": "",  # RecBole would use a GPU by default.
             "show_progress": False,
             "worker": 0,
             **job.config,
@@ -75,7 +75,7 @@ def make_dataset(folder, job):
     )
     init_seed(job.seed, True)
     dataset = create_dataset(config)
-    dataset._change_feat_format()  # What `build` does before it splits; sequences are augmented.
+    dataset._change_feat_format()  # As `build` does before it splits; augments sequences.
     sampler = None
     if config["train_neg_sample_args"]["distribution"] != "none":
         sequential = config["MODEL_TYPE"] == ModelType.SEQUENTIAL
@@ -84,7 +84,7 @@ def make_dataset(folder, job):
             if sequential
             else Sampler(["train"], [dataset], "uniform")
         ).set_phase("train")
-    # Before the model is made: transforms put names of fields into the config.
+    # Needed before the model: transforms put names of fields into the config.
     return config, dataset, TrainDataLoader(config, dataset, sampler, shuffle=True)
 
 
@@ -95,7 +95,7 @@ def make_model(config, dataset):
 
 
 def pretrain(folder, job, config, dataset, loader):
-    """S3-Rec's first stage: its curve. RecBole's model finds what it learnt in `pre_model_path`."""
+    """Runs S3-Rec's first stage; returns its curve. The model then loads `pre_model_path`."""
     config["train_stage"] = "pretrain"
     model = make_model(config, dataset)
     seconds_at_most = 60 * job.minutes * job.pretrain["share"]
@@ -109,7 +109,7 @@ def pretrain(folder, job, config, dataset, loader):
 
 
 def train_and_predict(folder, job):
-    """Does the job; returns the content of report.json."""
+    """Runs the job; returns the content of report.json."""
     config, dataset, loader = make_dataset(folder, job)
     pretraining = pretrain(folder, job, config, dataset, loader) if job.pretrain else []
     spent = pretraining[-1]["seconds"] if pretraining else 0.0
@@ -127,7 +127,7 @@ def train_and_predict(folder, job):
     say(predicting=len(users))
     with histories_of(model, users):
         columns, seconds = predict(model, dataset, users, job)
-    write_whole(
+    write_atomically(
         folder / "predictions.parquet", lambda path: pq.write_table(pa.table(columns), path)
     )
     return {
@@ -150,11 +150,11 @@ def main(folder):
         job = Job(**json.loads((folder / "job.json").read_text()))
         torch.set_num_threads(job.threads)
         report = train_and_predict(folder, job)
-        write_whole(folder / "report.json", lambda path: path.write_text(json.dumps(report)))
+        write_atomically(folder / "report.json", lambda path: path.write_text(json.dumps(report)))
 
 
 def peak_memory_bytes():
-    """Of this process, since it began: Linux's ru_maxrss begins at its parent's."""
+    """Of this process since its start; Linux's ru_maxrss starts from its parent's."""
     with contextlib.suppress(OSError), open("/proc/self/status") as f:
         for line in f:
             if line.startswith("VmHWM:"):

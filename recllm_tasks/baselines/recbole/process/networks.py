@@ -11,8 +11,8 @@ from torch import nn
 class SASRecBCE(SASRec):
     """SASRec with the loss of its paper (Kang and McAuley 2018): one negative for each positive.
 
-    RecBole's own has BPR or cross-entropy. As all of its models it learns from the last item of
-    each prefix, where the paper learns from every position at once.
+    RecBole's SASRec has BPR or cross-entropy. Like all of its models, it learns from the last item
+    of each prefix; the paper's learns from every position at once.
     """
 
     def calculate_loss(self, interaction):

@@ -1,4 +1,4 @@
-"""Scores, ranks and lists of the users that we name, never of RecBole's own splits.
+"""Scores, ranks and lists of given users, without RecBole's splits.
 
 Letters: B users of a batch, C candidates, L length of the history, N items of the catalog, U users.
 """
@@ -17,11 +17,11 @@ BATCH = 256
 
 
 class Users:
-    """The users of a Parquet file, in the numbers of RecBole's dataset."""
+    """The users of a Parquet file, as numbers of RecBole's dataset."""
 
     def __init__(self, path, dataset, job):
         table = pq.read_table(path)
-        # Who has nothing in the log is a user of whom nothing is known, RecBole's padding.
+        # A user without interactions in the log becomes RecBole's padding.
         number_of = dataset.field2token_id["user_id"]
         self.user_U = torch.tensor([number_of.get(user, 0) for user in table["user"].to_pylist()])
         rows = [str(row) for row in range(job.num_items)]
@@ -37,14 +37,14 @@ class Users:
         return len(self.user_U)
 
     def inputs(self, block):
-        """What a model reads of the users of a slice."""
+        """A model's inputs for the users of a slice."""
         fields = {"user_id": self.user_U[block]}
         if self.length:
             recent = [history[-self.length :] for history in self.histories[block]]
             items_BxL = torch.zeros((len(recent), self.length), dtype=torch.long)
             for row, history in enumerate(recent):
                 items_BxL[row, : len(history)] = self.column_of_row_N[history]
-            # Of nobody's history is anything known: the padding is read as one unknown item.
+            # An empty history is read as one unknown item, the padding.
             lengths = torch.tensor([max(len(history), 1) for history in recent])
             fields |= {"item_id_list": items_BxL, "item_length": lengths}
         return Interaction(fields)
@@ -55,7 +55,7 @@ class Users:
 
 @torch.no_grad()
 def scores_of_block(model, users, block):
-    """Of all items in the order of the catalog: [B, N]."""
+    """Scores of all items in catalog order: [B, N]."""
     scores = model.full_sort_predict(users.inputs(block))
     return scores.view(len(users.user_U[block]), -1)[:, users.column_of_row_N].double()
 
@@ -87,7 +87,7 @@ def ranks_of_targets(scores_BxN, target_B):
 
 
 def best_rows(scores_BxN):
-    """The LISTED best rows of the catalog, in the order of the ranks; -inf stands in no list."""
+    """The LISTED best catalog rows, best first, without those of -inf."""
     order_BxN = torch.sort(scores_BxN, dim=1, descending=True, stable=True)
     lists = []
     for rows, scores in zip(order_BxN.indices[:, :LISTED], order_BxN.values[:, :LISTED]):
@@ -96,7 +96,7 @@ def best_rows(scores_BxN):
 
 
 def validate(model, dataset, users, job):
-    """NDCG@10 among all items, or the AUC of likes: which epoch is best."""
+    """The metric that chooses the best epoch: NDCG@10 among all items, or the AUC of likes."""
     model.eval()
     if "rating" in job.kinds:
         scores_U, liked_U = scores_of_targets(model, dataset, users), users.liked_U
@@ -117,7 +117,7 @@ def validate(model, dataset, users, job):
 
 @contextlib.contextmanager
 def histories_of(model, users):
-    """SimpleX reads the items that a user has had: inside, those before the users' targets."""
+    """Within the block, SimpleX reads the items before the users' targets as their histories."""
     if not hasattr(model, "history_item_len"):  # DMF has history_item_id, its rows of train.
         yield
         return
@@ -153,7 +153,7 @@ def predict(model, dataset, users, job):
             without_seen(scores_BxN, users, block)
         ranks.append(ranks_of_targets(scores_BxN, users.target_U[block]).numpy())
         lists += best_rows(scores_BxN)
-        # The scores are counted for both kinds: each needs them.
+        # Scoring counts for both kinds, since both need it.
         seconds["retrieval"] += time.monotonic() - picked + scored - start
         seconds["ranking"] += picked - start
     columns["rank"] = pa.array(np.concatenate(ranks), pa.float64())

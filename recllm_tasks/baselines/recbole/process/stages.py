@@ -1,4 +1,4 @@
-"""Epochs with a state on disk after each, from which a training goes on."""
+"""Epochs of training, with a state on disk after each to resume from."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from recbole.utils import init_seed
 
-# Epochs and stages get seeds of their own, so that a training that goes on is the same training.
+# Every epoch of a stage has its own seed, so that a resumed training equals an uninterrupted one.
 SEEDS_OF_A_STAGE = 100_000
 
 
@@ -20,19 +20,19 @@ class Training:
         """Args:
         folder: of the job.
         job: its settings.
-        stage: 0 is pre-training where there is one, 1 training.
+        stage: 0 is pre-training, 1 is training.
         """
         self.folder, self.job, self.stage = folder, job, stage
 
     def run(self, model, loader, epochs, seconds_at_most, score):
-        """Trains, or goes on; returns what was found in each epoch.
+        """Trains or resumes; returns the results of each epoch.
 
         Args:
-          model: with fresh parameters; it gets the last state's.
+          model: with new parameters, which the last state replaces.
           loader: of training batches.
-          epochs: at most.
-          seconds_at_most: no epoch begins after it.
-          score: of the model after an epoch, higher is better; None keeps the last epoch.
+          epochs: maximum.
+          seconds_at_most: no epoch starts after them.
+          score: scores the model after an epoch, higher is better; None keeps the last epoch.
         """
         optimizer = torch.optim.Adam(model.parameters(), lr=self.job.config["learning_rate"])
         curve, seconds = self._load(model, optimizer)
@@ -82,7 +82,7 @@ class Training:
         total, batches = 0.0, 0
         for interaction in loader:
             if self.job.parent not in (None, os.getppid()):
-                sys.exit("who asked for the training is gone")
+                sys.exit("the process that started the training has ended")
             optimizer.zero_grad()
             losses = model.calculate_loss(interaction)
             loss = sum(losses) if isinstance(losses, tuple) else losses
@@ -94,15 +94,15 @@ class Training:
         return total / max(batches, 1)
 
 
-def write_whole(path, write):
-    """Calls `write` with another path, and gives what it wrote the right name."""
+def write_atomically(path, write):
+    """Calls `write` with a temporary path, then renames the file."""
     temporary = path.with_suffix(".tmp")
     write(temporary)
     os.replace(temporary, path)
 
 
 def save(path, content):
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
 
 
 def say(**what):

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks import metrics
-from recllm_tasks.engine import per_user
 from recllm_tasks.errors import UserError
+from recllm_tasks.runs import per_user
 
 RANKS = [1.0, 3.0, math.inf, 11.0]
 ITEMS = [[4, 5], [-1, 4, 4], [], list(range(30))]
@@ -19,8 +19,8 @@ def ranked(ranks=RANKS, items=ITEMS) -> pa.RecordBatch:
 
 
 def test_rows_come_back(tmp_path):
-    path = per_user.path_of(tmp_path, "toys_retrieval", "test")
-    assert path == tmp_path / "per_user" / "toys_retrieval-test.parquet"
+    path = per_user.path_of(tmp_path, "test-beam20", "toys_retrieval")
+    assert path == tmp_path / "per_user" / "test-beam20" / "toys_retrieval.parquet"
     per_user.write(path, [ranked()], {"model": "x", "step": 3})
     (batch,) = per_user.read(path)
     assert batch.schema.remove_metadata() == per_user.RANKED
@@ -67,9 +67,9 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["rows.parquet"]
 
 
-def test_what_is_not_ours_is_told(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "rows.parquet"
-    with pytest.raises(UserError, match=r"Rows for .*rows\.parquet"):
+    with pytest.raises(UserError, match=r"Per-user results for .*rows\.parquet"):
         list(per_user.read(path))
     path.write_bytes(b"no Parquet")
     with pytest.raises(UserError, match="measure the run again"):

@@ -1,18 +1,19 @@
-"""A row for every evaluated user, beside results.json: what was found for whom.
+"""Per-user results, from which all metrics of an evaluation can be recomputed.
 
-MODEL_DIR/per_user/<task>-<split>.parquet, one row an example, in the order of evaluation:
+MODEL_DIR/per_user/<evaluation>/<task>.parquet has one row for each example, in the order of
+evaluation. `<evaluation>` is `Results.name`.
 
     user     string  as in the raw log
     target   int32   catalog row
-    history  int32   items that the user had before the target, all of them
-    retrieval and ranking                         rating
-    rank     float64 of the target, 1 best,       liked  bool    whether the target was liked
-                     inf a miss                   score  float64 higher is more liked
+    history  int32   number of items that the user had before the target
+    retrieval and ranking                          rating
+    rank     float64 of the target, 1 is best,     liked  bool    whether the target was liked
+                     inf a miss                    score  float64 higher is more liked
     items    list<int32> the first 20 answers,
-                     best first; -1 no item, equal ones kept
+                     best first; -1 is no item, duplicates are kept
 
-`metrics` of a file are those of results.json: `invalid` too, of runs with at most 20 beams. The
-file's own metadata, under `recllm`, say what it belongs to (JSON).
+`metrics` of a file equal those in results.json; `invalid` only if the beam is at most 20 wide.
+The file's metadata, under `recllm`, say what it belongs to (JSON).
 """
 
 import contextlib
@@ -27,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recllm_tasks import metrics as task_metrics
-from recllm_tasks.engine import run_folder
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write
 
 FOLDER = "per_user"
 NUM_ITEMS = 20
@@ -37,15 +38,15 @@ _USERS = [("user", pa.string()), ("target", pa.int32()), ("history", pa.int32())
 RANKED = pa.schema([*_USERS, ("rank", pa.float64()), ("items", pa.list_(pa.int32()))])
 RATED = pa.schema([*_USERS, ("liked", pa.bool_()), ("score", pa.float64())])
 
-# Rows of a group: what a reader holds at once.
+# Rows of a group, which a reader holds in memory at once.
 _GROUP = 1 << 16
-MOST_ROWS = 50_000_000
+MAX_ROWS = 50_000_000
 _METADATA = b"recllm"
 
 
-def path_of(model_dir: str | os.PathLike, task: str, split: str) -> pathlib.Path:
-    """Where the rows of a task are; they need not be there."""
-    return pathlib.Path(model_dir) / FOLDER / f"{task}-{split}.parquet"
+def path_of(model_dir: str | os.PathLike, evaluation: str, task: str) -> pathlib.Path:
+    """Path of a task's rows, which need not exist."""
+    return pathlib.Path(model_dir) / FOLDER / evaluation / f"{task}.parquet"
 
 
 def ranked(
@@ -55,7 +56,7 @@ def ranked(
     ranks: Any,
     items: Iterable[Sequence[int]],
 ) -> pa.RecordBatch:
-    """Rows of retrieval or ranking; of `items`, catalog rows best first, the first 20 stay."""
+    """Rows of retrieval or ranking; keeps the first 20 `items`, catalog rows best first."""
     columns = [users, targets, history, ranks, [list(row[:NUM_ITEMS]) for row in items]]
     return _batch(columns, RANKED)
 
@@ -76,54 +77,54 @@ def _batch(columns: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
 def write(
     path: str | os.PathLike, batches: Iterable[pa.RecordBatch], facts: Mapping[str, Any]
 ) -> None:
-    """Writes rows, one batch in memory at a time; the file appears when it is whole.
+    """Writes rows atomically, with one batch in memory at a time.
 
     Args:
-      path: see `path_of`; its folder is made.
-      batches: one at least, all with the same columns.
+      path: see `path_of`; its folder is created.
+      batches: at least one, all with the same columns.
       facts: JSON; what the rows belong to.
 
     Raises:
-      UserError: there is no writing there.
+      UserError: the file cannot be written.
     """
     batches = iter(batches)
     first = next(batches)
     schema = first.schema.with_metadata({_METADATA: json.dumps(facts, sort_keys=True)})
     try:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with run_folder.whole_file(path, "wb") as f, pq.ParquetWriter(f, schema) as writer:
+        with atomic_write(path, "wb") as f, pq.ParquetWriter(f, schema) as writer:
             for batch in (first, *batches):
                 table = pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)
                 writer.write_table(table, row_group_size=_GROUP)
     except OSError as error:
         raise UserError(
-            f"Rows for '{path}': got {error.strerror or error} on writing, expected a folder with "
-            "room; make room, or choose another folder"
+            f"Per-user results for '{path}': got {error.strerror or error} on writing, expected a "
+            "writable folder with free space; free some, or choose another folder"
         ) from error
 
 
 def facts(path: str | os.PathLike) -> dict[str, Any]:
-    """What the rows of a file belong to, as `write` was told."""
+    """What the rows of a file belong to, as `write` recorded it."""
     with _opened(path) as file:
         return json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
 
 
 def read(path: str | os.PathLike, schema: pa.Schema | None = None) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, a batch in memory at a time; no value is null.
+    """Yields the rows of a file, with one batch in memory at a time; no value is null.
 
     Args:
-      path: a file that may hold anything.
-      schema: RANKED or RATED, which the file must have; None is whichever it has.
+      path: an untrusted file.
+      schema: RANKED or RATED, which the file must have; None accepts either.
 
     Raises:
-      UserError: there is no such file, or it is not one of ours.
+      UserError: the file does not exist, or is not a file of per-user results.
     """
     with _opened(path) as file:
-        if not 0 < file.metadata.num_rows <= MOST_ROWS:
+        if not 0 < file.metadata.num_rows <= MAX_ROWS:
             raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")
-        there = file.schema_arrow.names
-        wanted = schema or (RATED if "liked" in there else RANKED)
-        missing = [name for name in wanted.names if name not in there]
+        names = file.schema_arrow.names
+        wanted = schema or (RATED if "liked" in names else RANKED)
+        missing = [name for name in wanted.names if name not in names]
         if missing:
             raise pa.ArrowInvalid(f"no column {', '.join(missing)}")
         for batch in file.iter_batches(batch_size=_GROUP, columns=wanted.names):
@@ -140,7 +141,7 @@ def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def metrics(path: str | os.PathLike) -> dict[str, float]:
-    """The metrics of a file, from its rows alone."""
+    """The metrics of a file, computed from its rows."""
     ranks, no_item, answers, liked, scores = [], 0, 0, [], []
     for batch in read(path):
         if "rank" in batch.schema.names:
@@ -158,18 +159,18 @@ def metrics(path: str | os.PathLike) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[pq.ParquetFile]:
-    """The file; what is wrong with it, found in the block too, is a UserError."""
+    """Opens a file; reading errors within the block become UserErrors."""
     try:
         with pq.ParquetFile(path) as file:
             yield file
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"Rows for '{path}': got {reason}, expected a Parquet file with columns "
-            f"{_told(RANKED)}, or {_told(RATED)}, as `recllm eval` or `recllm baselines` writes "
-            "it; measure the run again, or take the file away"
+            f"Per-user results for '{path}': got {reason}, expected a Parquet file with columns "
+            f"{_columns(RANKED)}, or {_columns(RATED)}, as `recllm eval` and `recllm baselines` "
+            "write it; measure the run again, or delete the file"
         ) from error
 
 
-def _told(schema: pa.Schema) -> str:
+def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)

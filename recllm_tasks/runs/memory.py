@@ -1,20 +1,20 @@
-"""Peak of this process' resident memory, as Linux counts it."""
+"""Peak of this process's resident memory, as Linux counts it."""
 
 import contextlib
 import resource
 import sys
 
 
-def forget_peak() -> None:
-    """From now on `peak_bytes` counts anew, where the system lets it (Linux)."""
+def reset_peak() -> None:
+    """Restarts the count of `peak_bytes`, where the system allows it (Linux)."""
     with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
         f.write("5")
 
 
 def peak_bytes() -> int:
-    """The largest resident memory since `forget_peak`, or since the process began; libraries too.
+    """The largest resident memory since `reset_peak`, or since the process started.
 
-    Memory of accelerators is not in it.
+    It includes libraries, and leaves out the memory of accelerators.
     """
     with contextlib.suppress(OSError), open("/proc/self/status") as f:
         for line in f:

@@ -1,0 +1,280 @@
+"""What an evaluation or a baseline measured: results.json, written and read in one place.
+
+MODEL_DIR/results/<evaluation>.json  one file for each split and decoding, see `Results.name`
+MODEL_DIR/results.json               a copy of the latest
+MODEL_DIR/per_user/<evaluation>/     per-user results, see per_user.py
+
+Files are untrusted: `read` checks every type and range.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from recllm_tasks.data.options import ID_SCHEMES
+from recllm_tasks.errors import UserError
+from recllm_tasks.files import write_json
+from recllm_tasks.runs import per_user, run_folder
+from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.fields import Fields, clean
+
+LATEST, FOLDER = "results.json", "results"
+SPLITS = ("validation", "test")
+
+# How deep below a given folder `find` looks for runs, and how many it accepts.
+_DEPTH, _MAX_RUNS = 4, 1_000
+
+# Written even if unknown; other unknown values are left out.
+_ALWAYS = {"step", "seed", "decoding", "seconds"}
+
+Metrics = Mapping[str, Mapping[str, float]]  # by task and key, fractions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """One method measured on one split of one dataset. None, "" and {} stand for unknown.
+
+    Attributes:
+      dataset, fingerprint: what it was measured on.
+      split_fingerprint: shared by all id schemes of a dataset.
+      ids: the id scheme.
+      ties: the order of equal times in the dataset, `published` or `shuffled`.
+      model: a name, such as `tiny` or `ease`.
+      title: the model's name in tables.
+      mixture: what it was trained on; "" if it is not a language model.
+      version: of recllm_tasks.
+      step, initial_step: of training.
+      seed: of training.
+      split: `validation` or `test`.
+      decoding: None if it is not a language model.
+      settings: of a baseline; JSON.
+      parameters: their number.
+      num_examples: users by task.
+      metrics: by task.
+      baselines: metrics of built-in baselines on the same users, by name.
+      per_user: files of per-user results by task, relative to the run's folder.
+      fit_seconds: of fitting a baseline, part of `seconds`.
+      decode_seconds: by task.
+      peak_memory_bytes: of the process.
+      seconds: of the evaluation.
+      row_fingerprint: of a baseline; everything that its results depend on.
+    """
+
+    dataset: str
+    fingerprint: str
+    split_fingerprint: str
+    ids: str = ""
+    ties: str = ""
+    model: str
+    title: str = ""
+    mixture: str = ""
+    version: str = ""
+    step: int | None = None
+    initial_step: int | None = None
+    seed: int | None = None
+    split: str
+    decoding: Decoding | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parameters: int | None = None
+    num_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    metrics: Metrics
+    baselines: Mapping[str, Metrics] = dataclasses.field(default_factory=dict)
+    per_user: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fit_seconds: float | None = None
+    decode_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    seconds: float | None = None
+    row_fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """Names the evaluation's files."""
+        return name_of(self.split, self.decoding)
+
+    @property
+    def examples_per_second(self) -> dict[str, float]:
+        """Decoding speed by task."""
+        return {
+            task: self.num_examples[task] / max(seconds, 1e-9)
+            for task, seconds in self.decode_seconds.items()
+            if task in self.num_examples
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of a results file."""
+        content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
+        empty = (None, "")
+        return {
+            key: value for key, value in content.items() if key in _ALWAYS or value not in empty
+        }
+
+    def save(self, model_dir: str | os.PathLike) -> None:
+        """Writes both files of the evaluation."""
+        folder, content = pathlib.Path(model_dir), self.as_json()
+        with contextlib.suppress(OSError):  # write_json reports it
+            (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        write_json(folder / FOLDER / f"{self.name}.json", content)
+        write_json(folder / LATEST, content)
+
+
+def name_of(split: str, decoding: Decoding | None) -> str:
+    """Name of an evaluation, such as `test-beam20`; of a baseline's, the split alone."""
+    return f"{split}-{decoding.name}" if decoding else split
+
+
+def read(path: pathlib.Path) -> Results:
+    """Reads an untrusted results file.
+
+    Raises:
+      UserError: a value is invalid; the message names its key.
+    """
+    fields = Fields.read(path)
+    if "constrained" in fields:
+        raise fields.error("constrained", "results of this version, with 'decoding'")
+    split = fields.name("split", "|".join(SPLITS), "'validation' or 'test'")
+    metrics = _metrics(fields.within("metrics"))
+    if not metrics:
+        raise fields.error("metrics", "metrics by task", "nothing")
+    baselines, num_examples = fields.within("baselines"), fields.within("num_examples")
+    decode_seconds = fields.within("decode_seconds")
+    fingerprint = _fingerprint(fields, "fingerprint")
+    results = Results(
+        dataset=fields.name(
+            "dataset", r"[A-Za-z0-9]\w{0,99}", "a dataset's name of letters, digits and '_'"
+        ),
+        fingerprint=fingerprint,
+        split_fingerprint=_fingerprint(fields, "split_fingerprint", fingerprint),
+        ids=fields.name("ids", "|".join(ID_SCHEMES), f"one of {', '.join(ID_SCHEMES)}", ""),
+        ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
+        model=fields.text("model"),
+        title=fields.text("title", ""),
+        mixture=fields.text("mixture", ""),
+        version=fields.text("version", ""),
+        step=fields.whole("step"),
+        initial_step=fields.whole("initial_step"),
+        seed=fields.whole("seed"),
+        split=split,
+        decoding=_decoding(fields),
+        settings=_settings(fields),
+        parameters=fields.whole("parameters"),
+        num_examples=_by_task(num_examples.whole, num_examples),
+        metrics=metrics,
+        baselines={clean(name): _metrics(baselines.within(name)) for name in baselines},
+        fit_seconds=fields.number("fit_seconds", 0),
+        decode_seconds=_by_task(lambda task: decode_seconds.number(task, 0), decode_seconds),
+        peak_memory_bytes=fields.whole("peak_memory_bytes"),
+        seconds=fields.number("seconds", 0),
+        row_fingerprint=fields.text("row_fingerprint", ""),
+    )
+    _check_run(path, results)
+    return dataclasses.replace(results, per_user=_per_user(fields.within("per_user"), results))
+
+
+def _fingerprint(fields: Fields, key: str, default: str | None = None) -> str:
+    return fields.name(key, r"[0-9a-zA-Z]{6,128}", "6 to 128 letters and digits", default)
+
+
+def _decoding(fields: Fields) -> Decoding | None:
+    settings = fields.within("decoding").content
+    try:
+        return Decoding(**settings) if settings else None
+    except (UserError, TypeError) as error:
+        raise fields.error("decoding", "valid settings of decoding", clean(str(error))) from error
+
+
+def _settings(fields: Fields) -> Mapping[str, Any]:
+    settings = fields.within("settings")
+    for point in settings.each("curve"):
+        point.whole("epoch")
+        point.number("loss")
+        point.number("validation")
+    return settings.content
+
+
+def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
+    found = {}
+    for task in tasks:
+        # A task's name becomes part of a path.
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,199}", task):
+            raise tasks.error(task, "a name of letters, digits, '_', '-', '.'", "that name")
+        values = tasks.within(task)
+        found[task] = {key: values.number(key, 0, 1) for key in values}
+        for key, value in found[task].items():
+            if value is None:
+                raise values.error(key, "a number from 0 to 1")
+    return found
+
+
+def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]:
+    values = {task: read(task) for task in tasks}
+    return {task: value for task, value in values.items() if value is not None}
+
+
+def _per_user(fields: Fields, results: Results) -> dict[str, str]:
+    """Only the paths that we write, so that none leads out of the run's folder."""
+    for task in fields:
+        expected = str(per_user.path_of("", results.name, task))
+        if fields.content[task] != expected:
+            raise fields.error(task, f"'{expected}'")
+    return dict(fields.content)
+
+
+def _check_run(path: pathlib.Path, results: Results) -> None:
+    """Raises UserError if the run.json beside it belongs to another dataset."""
+    folder = folder_of(path)
+    if folder is None or not (folder / run_folder.FILE_NAME).is_file():
+        return
+    run = Fields.read(folder / run_folder.FILE_NAME)
+    for key in ("dataset", "fingerprint"):
+        if run.text(key) != getattr(results, key):
+            raise run.error(key, f"{getattr(results, key)!r} as in {path.name}")
+
+
+def folder_of(path: pathlib.Path) -> pathlib.Path | None:
+    """The run's folder that a results file belongs to; None for a file copied elsewhere."""
+    if path.name == LATEST:
+        return path.parent
+    return path.parent.parent if path.parent.name == FOLDER else None
+
+
+def find(path: str | os.PathLike) -> list[pathlib.Path]:
+    """The results files of a run's folder, of a folder of runs, or the given file itself.
+
+    Links to folders are not followed.
+
+    Raises:
+      UserError: there are none, or too many.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.is_file():
+        return [path.resolve()]
+    if not path.is_dir():
+        raise UserError(
+            f"run '{path}': got no such file or folder, expected a run's folder, a folder of "
+            f"runs, or a {LATEST}; correct the path"
+        )
+    found = []
+    for folder, names, files in os.walk(path):
+        names.sort()
+        folder = pathlib.Path(folder)
+        if LATEST in files:
+            # The latest evaluation is one of `results/`, if that exists.
+            each = sorted((folder / FOLDER).glob("*.json"), key=lambda file: file.stem)
+            found += [file.resolve() for file in each or [folder / LATEST]]
+        if LATEST in files or len(folder.relative_to(path).parts) == _DEPTH:
+            names.clear()
+        if len(found) > _MAX_RUNS:
+            raise UserError(
+                f"folder '{path}': got more than {_MAX_RUNS} results, expected fewer; name some "
+                "of its runs"
+            )
+    if not found:
+        raise UserError(
+            f"run '{path}': got no {LATEST} in it, expected what `recllm eval` or `recllm "
+            "baselines` writes; measure the run first"
+        )
+    return found

@@ -1,0 +1,127 @@
+"""A run's folder, MODEL_DIR.
+
+run.json               what was trained on what: see `Run`
+config.gin             every setting used
+vocabulary.model       the SentencePiece model that the run reads and writes with
+checkpoints/<step>/    the last state, to resume from (Orbax)
+best/<step>/           the state that did best in validation, and `best.json`
+events.out.tfevents.*  TensorBoard scalars
+eval/<settings>/       beams of an unfinished evaluation
+results.json           the latest evaluation; results/ and per_user/ hold all: see results.py
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write, write_json
+
+FILE_NAME = "run.json"
+VOCABULARY = "vocabulary.model"
+SETTINGS = "config.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is needed to use a run's checkpoints.
+
+    Attributes:
+      mixture: the task or mixture that it was trained on.
+      dataset: the dataset of its tasks.
+      fingerprint: of that dataset.
+      lengths: TASK_FEATURE_LENGTHS.
+      network: the fields of `T5Config`.
+      seed: RANDOM_SEED.
+      model: a name for tables, such as `tiny`.
+      initial_checkpoint: where training started from; None is random parameters.
+      initial_step: the step that training started from.
+    """
+
+    mixture: str
+    dataset: str
+    fingerprint: str
+    lengths: Mapping[str, int]
+    network: Mapping[str, Any]
+    seed: int
+    model: str
+    initial_checkpoint: str | None = None
+    initial_step: int = 0
+
+    def save(self, model_dir: str) -> None:
+        write_json(pathlib.Path(model_dir) / FILE_NAME, dataclasses.asdict(self))
+
+    def check_dataset(self, name: str, fingerprint: str) -> None:
+        """Raises UserError if the dataset has the run's name but another fingerprint."""
+        if name == self.dataset and fingerprint != self.fingerprint:
+            raise UserError(
+                f"Dataset '{name}' is not the one that the run was trained on: got fingerprint "
+                f"{fingerprint[:12]}…, expected {self.fingerprint[:12]}…; the item ids may differ: "
+                "prepare it from the same files with the same --seed, or train again"
+            )
+
+    @classmethod
+    def load(cls, model_dir: str) -> "Run":
+        path = pathlib.Path(model_dir) / FILE_NAME
+        try:
+            run = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if set(run.lengths) != {"inputs", "targets"}:
+                raise ValueError(f"lengths {run.lengths}")
+            return run
+        except (FileNotFoundError, NotADirectoryError):
+            raise UserError(
+                f"No run in '{model_dir}': expected {FILE_NAME}; train one with `recllm train … "
+                f"--gin.MODEL_DIR=\"'{model_dir}'\"`"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"Damaged run file '{path}': got {error}, expected the file that `recllm "
+                "train` wrote; restore it from a copy, or train again in another folder"
+            ) from error
+
+
+def open_for_training(model_dir: str, run: Run, vocabulary: str, settings: str) -> None:
+    """Creates the folder, or checks that it holds the same run.
+
+    Args:
+      model_dir: the folder.
+      run: written to a new folder; must equal the run of an existing one.
+      vocabulary: file that is copied into a new folder.
+      settings: text of config.gin.
+
+    Raises:
+      UserError: the folder holds a run with other data, tasks, network or seed.
+    """
+    path = pathlib.Path(model_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot create MODEL_DIR '{model_dir}': {error}") from error
+    if (path / FILE_NAME).exists():
+        found = _flat(Run.load(model_dir))
+        for name, value in _flat(run).items():
+            if found.get(name) != value:
+                raise UserError(
+                    f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
+                    f"{found.get(name)!r}; choose another folder, or delete this one"
+                )
+    else:
+        with open(vocabulary, "rb") as source, atomic_write(path / VOCABULARY, "wb") as f:
+            shutil.copyfileobj(source, f)
+        run.save(model_dir)
+    with atomic_write(path / SETTINGS) as f:
+        f.write(settings)
+
+
+def _flat(run: Run) -> dict[str, Any]:
+    """Every value of a run by its name, such as `network.emb_dim`."""
+    flat = {}
+    for name, value in dataclasses.asdict(run).items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,55 @@
+"""MODEL_DIR: another run and damaged files are reported."""
+
+import dataclasses
+import json
+
+import pytest
+
+from recllm_tasks.errors import UserError
+from recllm_tasks.runs import run_folder
+from recllm_tasks.runs.run_folder import Run
+
+RUN = Run(
+    mixture="toys_ut",
+    dataset="toys",
+    fingerprint="a" * 64,
+    lengths={"inputs": 8, "targets": 4},
+    network={"emb_dim": 32, "mlp_dim": 64},
+    seed=0,
+    model="tiny",
+)
+
+
+def test_another_run_is_refused_by_the_setting_that_differs(tmp_path):
+    RUN.save(str(tmp_path))
+    other = dataclasses.replace(RUN, network={"emb_dim": 32, "mlp_dim": 128})
+    with pytest.raises(UserError, match=r"got network\.mlp_dim 128, expected 64"):
+        run_folder.open_for_training(str(tmp_path), other, "", "")
+
+
+@pytest.mark.parametrize("change", [{"lengths": 5}, {"lengths": {"inputs": 3}}, {"new": 1}])
+def test_a_damaged_run_file_is_reported(tmp_path, change):
+    content = json.dumps({**dataclasses.asdict(RUN), **change})
+    for text in (content, content[:50], "", "[1]"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(UserError, match=r"Damaged run file '.*run\.json': got "):
+            Run.load(str(tmp_path))
+
+
+def test_a_dataset_with_another_fingerprint_is_refused():
+    RUN.check_dataset("toys", "a" * 64)
+    RUN.check_dataset("beauty", "b" * 64)
+    with pytest.raises(UserError, match=r"'toys' is not the one .* got fingerprint bbb"):
+        RUN.check_dataset("toys", "b" * 64)
+
+
+def test_a_new_folder_gets_vocabulary_and_settings_and_a_resumed_one_new_settings(tmp_path):
+    (tmp_path / "given.model").write_bytes(b"pieces")
+    folder, vocabulary = tmp_path / "run", str(tmp_path / "given.model")
+    run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 1")
+    assert Run.load(str(folder)) == RUN
+    assert (folder / "vocabulary.model").read_bytes() == b"pieces"
+    (tmp_path / "given.model").write_bytes(b"other")
+    run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 2")
+    assert (folder / "vocabulary.model").read_bytes() == b"pieces"
+    assert (folder / "config.gin").read_text() == "A = 2"
