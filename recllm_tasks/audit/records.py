@@ -12,7 +12,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
-from recllm_tasks.prompts.training_windows import stored_records
+from recllm_tasks.prompts.windows import stored_records
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
