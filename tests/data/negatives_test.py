@@ -1,8 +1,12 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recllm_tasks.data import negatives
+from recllm_tasks.data.negatives import Remaining, fold_in, uniform, user_seeds
 from recllm_tasks.data.sequences import Sequences
 from recllm_tasks.errors import UserError
 
@@ -55,3 +59,112 @@ def test_user_who_has_everything_is_named():
             "tiny", sequences_of([0, 1, 3], [2, 0, 1]), everything_that_trains
         )
     negatives.check_enough_items("tiny", sequences_of([0, 1, 2]), np.array([1, 1, 1, 1]))
+
+
+def draw(counts, excluded, seed=(1, 2), num=99):
+    """`num` items for each user, whose rows `excluded` lists."""
+    cumulative = tf.cumsum(tf.constant(counts, tf.int64))
+    rows = tf.ragged.constant(excluded, tf.int32, ragged_rank=1, row_splits_dtype=tf.int64)
+    drawn = _draw(cumulative, rows, tf.constant(seed), num)
+    assert drawn.dtype == tf.int32
+    return drawn.numpy()
+
+
+def _draw(cumulative, excluded, seed, num):
+    remaining = Remaining(cumulative, excluded)
+    numbers = tf.map_fn(
+        lambda bound: uniform(seed, num, bound),
+        remaining.left,
+        fn_output_signature=tf.TensorSpec([num], tf.int64),
+    )
+    return remaining.items(numbers)
+
+
+COUNTS_OF_SIX = [5, 1, 0, 3, 8, 2]
+EXCLUDED = [[], [4], [0], [5, 3, 2, 5], [1, 0, 2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("counts", "excluded"),
+    [
+        *((COUNTS_OF_SIX, [rows]) for rows in EXCLUDED),
+        (COUNTS_OF_SIX, EXCLUDED),
+        ([0, 0, 4, 4], [[3]]),
+        ([1, 2, 3, 0], [[2, 0]]),
+    ],
+)
+def test_draws_are_proportional_to_the_counts(counts, excluded):
+    num = 40_000
+    for rows, drawn in zip(excluded, draw(counts, excluded, num=num), strict=True):
+        left = np.array(counts, float)
+        left[rows] = 0
+        probability = left / left.sum()
+        found = np.bincount(drawn, minlength=len(counts))
+        assert not found[probability == 0].any()
+        possible = probability > 0
+        expected = num * probability[possible]
+        chi_square = ((found[possible] - expected) ** 2 / expected).sum()
+        # The 99.9 % quantile of chi-square with 4 degrees of freedom or fewer is at most 18.5.
+        assert chi_square < 18.5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_never_draws_what_is_excluded(data):
+    counts = data.draw(st.lists(st.integers(0, 3), min_size=2, max_size=12))
+    rows = st.lists(st.integers(0, len(counts) - 1), max_size=20)
+    excluded = data.draw(st.lists(rows, min_size=1, max_size=3))
+    allowed = [{row for row, c in enumerate(counts) if c and row not in own} for own in excluded]
+    if not all(allowed):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            draw(counts, excluded)
+        return
+    for drawn, own in zip(draw(counts, excluded, num=300), allowed, strict=True):
+        assert set(drawn) <= own
+        # Each allowed row has a probability of 1/36 or more: all but surely drawn in 300.
+        assert len(set(drawn)) >= len(own) - 1
+
+
+def test_is_pinned_to_its_seed():
+    """If this fails, every stored dataset changes: raise FORMAT_VERSION."""
+    (drawn,) = draw(COUNTS_OF_SIX, [[3]], seed=(7, 8), num=8)
+    assert list(drawn) == [4, 4, 4, 4, 0, 4, 4, 5]
+    (one,), (other,) = (draw(COUNTS_OF_SIX, [[3]], seed=(7, salt)) for salt in (8, 9))
+    assert list(one) != list(other)
+
+
+def test_same_in_eager_in_a_graph_and_in_map():
+    cumulative = tf.cumsum(tf.constant(COUNTS_OF_SIX, tf.int64))
+    excluded = tf.ragged.constant([[4, 0, 4], [], [1]], tf.int32, row_splits_dtype=tf.int64)
+    seed = tf.constant([3, 4])
+    eager = _draw(cumulative, excluded, seed, 99)
+    graph = tf.function(_draw)(cumulative, excluded, seed, 99)
+    dataset = tf.data.Dataset.from_tensors(excluded)
+    (mapped,) = dataset.map(lambda rows: _draw(cumulative, rows, seed, 99))
+    np.testing.assert_array_equal(graph, eager)
+    np.testing.assert_array_equal(mapped, eager)
+    assert len(set(eager[0].numpy())) < 99
+
+
+def test_nobody_is_drawn_for():
+    assert draw(COUNTS_OF_SIX, []).shape == (0, 99)
+
+
+def test_seeds_depend_on_user_and_salt_alone():
+    seeds = user_seeds(tf.constant(["A1YJEY40YUW4SE", "B"]), 5)
+    assert seeds.dtype == tf.int32
+    assert seeds[0].numpy().tolist() == [87060021, 5]
+    assert seeds[1, 0] != seeds[0, 0]
+    dataset = tf.data.Dataset.from_tensors(["B", "A1YJEY40YUW4SE"])
+    (mapped,) = dataset.map(lambda users: user_seeds(users, tf.constant([6, 5])))
+    np.testing.assert_array_equal(mapped, [[seeds[1, 0], 6], seeds[0]])
+
+
+def test_draws_of_one_user_are_tensorflows():
+    for seed in ([0, 0], [3, -4], [2**31 - 1, 20], [-(2**31), 1]):
+        for bound in (tf.constant(7), tf.constant(10**12, tf.int64)):
+            expected = tf.random.stateless_uniform([99], seed, 0, bound, bound.dtype, "philox")
+            np.testing.assert_array_equal(uniform(tf.constant(seed), 99, bound), expected)
+        folded = fold_in(tf.constant(seed), (1, 2))
+        expected = [tf.random.fold_in(tf.constant(seed), salt, alg="philox") for salt in (1, 2)]
+        np.testing.assert_array_equal(folded, expected)

@@ -59,49 +59,86 @@ def vocabulary(tmp_path_factory):
     return DatasetVocabulary(lambda: path)
 
 
-def _written(vocabulary, template, history, target, inputs_length):
-    features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
-    writer = Prompt(template, SOURCE).writer({"inputs": inputs_length, "targets": 32}, features)
-    example = {"history": tf.constant(history, tf.int32), "target": tf.constant(target)}
-    return writer.write(writer.fit(example))
+def _ragged(rows, dtype=tf.int32):
+    return tf.ragged.constant(rows, dtype, ragged_rank=1, row_splits_dtype=tf.int64)
+
+
+def _batch(histories, target):
+    return {"history": _ragged(histories), "target": tf.fill([len(histories)], target)}
+
+
+def _features(vocabulary):
+    return {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
+
+
+def _written(vocabulary, template, histories, target, inputs_length):
+    """The tokens of `inputs` of each example, written as one batch."""
+    lengths = {"inputs": inputs_length, "targets": 32}
+    writer = Prompt(template, SOURCE).writer(lengths, _features(vocabulary))
+    return writer.write(writer.fit(_batch(histories, target)))["inputs"].to_list()
+
+
+def _inputs(vocabulary, template, history, target, inputs_length):
+    """The tokens of `inputs` of one example."""
+    (inputs,) = _written(vocabulary, template, [history], target, inputs_length)
+    return inputs
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    history=st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=20),
+    histories=st.lists(
+        st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=20), min_size=1, max_size=3
+    ),
     length=st.integers(64, 400),
 )
-def test_whole_items_are_dropped_oldest_first(vocabulary, history, length):
-    written = _written(vocabulary, RETRIEVAL, history, 3, length)
-    assert len(written["inputs"]) <= length
-    text = vocabulary.decode(written["inputs"].numpy().tolist())
-    first, last = (part for part in RETRIEVAL.inputs if isinstance(part, str))
-    assert text.startswith(first)
-    assert text.endswith(last)
-    items = re.findall(r"Item ID: I(\d+), Title: ([^;]*);", text)
-    kept = [int(number) - 1 for number, _ in items]
-    assert kept == history[len(history) - len(kept) :]
-    assert kept, "the newest item always stays"
-    for row, (_, title) in zip(kept, items):
-        assert SOURCE.catalog().title[row].startswith(title)
+def test_whole_items_are_dropped_oldest_first(vocabulary, histories, length):
+    written = _written(vocabulary, RETRIEVAL, histories, 3, length)
+    for history, inputs in zip(histories, written, strict=True):
+        assert inputs == _inputs(vocabulary, RETRIEVAL, history, 3, length)
+        assert len(inputs) <= length
+        text = vocabulary.decode(inputs)
+        first, last = (part for part in RETRIEVAL.inputs if isinstance(part, str))
+        assert text.startswith(first)
+        assert text.endswith(last)
+        items = re.findall(r"Item ID: I(\d+), Title: ([^;]*);", text)
+        kept = [int(number) - 1 for number, _ in items]
+        assert kept == history[len(history) - len(kept) :]
+        assert kept, "the newest item always stays"
+        for row, (_, title) in zip(kept, items):
+            assert SOURCE.catalog().title[row].startswith(title)
+
+
+def test_prompts_are_the_same_inside_map(vocabulary):
+    histories = [[4] * 20, [1], [7, 29, 2]]
+    lengths = {"inputs": 200, "targets": 32}
+    prompt = Prompt(RETRIEVAL, SOURCE)
+    writer = prompt.writer(lengths, _features(vocabulary))
+    eager = writer.write(writer.fit(_batch(histories, 3)))
+    dataset = tf.data.Dataset.from_tensors(_batch(histories, 3))
+    (mapped,) = prompt(dataset, lengths, _features(vocabulary))
+    for side in ("inputs", "targets"):
+        assert mapped[side].to_list() == eager[side].to_list()
+    assert len(eager["history"].to_list()[0]) < 20
+
+
+def test_nothing_is_written_of_an_empty_batch(vocabulary):
+    assert _written(vocabulary, RETRIEVAL, [], 3, 200) == []
 
 
 def test_as_many_items_as_fit_are_kept(vocabulary):
-    full = _written(vocabulary, RETRIEVAL, [4] * 20, 3, 4096)
-    words = len(_written(vocabulary, RETRIEVAL, [4], 3, 4096)["inputs"])
-    item = (len(full["inputs"]) - words) // 19
+    full = _inputs(vocabulary, RETRIEVAL, [4] * 20, 3, 4096)
+    words = len(_inputs(vocabulary, RETRIEVAL, [4], 3, 4096))
+    item = (len(full) - words) // 19
     for keep in (1, 5, 19):
         room = words + (keep - 1) * item
-        assert len(_written(vocabulary, RETRIEVAL, [4] * 20, 3, room)["inputs"]) == room
-        short = _written(vocabulary, RETRIEVAL, [4] * 20, 3, room + item - 1)
-        assert len(short["inputs"]) == room
+        assert len(_inputs(vocabulary, RETRIEVAL, [4] * 20, 3, room)) == room
+        assert len(_inputs(vocabulary, RETRIEVAL, [4] * 20, 3, room + item - 1)) == room
 
 
 def test_an_item_too_long_keeps_its_id_and_as_much_title_as_fits(vocabulary):
     longest = NUM_ITEMS - 1
     length = 80
-    written = _written(vocabulary, RETRIEVAL, [0, longest], 3, length)
-    text = vocabulary.decode(written["inputs"].numpy().tolist())
+    text = vocabulary.decode(_inputs(vocabulary, RETRIEVAL, [0, longest], 3, length))
     (title,) = re.findall(rf"Item ID: I{longest + 1}, Title: ((?:word ?)+);", text)
     one_more = text.replace(title, title + " word")
     assert len(vocabulary.encode(one_more)) + 1 > length
@@ -110,18 +147,22 @@ def test_an_item_too_long_keeps_its_id_and_as_much_title_as_fits(vocabulary):
 def test_too_short_for_any_item_is_refused(vocabulary):
     words = sum(len(vocabulary.encode(p)) for p in RETRIEVAL.inputs if isinstance(p, str))
     with pytest.raises(UserError, match=r"got room for 3, expected at least .* raise"):
-        _written(vocabulary, RETRIEVAL, [0], 3, words + 1 + 3)
+        _inputs(vocabulary, RETRIEVAL, [0], 3, words + 1 + 3)
     with pytest.raises(UserError, match=r"Feature 'inputs' is too short.*TASK_FEATURE_LENGTHS"):
-        _written(vocabulary, RETRIEVAL, [0], 3, words + 1)
+        _inputs(vocabulary, RETRIEVAL, [0], 3, words + 1)
 
 
 def test_a_side_without_items_says_so(vocabulary):
     template = Template(
         inputs=("likes:", Items("history", where="liked", empty="none;"), "end"), targets=()
     )
-    features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
-    writer = Prompt(template, SOURCE).writer(None, features)
-    example = {"history": tf.constant([1, 2]), "liked": tf.constant([False, False])}
-    assert writer.text(example)[0] == "likes: none; end"
-    example["liked"] = tf.constant([False, True])
-    assert writer.text(example)[0] == f"likes: Item ID: I3, Title: {'word ' * 6}end; end"
+    writer = Prompt(template, SOURCE).writer(None, _features(vocabulary))
+    batch = {
+        "history": _ragged([[1, 2], [1, 2], []]),
+        "liked": _ragged([[False, False], [False, True], []], tf.bool),
+    }
+    texts = ["likes: none; end", f"likes: Item ID: I3, Title: {'word ' * 6}end; end"]
+    texts.append(texts[0])
+    assert [inputs for inputs, _ in writer.texts(batch)] == texts
+    for tokens, text in zip(writer.write(batch)["inputs"].to_list(), texts, strict=True):
+        assert tokens == [*vocabulary.encode(text), vocabulary.eos_id]

@@ -97,6 +97,16 @@ _TEMPLATES = {
 }
 
 
+def _batch(kind, source, size):
+    """`size` examples, all of them the paper's."""
+    return {
+        name: tf.RaggedTensor.from_tensor(tf.stack([value] * size), row_splits_dtype=tf.int64)
+        if value.shape.rank
+        else tf.fill([size], value)
+        for name, value in _example(kind, source).items()
+    }
+
+
 def _example(kind, source):
     history = paper.HISTORY
     if kind == "mim":
@@ -119,30 +129,32 @@ def _example(kind, source):
 def test_text_is_the_papers(kind, source, vocabulary):
     prompt = Prompt(_TEMPLATES[kind].worded(AMAZON), source)
     writer = prompt.writer({"inputs": 1024, "targets": 256}, _features(vocabulary))
-    example = {name: value.numpy() for name, value in _example(kind, source).items()}
-    assert writer.text(example) == _TEXTS[kind]
+    for size in (1, 3):
+        assert writer.texts(_batch(kind, source, size)) == [_TEXTS[kind]] * size
 
 
 @pytest.mark.parametrize("kind", list(_TEXTS))
 @pytest.mark.parametrize("inside_map", [False, True])
-def test_tokens_are_those_of_the_whole_text(kind, inside_map, source, vocabulary):
+@pytest.mark.parametrize("size", [1, 3])
+def test_tokens_are_those_of_the_whole_text(kind, inside_map, size, source, vocabulary):
     prompt = Prompt(_TEMPLATES[kind].worded(AMAZON), source)
     lengths = {"inputs": 1024, "targets": 256}
-    example = _example(kind, source)
+    batch = _batch(kind, source, size)
     if inside_map:
-        dataset = tf.data.Dataset.from_tensors(example)
-        (written,) = prompt(dataset, lengths, _features(vocabulary)).as_numpy_iterator()
+        dataset = tf.data.Dataset.from_tensors(batch)
+        (written,) = prompt(dataset, lengths, _features(vocabulary))
     else:
-        writer = prompt.writer(lengths, _features(vocabulary))
-        written = {name: value.numpy() for name, value in writer.write(example).items()}
+        written = prompt.writer(lengths, _features(vocabulary)).write(batch)
     for side, text in zip(("inputs", "targets"), _TEXTS[kind]):
-        assert written[side].tolist() == [*vocabulary.encode(text), vocabulary.eos_id]
+        tokens = [*vocabulary.encode(text), vocabulary.eos_id]
+        assert written[side].to_list() == [tokens] * size
 
 
 def test_movies_have_their_own_words(source, vocabulary):
     movies = Wording("movies", "watch", "watched")
     writer = Prompt(templates.RETRIEVAL.worded(movies), source).writer(None, _features(vocabulary))
-    inputs, _ = writer.text({"history": source.rows(["I158"]), "target": source.rows(["I27"])[0]})
+    history = tf.RaggedTensor.from_tensor([source.rows(["I158"])], row_splits_dtype=tf.int64)
+    ((inputs, _),) = writer.texts({"history": history, "target": source.rows(["I27"])})
     assert inputs.startswith("A user has watched the following movies (arranged in chronological")
     assert inputs.endswith("What would the user watch next?")
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 from scipy import stats
 
 import recllm_tasks.mixtures  # noqa: F401
@@ -77,16 +78,28 @@ def vocabulary(request, tmp_path_factory):
     return DatasetVocabulary(lambda: str(path))
 
 
+def _batch(example, size):
+    """`size` examples that are all the same."""
+    return {
+        name: tf.ragged.constant([value] * size, tf.int32, row_splits_dtype=tf.int64)
+        if isinstance(value, list)
+        else tf.fill([size], value)
+        for name, value in example.items()
+    }
+
+
 @pytest.mark.parametrize("kind", list(FIGURE))
 def test_the_figure_word_for_word_and_its_tokens(kind, source, vocabulary):
     features = {name: seqio.Feature(vocabulary) for name in ("inputs", "targets")}
     prompt = Prompt(p5.FIGURE_1[kind], source)
     writer = prompt.writer({"inputs": 256, "targets": 16}, features)
-    example = {name: np.array(value, np.int32) for name, value in EXAMPLES[kind].items()}
-    assert writer.text(example) == FIGURE[kind]
-    written = writer.write(writer.fit(example))
-    for side, text in zip(("inputs", "targets"), FIGURE[kind]):
-        assert written[side].numpy().tolist() == [*vocabulary.encode(text), vocabulary.eos_id]
+    for size in (1, 3):
+        batch = _batch(EXAMPLES[kind], size)
+        assert writer.texts(batch) == [FIGURE[kind]] * size
+        written = writer.write(writer.fit(batch))
+        for side, text in zip(("inputs", "targets"), FIGURE[kind]):
+            tokens = [*vocabulary.encode(text), vocabulary.eos_id]
+            assert written[side].to_list() == [tokens] * size
 
 
 @pytest.mark.usefixtures("small_data")

@@ -94,10 +94,15 @@ def test_the_table_is_no_part_of_the_graph():
     task = seqio.TaskRegistry.get("gift_cards_retrieval")
     writer = tasks.prompt_of(task).writer({"inputs": 512, "targets": 64}, task.output_features)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32)])
-    def write(history):
-        example = {"history": history, "target": tf.constant(0)}
-        return writer.write(writer.fit(example))["inputs"]
+    @tf.function(
+        input_signature=[
+            tf.RaggedTensorSpec([None, None], tf.int32),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def write(history, target):
+        batch = {"history": history, "target": target}
+        return writer.write(writer.fit(batch))["inputs"]
 
     graph = write.get_concrete_function().graph.as_graph_def()
     largest = max(node.ByteSize() for node in graph.node)
