@@ -143,7 +143,7 @@ def corrupt_spans(
     num_spans = tf.cast(tf.round(tf.cast(num_noise, tf.float32) / MEAN_SPAN), tf.int64)
     most_spans = tf.minimum(tf.constant(SENTINELS, tf.int64), sizes - num_noise)
     num_spans = tf.maximum(tf.constant(1, tf.int64), tf.minimum(num_spans, most_spans))
-    seeds = tf.unstack(tf.random.split(seed, 2))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     noise_lengths = split_into(num_noise, num_spans, seeds[0]).values
     kept_lengths = split_into(sizes - num_noise, num_spans, seeds[1]).values
     # Spans alternate; `starts` are those of the first and of what comes behind it.

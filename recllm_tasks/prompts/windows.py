@@ -196,7 +196,7 @@ def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WI
     sizes = lengths_of(rows)
     longest = tf.minimum(tf.constant(window, tf.int64), sizes)
     shortest = tf.minimum(tf.constant(min_items, tf.int64), longest)
-    seeds = tf.unstack(tf.random.split(seed, 2))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
     length = shortest + uniform_below(longest + 1 - shortest, seeds[0])
     start = uniform_below(sizes - length + 1, seeds[1])
     kept = {name: value for name, value in batch.items() if name != "history_ratings"}
