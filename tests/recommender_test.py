@@ -17,7 +17,7 @@ from recllm_tasks.engine import inference, optimizer, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
 from recllm_tasks.prompts import vocabulary
-from recllm_tasks.prompts.source import CatalogSource, data_dir
+from recllm_tasks.prompts.source import CatalogSource, SequenceSource, data_dir
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 from recllm_tasks.prompts.windows import WINDOW
 from recllm_tasks.recommender import Recommender
@@ -43,8 +43,12 @@ def _examples(lengths):
 def test_prompts_are_those_of_the_task(inputs):
     task, examples = _examples({**LENGTHS, "inputs": inputs})
     write = recommender_lib._prompt_function(task, {**LENGTHS, "inputs": inputs}, WINDOW)
-    for example in examples:
-        np.testing.assert_array_equal(write(example["history"]), example["inputs"])
+    whole = SequenceSource("gift_cards").get_dataset("test", shuffle=False)
+    histories = [rows for batch in whole for rows in batch["history"].to_list()]
+    alone = [write([history])[0] for history in histories]
+    for one, other, example in zip(alone, write(histories), examples, strict=True):
+        np.testing.assert_array_equal(one, example["inputs"])
+        np.testing.assert_array_equal(other, example["inputs"])
     assert max(len(example["inputs"]) for example in examples) <= inputs
 
 

@@ -7,7 +7,6 @@ import pytest
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from recllm_tasks.prompts.batch_steps import with_batches
 
 from recllm_tasks import tasks
 from recllm_tasks.audit import examples
@@ -16,6 +15,7 @@ from recllm_tasks.audit.records import read_records
 from recllm_tasks.data.dataset_info import dataset_dir
 from recllm_tasks.prompts import masking, p5, templates
 from recllm_tasks.prompts.assembly import Prompt
+from recllm_tasks.prompts.batches import rows_of, unbatch
 from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
 from recllm_tasks.prompts.templates import Items, Template, Wording
 
@@ -51,16 +51,16 @@ def sequences(small_data_dir):
 
 
 def lookup(sequences, place):
-    """A function from a user's raw id to one item of the user's whole sequence."""
+    """A function from users' raw ids to one item of each user's whole sequence."""
     values = np.array([items[place] for items in sequences.values()], np.int64)
     table = tf.lookup.StaticHashTable(
         tf.lookup.KeyValueTensorInitializer(tf.constant(list(sequences)), tf.constant(values)), -1
     )
-    return lambda user: tf.cast(table.lookup(user), tf.int32)
+    return lambda users: tf.cast(table.lookup(users), tf.int32)
 
 
 def mapped(function):
-    return lambda dataset: dataset.map(lambda example: {**example, **function(example)})
+    return lambda dataset: dataset.map(lambda batch: {**batch, **function(batch)})
 
 
 def caught(run_audit, data_dir, name):
@@ -83,10 +83,10 @@ def test_a_held_out_item_in_the_history(
 ):
     held_out = lookup(sequences, place)
 
-    def swap(example):
-        """Replaces the oldest item of the history by a held-out item."""
-        item = held_out(example["user"])[tf.newaxis]
-        return {"history": tf.concat([item, example["history"][1:]], axis=0)}
+    def swap(batch):
+        """Replaces the oldest item of each history by a held-out item."""
+        item = held_out(batch["user"])[:, tf.newaxis]
+        return {"history": tf.concat([item, batch["history"][:, 1:]], axis=1)}
 
     arguments = arguments_of(kind)
     leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
@@ -103,7 +103,7 @@ def test_a_held_out_item_in_the_history(
 @pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "bpr", "p5_retrieval"])
 def test_a_held_out_item_as_the_target(kind, leaky, sequences, small_data_dir, run_audit):
     held_out = lookup(sequences, -1)
-    swap = mapped(lambda example: {"target": held_out(example["user"])})
+    swap = mapped(lambda batch: {"target": held_out(batch["user"])})
     arguments = arguments_of(kind)
     leaky({**arguments, "preprocessors": [swap, *arguments["preprocessors"]]})
     offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
@@ -116,20 +116,20 @@ def test_a_held_out_item_by_its_title_alone(
     side, place, split, leaky, sequences, small_data_dir, run_audit
 ):
     held_out = lookup(sequences, place)
-    tell = mapped(lambda example: {"told": held_out(example["user"])[tf.newaxis]})
+    add_leaked = mapped(lambda batch: {"leaked": held_out(batch["user"])})
     source = SequenceSource(NAME)
-    told, words = Items("told", "{title}"), ("The user likes", Items("history"))
+    leaked, words = Items("leaked", "{title}"), ("The user likes", Items("history"))
     template = {
-        "inputs": Template((*words, "and also", told), (Items("target"),)),
-        "targets": Template(words, (told,)),
-        "corrupted": Template((*words, told), ()),
+        "inputs": Template((*words, "and also", leaked), (Items("target"),)),
+        "targets": Template(words, (leaked,)),
+        "corrupted": Template((*words, leaked), ()),
     }[side]
     corrupt = [masking.corrupt_spans] if side == "corrupted" else []
     leaky(
         {
             **arguments_of("retrieval"),
             "source": source,
-            "preprocessors": [tell, Prompt(template, source), *corrupt],
+            "preprocessors": [add_leaked, Prompt(template, source), *corrupt, unbatch],
         }
     )
     offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
@@ -145,7 +145,7 @@ def test_the_title_of_an_earlier_item_is_no_leak(leaky, small_data_dir, run_audi
         {
             **arguments_of("retrieval"),
             "source": source,
-            "preprocessors": [Prompt(template, source)],
+            "preprocessors": [Prompt(template, source), unbatch],
         }
     )
     code, checks = run_audit(small_data_dir, "--seeds", "1")
@@ -153,18 +153,20 @@ def test_the_title_of_an_earlier_item_is_no_leak(leaky, small_data_dir, run_audi
     assert checks["held_out:leaky:train"]["figures"]["examples"] > 0
 
 
-def test_a_held_out_item_in_batches_of_examples(leaky, sequences, small_data_dir, run_audit):
-    """Of a task that training makes in batches, these are what is looked at."""
-    hashes = tf.strings.to_hash_bucket_fast(list(sequences), 2**31 - 1).numpy().tolist()
-    last = dict(zip(hashes, (items[-1] for items in sequences.values())))
+@pytest.mark.usefixtures("small_data")
+def test_a_held_out_item_that_a_step_on_single_examples_adds(
+    leaky, sequences, small_data_dir, run_audit
+):
+    vocabulary = tasks.features(CatalogSource(NAME))["targets"].vocabulary
+    ids = [[*vocabulary.encode(f"I{items[-1] + 1}"), 1] for items in sequences.values()]
+    users, ids = tf.constant(list(sequences)), tf.ragged.constant(ids, tf.int32)
 
-    def on_batch(batch, seeds, sequence_length, output_features):
-        target = np.array([last[user] for user in batch["user_hash"].tolist()], np.int32)
-        return {**batch, "target": target}
+    def swap(example):
+        return {**example, "targets": ids[tf.argmax(tf.cast(users == example["user"], tf.int32))]}
 
     arguments = arguments_of("retrieval")
-    swap = with_batches(lambda dataset: dataset, on_batch)
-    leaky({**arguments, "preprocessors": [swap, *arguments["preprocessors"]]})
+    after = seqio.map_over_dataset(swap)
+    leaky({**arguments, "preprocessors": [*arguments["preprocessors"], after]})
     offender = caught(run_audit, small_data_dir, "held_out:leaky:train")
     assert offender["value"] == f"I{sequences[offender['user']][-1] + 1}"
 
@@ -173,9 +175,9 @@ def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
     """Only one user leaks, in only one window."""
     item = int(sequences["U016"][-1])
 
-    def swap(example):
-        is_it = (example["user"] == "U016") & (example["window"] == 0)
-        return {"target": tf.where(is_it, item, example["target"])}
+    def swap(batch):
+        is_it = (batch["user"] == "U016") & (batch["window"] == 0)
+        return {"target": tf.where(is_it, item, batch["target"])}
 
     arguments = arguments_of("retrieval")
     leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
@@ -186,8 +188,9 @@ def test_one_example_is_enough(leaky, sequences, small_data_dir, run_audit):
 def test_a_test_item_in_validation(leaky, sequences, small_data_dir, run_audit):
     held_out = lookup(sequences, -1)
 
-    def swap(example):
-        return {"history": tf.concat([example["history"][1:], [held_out(example["user"])]], 0)}
+    def swap(batch):
+        item = held_out(batch["user"])[:, tf.newaxis]
+        return {"history": tf.concat([batch["history"][:, 1:], item], axis=1)}
 
     arguments = arguments_of("retrieval")
     leaky({**arguments, "preprocessors": [mapped(swap), *arguments["preprocessors"]]})
@@ -198,12 +201,12 @@ def test_a_test_item_in_validation(leaky, sequences, small_data_dir, run_audit):
 
 def test_item_embedding_that_shows_a_pair(leaky, small_data_dir, run_audit, small_data):
     source = ItemSource(NAME, templates.ITEM_ATTRIBUTES)
-    also_bought = mapped(lambda example: {"other": (example["item"] + 1) % 36})
+    also_bought = mapped(lambda batch: {"other": (batch["item"] + 1) % 36})
     template = Template(templates.ITEM_EMBEDDING.inputs, (Items("other", "{short_id}"),))
     leaky(
         {
             "source": source,
-            "preprocessors": [also_bought, Prompt(template, source)],
+            "preprocessors": [also_bought, Prompt(template, source), unbatch],
             "output_features": tasks.features(source),
             "shuffle_buffer_size": None,
         }
@@ -216,16 +219,19 @@ def test_item_embedding_that_shows_a_pair(leaky, small_data_dir, run_audit, smal
 @pytest.mark.parametrize("kind", ["retrieval", "ranking", "bpr", "mim"])
 def test_the_answer_in_its_own_input(kind, leaky, small_data_dir, run_audit):
     arguments = arguments_of(kind)
-    *preprocessors, prompt = arguments["preprocessors"]
+    *preprocessors, prompt, _ = arguments["preprocessors"]
 
-    def tell(example):
-        history = example["history"]
+    def show_answer(batch):
+        history = batch["history"]
         if kind != "mim":
-            return {"history": tf.concat([history[1:], [example["target"]]], axis=0)}
-        answer = history[tf.argmax(tf.cast(example["masked"], tf.int32))]
-        return {"history": tf.where(example["masked"], history, answer)}
+            return {"history": tf.concat([history[:, 1:], batch["target"][:, tf.newaxis]], axis=1)}
+        answers = tf.ragged.boolean_mask(history, batch["masked"])
+        first = rows_of(history, tf.gather(answers.values, answers.row_starts()))
+        return {
+            "history": history.with_values(tf.where(batch["masked"].values, history.values, first))
+        }
 
-    leaky({**arguments, "preprocessors": [*preprocessors, mapped(tell), prompt]})
+    leaky({**arguments, "preprocessors": [*preprocessors, mapped(show_answer), prompt, unbatch]})
     offender = caught(run_audit, small_data_dir, "own_target")
     assert offender["user"].startswith("U")
     assert "the answer is in the input of leaky" in offender["problem"]
@@ -235,15 +241,16 @@ def test_the_answer_in_its_own_input(kind, leaky, small_data_dir, run_audit):
 def test_a_negative_of_the_users_own(kind, offers, leaky, sequences, small_data_dir, run_audit):
     first = lookup(sequences, 0)
 
-    def swap(example):
+    def swap(batch):
         """Replaces the first negative by the user's first item."""
-        negative = tf.argmax(tf.cast(example[offers] != example["target"], tf.int32))
-        item = first(example["user"])[tf.newaxis]
-        return {offers: tf.tensor_scatter_nd_update(example[offers], [[negative]], item)}
+        offered, target = batch[offers], batch["target"][:, tf.newaxis]
+        negative = tf.argmax(tf.cast(offered != target, tf.int32), axis=1, output_type=tf.int32)
+        is_it = tf.range(offered.shape[1]) == negative[:, tf.newaxis]
+        return {offers: tf.where(is_it, first(batch["user"])[:, tf.newaxis], offered)}
 
     arguments = arguments_of(kind)
-    *preprocessors, prompt = arguments["preprocessors"]
-    leaky({**arguments, "preprocessors": [*preprocessors, mapped(swap), prompt]})
+    *preprocessors, prompt, _ = arguments["preprocessors"]
+    leaky({**arguments, "preprocessors": [*preprocessors, mapped(swap), prompt, unbatch]})
     offender = caught(run_audit, small_data_dir, "drawn_negatives")
     assert f"I{sequences[offender['user']][0] + 1}" in offender["value"]
 
@@ -251,10 +258,12 @@ def test_a_negative_of_the_users_own(kind, offers, leaky, sequences, small_data_
 def test_negatives_that_avoid_held_out_items(leaky, sequences, small_data_dir, run_audit):
     """No token reveals it; held-out items are just never drawn."""
     users = tf.constant(list(sequences))
-    whole = tf.ragged.constant([items.tolist() for items in sequences.values()], tf.int32)
+    items = [items.tolist() for items in sequences.values()]
+    whole = tf.ragged.constant(items, tf.int32, row_splits_dtype=tf.int64)
 
-    def exclude(example):
-        return {"exclude": whole[tf.argmax(tf.cast(users == example["user"], tf.int32))]}
+    def exclude(batch):
+        is_it = users == batch["user"][:, tf.newaxis]
+        return {"exclude": tf.gather(whole, tf.argmax(tf.cast(is_it, tf.int32), axis=1))}
 
     arguments = arguments_of("ranking")
     leaky({**arguments, "preprocessors": [mapped(exclude), *arguments["preprocessors"]]})
@@ -268,7 +277,7 @@ def test_negatives_made_of_held_out_records(leaky, small_data_dir, run_audit):
 
     def read_test(dataset):
         count = source.records("test").reduce(0, lambda n, record: n + tf.size(record["items"]))
-        return dataset.map(lambda example: {**example, "window": example["window"] + count})
+        return dataset.map(lambda batch: {**batch, "window": batch["window"] + count})
 
     leaky({**arguments, "preprocessors": [read_test, *arguments["preprocessors"]]})
     offender = caught(run_audit, small_data_dir, "withheld")

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from recllm_tasks.engine.throughput import ORDER, PACKING, Throughput
 
 from recllm_tasks import cli
 from recllm_tasks.commands import show
+from recllm_tasks.pipeline.throughput import PACKING, Throughput
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def test_throughput_names_every_stage_and_the_slowest(small_data, capsys):
     assert cli.main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     kinds = [f"gift_cards_{kind}" for kind in ("ranking", "mim", "mlm", "bpr")]
-    assert sorted(found["stages"]) == sorted([ORDER, *kinds, PACKING])
+    assert sorted(found["stages"]) == sorted([*kinds, PACKING])
     assert found["limit"] == max(found["stages"], key=found["stages"].get)
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert found["examples"] > found["rows"] > 0
@@ -34,5 +34,5 @@ def test_throughput_of_nothing_is_refused(small_data, capsys):
 
 
 def test_the_limit_is_the_stage_that_takes_most():
-    found = Throughput(1.0, 1.0, {"order": 1.0, "mlm": 9.0, "packing": 3.0}, {}, ())
+    found = Throughput(1.0, 1.0, {"ranking": 1.0, "mlm": 9.0, "packing": 3.0}, {}, ())
     assert found.limit == "mlm"
