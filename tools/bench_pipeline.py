@@ -1,6 +1,7 @@
 """Measures the input pipeline on UT+AT of one dataset: examples a second, beside other ways.
 
     python tools/bench_pipeline.py --data_dir DATA --vocabulary t5.spiece.model --dataset toys
+    python tools/bench_pipeline.py … --against REV     # this checkout beside another commit
 
 One table, in one run: our batches, unpacked and packed; our tasks through `seqio.get_dataset`; the
 same tasks as text, rendered with tf.strings and tokenised by `seqio.preprocessors.tokenize`,
@@ -14,10 +15,13 @@ Every way runs until `--seconds` are over, after a warm-up; the process and its 
 
 import argparse
 import itertools
+import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 LENGTHS = {"inputs": 1024, "targets": 128}
@@ -37,9 +41,16 @@ def main() -> None:
     parser.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--epochs", type=int, default=10, help="over which memory is watched")
+    parser.add_argument(
+        "--against", metavar="REV", help="measure this checkout and that commit in turn, no more"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of --against")
     parser.add_argument("--first_batch", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if args.against:
+        against(args.against, args)
+        return
     start = time.perf_counter()
     mixture = set_up(args.dataset, args.data_dir, args.vocabulary)
     if args.first_batch:
@@ -70,7 +81,7 @@ def set_up(dataset: str, data_dir: str, vocabulary: str | None) -> str:
 
 
 def first_batch(mixture: str, imports: float) -> None:
-    from recllm_tasks.engine import batches
+    from recllm_tasks.pipeline import training as batches
 
     start = time.perf_counter()
     next(batches.training_batches(mixture, LENGTHS, 16, seed=0))
@@ -83,15 +94,14 @@ def register_as_text(mixture: str) -> str:
     from seqio import preprocessors
 
     from recllm_tasks.prompts.assembly import Prompt
+    from recllm_tasks.prompts.batches import unbatch
 
     names = []
     for task in seqio.MixtureRegistry.get(mixture).tasks:
-        steps = []
-        for step in task.preprocessors:
-            if isinstance(step, Prompt):
-                steps += [render(step), preprocessors.tokenize, preprocessors.append_eos]
-            else:
-                steps.append(step)
+        prompt = next(step for step in task.preprocessors if isinstance(step, Prompt))
+        # Spans stay as they are: the text way has less to do.
+        steps = list(itertools.takewhile(lambda step, p=prompt: step is not p, task.preprocessors))
+        steps += [render(prompt), unbatch, preprocessors.tokenize, preprocessors.append_eos]
         names.append(f"{task.name}_text")
         seqio.TaskRegistry.add(
             names[-1],
@@ -108,6 +118,7 @@ def render(prompt):
     """A preprocessor that writes `inputs` and `targets` as strings."""
     import tensorflow as tf
 
+    from recllm_tasks.prompts.batches import num_examples
     from recllm_tasks.prompts.templates import MASKED_ITEM, Choice
     from recllm_tasks.prompts.token_table import item_texts
 
@@ -123,24 +134,23 @@ def render(prompt):
                 rows = [text for form in forms for text in item_texts(catalog, form)]
                 texts[slot] = tf.constant([*rows, MASKED_ITEM, slot.empty])
 
-        def side(parts, writer_side, example):
+        def side(parts, writer_side, batch):
             words = []
             for part in parts:
                 if isinstance(part, str):
                     words.append(part)
                 else:
-                    rows = writer_side.rows(part, example)
-                    words.append(
-                        tf.strings.reduce_join(tf.gather(texts[part], rows), separator=" ")
-                    )
-            return tf.strings.join(words, separator=" ")
+                    written = tf.gather(texts[part], writer_side.rows(part, batch))
+                    words.append(tf.strings.reduce_join(written, axis=1, separator=" "))
+            num = tf.fill([num_examples(batch)], "")
+            return tf.strings.join([num, *words], separator=" ")
 
-        def write(example):
-            example = writer.fit(example)
+        def write(batch):
+            batch = writer.fit(batch)
             return {
-                **example,
-                "inputs": side(prompt.template.inputs, writer.inputs, example),
-                "targets": side(prompt.template.targets, writer.targets, example),
+                **batch,
+                "inputs": side(prompt.template.inputs, writer.inputs, batch),
+                "targets": side(prompt.template.targets, writer.targets, batch),
             }
 
         return dataset.map(write, num_parallel_calls=tf.data.AUTOTUNE)
@@ -184,7 +194,7 @@ class Bench:
         print(f"{name}: {self._rates[name]:,.0f} examples/s", flush=True)
 
     def _ours(self, pack: bool):
-        from recllm_tasks.engine import batches
+        from recllm_tasks.pipeline import training as batches
 
         tokens, room = {}, {}
         stream = batches.training_batches(self._mixture, LENGTHS, 64, seed=0, pack=pack)
@@ -267,10 +277,10 @@ class Bench:
     def _memory(self) -> None:
         import seqio
 
-        from recllm_tasks.engine import batches
+        from recllm_tasks.pipeline import training as batches
 
         tasks = seqio.MixtureRegistry.get(self._mixture).tasks
-        epoch = len(tasks) * len(tasks[0].source.training_table())
+        epoch = len(tasks) * tasks[0].source.num_examples()
         used, seen = [], 0
         for batch in batches.training_batches(self._mixture, LENGTHS, 64, seed=0):
             seen += batches.num_examples(batch)
@@ -301,19 +311,20 @@ def memcpy_rate() -> float:
     return 8 * source.nbytes / (time.perf_counter() - start)
 
 
-def least_padding(mixture: str, stretches: int = 8) -> float:
-    """A bound for any packing of the first examples: the share of both sides that is left empty.
+def least_padding(mixture: str, num: int = 8) -> float:
+    """A bound for any packing of the first blocks: the share of both sides that is left empty.
 
     An example that leaves no room for the shortest of a side has a row to itself; the others need
     at least as many rows as their inputs fill, or their targets.
     """
     import numpy as np
     import seqio
-    from recllm_tasks.prompts.stream import Examples
 
-    examples = Examples(seqio.get_mixture_or_task(mixture), LENGTHS, 0)
-    made = [examples.make(examples.take()) for _ in range(stretches)]
-    lengths = np.array([np.concatenate([side.lengths for side in sides]) for sides in zip(*made)])
+    from recllm_tasks.pipeline.training import blocks_of
+
+    blocks = blocks_of(seqio.get_mixture_or_task(mixture), LENGTHS, 0).take(num)
+    sides = [[block[side].row_lengths().numpy() for block in blocks] for side in LENGTHS]
+    lengths = np.array([np.concatenate(side) for side in sides])
     room = np.array(list(LENGTHS.values()))
     alone = (room - lengths.min(axis=1) < lengths.T).any(axis=1)
     rows = alone.sum() + np.ceil((lengths[:, ~alone].sum(axis=1) / room).max())
@@ -324,21 +335,113 @@ def some_strings(task_name: str, num: int) -> list[tuple[str, str]]:
     """`inputs` and `targets` of a task's first examples, before they are tokenised."""
     import seqio
 
+    from recllm_tasks.prompts.batches import unbatch
+
     task = seqio.TaskRegistry.get(task_name)
-    steps = itertools.takewhile(
-        lambda step: step is not seqio.preprocessors.tokenize, task.preprocessors
-    )
-    dataset = task.source.get_dataset("train", shuffle=False).take(num)
+    dataset = task.source.get_dataset("train", shuffle=False)
     with seqio.utils.map_seed_manager(0):
-        for step in steps:
-            if isinstance(step, seqio.CacheDatasetPlaceholder):
-                continue
+        for step in itertools.takewhile(lambda step: step is not unbatch, task.preprocessors):
             dataset = seqio.utils.add_kwargs_to_transform(
                 step, sequence_length=LENGTHS, output_features=task.output_features
             )(dataset)
-    return [
-        tuple(example[side].decode() for side in LENGTHS) for example in dataset.as_numpy_iterator()
-    ]
+    examples = unbatch(dataset).take(num).as_numpy_iterator()
+    return [tuple(example[side].decode() for side in LENGTHS) for example in examples]
+
+
+# Measures a checkout, whichever it is: run with PYTHONPATH naming it.
+_WORKER = """
+import json, os, sys, time
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import gin, seqio
+import recllm_tasks.mixtures as mixtures
+try:
+    from recllm_tasks.pipeline import training
+except ImportError:
+    from recllm_tasks.engine import batches as training
+dataset, data_dir, vocabulary, lengths, what, seconds, skipped = json.loads(sys.argv[1])
+seqio.set_tfds_data_dir_override(data_dir)
+mixtures.register_stored(data_dir)
+if vocabulary:
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", vocabulary)
+rated = seqio.TaskRegistry.get(f"{dataset}_rating").source.info().has_ratings
+kinds = [kind for kind in mixtures.TASKS_OF["ut_at"] if rated or kind != "rating"]
+seqio.MixtureRegistry.add("bench", [f"{dataset}_{kind}" for kind in kinds], default_rate=1.0)
+begin = time.perf_counter()
+if what == "padded through get_dataset":
+    made = seqio.get_dataset(
+        "bench", task_feature_lengths=lengths, dataset_split="train", shuffle=True, seed=0,
+        num_epochs=None, feature_converter=seqio.EncDecFeatureConverter(pack=False),
+    ).batch(64).prefetch(4).as_numpy_iterator()
+else:
+    skip = skipped if what.startswith("skip") else 0
+    made = training.training_batches("bench", lengths, 64, 0, skip, pack="unpacked" not in what)
+next(made)
+first = time.perf_counter() - begin
+if what.startswith(("first", "skip")):
+    print("RESULT", 1 / first, flush=True)
+    os._exit(0)
+end = time.perf_counter() + seconds / 5
+while time.perf_counter() < end:
+    next(made)
+begin, examples = time.perf_counter(), 0
+while (passed := time.perf_counter() - begin) < seconds:
+    batch = next(made)
+    examples += int(batch["decoder_segment_ids"].max(axis=1).sum()) if what == "packed" else 64
+print("RESULT", examples / passed, flush=True)
+os._exit(0)
+"""
+
+_MEASURED = {
+    "packed": "examples/s",
+    "unpacked": "examples/s",
+    "padded through get_dataset": "examples/s",
+    "first batch": "1/s",
+    "skip to a step": "1/s",
+}
+# Batches of 64 rows that are left out.
+_SKIPPED = 500
+
+
+def against(revision: str, args) -> None:
+    """Measures this checkout and another commit in turn, each round the other one first."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with tempfile.TemporaryDirectory() as folder:
+        other = os.path.join(folder, "other")
+        git = ["git", "-C", root, "worktree"]
+        subprocess.run([*git, "add", "--detach", "-q", other, revision], check=True)
+        try:
+            print(f"| | {revision} | here | times as fast |\n|---|---:|---:|---:|")
+            for what, unit in _MEASURED.items():
+                found: dict[str, list[float]] = {other: [], root: []}
+                for turn in range(args.rounds):
+                    for checkout in (other, root) if turn % 2 else (root, other):
+                        found[checkout].append(_measured(checkout, what, args))
+                before, here = (statistics.median(found[checkout]) for checkout in (other, root))
+                ratios = [new / old for new, old in zip(found[root], found[other])]
+                print(
+                    f"| {what}, {unit} | {before:,.2f} | {here:,.2f} | "
+                    f"{statistics.median(ratios):.2f} |",
+                    flush=True,
+                )
+        finally:
+            subprocess.run([*git, "remove", "--force", other], check=True)
+
+
+def _measured(checkout: str, what: str, args) -> float:
+    vocabulary = args.vocabulary and os.path.abspath(args.vocabulary)
+    data_dir = os.path.abspath(os.path.expanduser(args.data_dir))
+    asked = [args.dataset, data_dir, vocabulary, LENGTHS, what, args.seconds, _SKIPPED]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _WORKER, json.dumps(asked)],
+        env={**os.environ, "PYTHONPATH": checkout},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "RESULT" not in done.stdout:
+        raise SystemExit(f"{checkout}, {what}:\n{done.stderr[-3000:]}")
+    return float(done.stdout.split("RESULT ")[1])
 
 
 def hugging_face_tokenizer(args):

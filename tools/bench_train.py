@@ -169,12 +169,12 @@ def _compare_packed(args, folder: str) -> None:
 def _real_batches(args) -> tuple[list, list, int]:
     """Two batches of packed rows, the same examples padded, and the vocabulary size."""
     from recllm_tasks import tasks
-    from recllm_tasks.engine import batches
+    from recllm_tasks.pipeline import training
 
     mixture = set_up(args.packed, args.data_dir, args.vocabulary)
     found = tasks.get(mixture)
     lengths = {"inputs": args.packed_inputs, "targets": args.packed_targets}
-    stream = batches.training_batches(mixture, lengths, args.rows, seed=0)
+    stream = training.training_batches(mixture, lengths, args.rows, seed=0)
     packed = [next(stream) for _ in range(2)]
     examples = [pair for batch in packed for pair in _unpacked(batch)]
     # Shuffled as in an epoch; packing sorts examples by what fits into a row.

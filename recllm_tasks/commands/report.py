@@ -13,7 +13,8 @@ from recllm_tasks.progress import console
 SUMMARY = "write runs and baselines as one page, beside the paper's results"
 EPILOG = """\
 RUN is a run's folder (MODEL_DIR, T5X's EVAL_OUTPUT_DIR, or a row of `recllm baselines`), a folder
-of such folders, or a results file. Each evaluation of a run is a row. The page loads nothing from elsewhere and has:
+of such folders, or a results file. Each evaluation of a run is a row. The page loads nothing from
+elsewhere and has:
 
   the paper's Tables 1-6 with our rows and the paper's numbers beside them; the difference from the
   best baseline and whether it is significant; both orders of ties, if there are runs of both; what
@@ -22,10 +23,10 @@ of such folders, or a results file. Each evaluation of a run is a row. The page 
 
 Intervals, differences and breakdowns need the per-user results beside results.json
 (per_user/<evaluation>/<task>.parquet); popularity needs the prepared dataset (--data_dir). Without
-them, these parts are left out. Give --data_dir once for each folder that holds datasets of the runs. If a
-dataset was prepared under several id schemes, any one of them will do: only the ids differ, and
-their rows share a table. Baselines in the results.json of `recllm eval` are used if no run of that
-row is given. Rows of other data, splits or numbers of users get tables of their own.
+them, these parts are left out. Give --data_dir once for each folder that holds datasets of the
+runs. If a dataset was prepared under several id schemes, any one of them will do: only the ids
+differ, and their rows share a table. Baselines in the results.json of `recllm eval` are used if no
+run of that row is given. Rows of other data, splits or numbers of users get tables of their own.
 
 FILE.md and FILE.csv beside the page hold the same numbers.
 

@@ -49,7 +49,7 @@ class Remaining:
             excluded_rows.value_rowids() * size + tf.cast(excluded_rows.values, tf.int64)
         )
         is_new = tf.concat([[True], pairs[1:] != pairs[:-1]], axis=0)[: tf.size(pairs)]
-        pairs = tf.boolean_mask(pairs, is_new)
+        pairs = pairs[is_new]
         user, row = pairs // size, pairs % size
         users = tf.range(excluded_rows.nrows() + 1)
         starts = tf.where(row > 0, tf.gather(self._cumulative, tf.maximum(row - 1, 0)), 0)

@@ -12,7 +12,7 @@ import bisect
 import numpy as np
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import of_lengths, rows_of
+from recllm_tasks.prompts.batches import of_lengths, of_splits, places_of, rows_of
 
 # Features of one packed row, and of one padded row.
 PADDED = (
@@ -158,15 +158,13 @@ def _pack_side(
     side: tf.RaggedTensor, counts: tf.Tensor, length: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Tokens, segment ids and positions of one side, whose rows are in order, `counts[r]` each."""
-    examples = of_lengths(tf.range(side.nrows()), counts)
-    segments = examples.values - rows_of(examples, examples.row_starts()) + 1
-    rows = tf.RaggedTensor.from_row_splits(
-        side.values, tf.gather(side.row_splits, examples.row_splits), validate=False
-    )
+    examples = of_lengths(side.row_splits[1:], counts)
+    segments = places_of(examples) + 1
+    rows = of_splits(side.values, tf.gather(side.row_splits, examples.row_splits))
     features = (
         side.values,
         tf.cast(rows_of(side, segments), tf.int32),
-        tf.cast(tf.range(side.row_splits[-1]) - rows_of(side, side.row_starts()), tf.int32),
+        tf.cast(places_of(side), tf.int32),
     )
     return tuple(rows.with_values(values).to_tensor(shape=[None, length]) for values in features)
 

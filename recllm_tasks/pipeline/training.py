@@ -7,8 +7,12 @@ cores or hosts there are.
 Letters: M examples of a block, R its rows, B rows of a batch.
 """
 
+import collections
+import concurrent.futures
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -17,6 +21,7 @@ import tensorflow as tf
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.pipeline import packing
 from recllm_tasks.pipeline.examples import SIDES, tasks_and_rates, training_batches_of
+from recllm_tasks.prompts.batches import plain
 from recllm_tasks.prompts.source import ALL, BatchSource, Shard
 
 # Examples of a block. Packed together, they leave little of a row empty.
@@ -68,74 +73,11 @@ def blocks_of(
     def join(*parts: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.RaggedTensor]:
         return {side: tf.concat([part[side] for part in parts], axis=0) for side in SIDES}
 
-    return tf.data.Dataset.zip(tuple(parts)).map(join, num_parallel_calls=_workers())
-
-
-def training_dataset(
-    mixture: str,
-    lengths: Mapping[str, int],
-    batch_size: int,
-    seed: int,
-    start_step: int = 0,
-    *,
-    pack: bool = True,
-    shard: Shard = ALL,
-) -> tf.data.Dataset:
-    """Endless batches of rows, the same ones for the same seed, however many the cores.
-
-    Args:
-      mixture: a registered task or mixture.
-      lengths: of `inputs` and `targets`, in tokens.
-      batch_size: rows in a batch of this host.
-      seed: of the order and of all that is sampled.
-      start_step: batches to leave out, to resume where a run stopped. Their examples are made and
-        planned, but not packed.
-      pack: several examples in a row; else each has its own, padded.
-      shard: of a host: blocks that the other hosts do not see.
-
-    Returns:
-      Batches of the features of `packing.PACKED`, or of `packing.PADDED`, int32 [B, length].
-    """
-    check_lengths(lengths)
-    sizes = [lengths[side] for side in SIDES]
-    skipped = start_step * batch_size
-
-    def plan(number: tf.Tensor, block: Mapping[str, tf.RaggedTensor]):
-        """The row of each example, in random order: a plan has rows in the order of lengths."""
-        sides = [block[side] for side in SIDES]
-        if pack:
-            counts = [side.row_lengths() for side in sides]
-            row_of = tf.numpy_function(
-                lambda *counts: packing.plan(*counts, *sizes), counts, tf.int64, stateful=False
-            )
-            row_of = tf.ensure_shape(row_of, [None])
-        else:
-            row_of = tf.range(sides[0].nrows())
-        rows = tf.reduce_max(row_of) + 1
-        order = tf.random.experimental.stateless_shuffle(tf.range(rows), tf.stack([seed, number]))
-        return (*sides, tf.gather(order, row_of), rows)
-
-    def count(passed: tf.Tensor, planned):
-        """Adds how many of a block's rows are to be left out."""
-        *_, rows = planned
-        return passed + rows, (*planned, tf.clip_by_value(skipped - passed, 0, rows))
-
-    def make(inputs, targets, row_of, rows, left_out) -> dict[str, tf.Tensor]:
-        if pack:
-            made = packing.pack(inputs, targets, row_of, *sizes)
-        else:
-            order = tf.argsort(row_of)
-            made = packing.pad(tf.gather(inputs, order), tf.gather(targets, order), *sizes)
-        return {name: value[left_out:] for name, value in made.items()}
-
-    workers = _workers()
-    blocks = blocks_of(seqio.get_mixture_or_task(mixture), lengths, seed, shard)
-    numbers = tf.data.Dataset.counter(shard.index, shard.num)
-    planned = tf.data.Dataset.zip((numbers, blocks)).map(plan, num_parallel_calls=workers)
-    counted = planned.scan(tf.constant(0, tf.int64), count)
-    wanted = counted.filter(lambda *block: block[-1] < block[-2])
-    rows = wanted.map(make, num_parallel_calls=workers).prefetch(_AHEAD)
-    return rows.rebatch(batch_size).with_options(_options())
+    return (
+        tf.data.Dataset.zip(tuple(parts))
+        .map(plain(join), num_parallel_calls=tf.data.AUTOTUNE)
+        .prefetch(_AHEAD)
+    )
 
 
 def training_batches(
@@ -147,24 +89,122 @@ def training_batches(
     *,
     pack: bool = True,
     shard: Shard = ALL,
+    workers: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of `training_dataset` as arrays."""
-    dataset = training_dataset(
-        mixture, lengths, batch_size, seed, start_step, pack=pack, shard=shard
-    )
-    return iter(dataset.as_numpy_iterator())
+    """Endless batches of rows, the same ones for the same seed, however many the cores.
+
+    Args:
+      mixture: a registered task or mixture.
+      lengths: of `inputs` and `targets`, in tokens.
+      batch_size: rows in a batch of this host.
+      seed: of the order and of all that is sampled.
+      start_step: batches to leave out, to resume where a run stopped. Their examples are made and
+        planned, but not packed.
+      pack: several examples in a row; else each has its own, padded.
+      shard: of a host: blocks that the other hosts do not see.
+      workers: threads that pack; None is one a core.
+
+    Returns:
+      Batches of the features of `packing.PACKED`, or of `packing.PADDED`, int32 [B, length].
+    """
+    check_lengths(lengths)
+    blocks = iter(blocks_of(seqio.get_mixture_or_task(mixture), lengths, seed, shard))
+    rows = _Rows([lengths[side] for side in SIDES], seed, pack)
+    numbered = zip(itertools.count(shard.index, shard.num), blocks)
+    return _rebatched(_rows(numbered, rows, start_step * batch_size, workers), batch_size)
+
+
+Numbered = tuple[int, Mapping[str, tf.RaggedTensor]]
+
+
+class _Rows:
+    """Makes the rows of a block.
+
+    Not in the dataset, because Python plans them: threads of tf.data that wait for Python would
+    hang a program that exits.
+    """
+
+    def __init__(self, lengths: Sequence[int], seed: int, pack: bool):
+        self._lengths, self._seed, self._pack = lengths, seed, pack
+        side = tf.RaggedTensorSpec([None, None], tf.int32)
+        signature = [side, side, tf.TensorSpec([None], tf.int64)]
+        self._make = tf.function(plain(self._rows_of), input_signature=signature)
+
+    def _plan(self, block: Mapping[str, tf.RaggedTensor]) -> np.ndarray:
+        """The row of each example, int64 [M]."""
+        sizes = [np.diff(block[side].row_splits.numpy()) for side in SIDES]
+        return packing.plan(*sizes, *self._lengths) if self._pack else np.arange(len(sizes[0]))
+
+    def count(self, numbered: Numbered) -> int:
+        """R."""
+        return int(self._plan(numbered[1]).max()) + 1
+
+    def make(self, numbered: Numbered) -> dict[str, np.ndarray]:
+        """The rows of a block, in random order: a plan has them in the order of their lengths."""
+        number, block = numbered
+        row_of = self._plan(block)
+        generator = np.random.Generator(np.random.Philox(key=[self._seed, number]))
+        order = generator.permutation(int(row_of.max()) + 1)
+        made = self._make(*(block[side] for side in SIDES), order[row_of])
+        return {name: tensor.numpy() for name, tensor in made.items()}
+
+    def _rows_of(self, inputs, targets, row_of) -> dict[str, tf.Tensor]:
+        if self._pack:
+            return packing.pack(inputs, targets, row_of, *self._lengths)
+        order = tf.argsort(row_of)
+        return packing.pad(tf.gather(inputs, order), tf.gather(targets, order), *self._lengths)
+
+
+def _rows(
+    numbered: Iterator[Numbered], rows: _Rows, skipped: int, workers: int | None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The rows of each block, but for the first `skipped` rows."""
+    if skipped:
+        # Blocks that are counted ahead are kept until it is known where to begin.
+        numbered, counted = itertools.tee(numbered)
+        for count in made_ahead(counted, rows.count, workers):
+            if count > skipped:
+                break
+            skipped -= count
+            next(numbered)
+    for made in made_ahead(numbered, rows.make, workers):
+        yield {name: array[skipped:] for name, array in made.items()}
+        skipped = 0
+
+
+def _rebatched(
+    parts: Iterator[dict[str, np.ndarray]], batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """The same rows, `batch_size` at a time."""
+    left: dict[str, np.ndarray] = {}
+    for part in parts:
+        if left:
+            part = {name: np.concatenate([left[name], part[name]]) for name in part}
+        num = len(part["encoder_input_tokens"])
+        whole = num - num % batch_size
+        for start in range(0, whole, batch_size):
+            yield {name: array[start : start + batch_size] for name, array in part.items()}
+        left = {name: array[whole:] for name, array in part.items()}
+
+
+def made_ahead(
+    elements: Iterator[Any], make: Callable[[Any], Any], workers: int | None = None
+) -> Iterator[Any]:
+    """`make(element)` of each element, in order, on all cores; a few results are made ahead."""
+    workers = workers or os.cpu_count() or 1
+    pool = concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix="rows")
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for element in elements:
+            waiting.append(pool.submit(make, element))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def num_examples(batch: Mapping[str, np.ndarray]) -> int:
     """Examples that are packed into a batch."""
     return int(batch["decoder_segment_ids"].max(axis=1).sum())
-
-
-def _workers() -> int:
-    return os.cpu_count() or 1
-
-
-def _options() -> tf.data.Options:
-    options = tf.data.Options()
-    options.deterministic = True
-    return options

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import Batch, last, row_sums, rows_of, running_sums
+from recllm_tasks.prompts.batches import (
+    Batch,
+    last,
+    map_batches,
+    row_sums,
+    rows_of,
+    running_sums,
+)
 from recllm_tasks.prompts.sides import ELASTIC, Side
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Template
@@ -34,9 +41,7 @@ class Prompt:
         output_features: Mapping[str, seqio.Feature] | None = None,
     ) -> tf.data.Dataset:
         writer = self.writer(sequence_length, output_features)
-        return dataset.map(
-            lambda batch: writer.write(writer.fit(batch)), num_parallel_calls=tf.data.AUTOTUNE
-        )
+        return map_batches(lambda batch: writer.write(writer.fit(batch)))(dataset)
 
     def writer(
         self,

@@ -8,11 +8,10 @@ Letters: B examples of a batch.
 from collections.abc import Callable
 
 import gin
-import seqio
 import tensorflow as tf
 
 from recllm_tasks.data.negatives import Remaining, fold_in, uniform, user_seeds
-from recllm_tasks.prompts.batches import Batch
+from recllm_tasks.prompts.batches import Batch, lengths_of, map_batches
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.windows import uniform_below
 
@@ -42,7 +41,7 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
         num = source.info().candidates - 1
         # The target's place in the user's sequence: unlike the window's start it is another one in
         # each split, and so is the target's place among the candidates.
-        place_in_sequence = batch["window"] + tf.cast(batch["history"].row_lengths(), tf.int32)
+        place_in_sequence = batch["window"] + tf.cast(lengths_of(batch["history"]), tf.int32)
         seeds = user_seeds(batch["user"], place_in_sequence)
         if "negatives" in batch:
             place, _ = _draw(seeds, tf.ones_like(seeds[:, 0], tf.int64), num)
@@ -63,7 +62,7 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
         return {**batch, "candidates": tf.ensure_shape(candidates, [None, num + 1])}
 
     def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
-        return seqio.map_over_dataset(add, num_seeds=1 if ranking_negatives() else None)(dataset)
+        return map_batches(add, num_seeds=1 if ranking_negatives() else None)(dataset)
 
     return preprocess
 
@@ -75,7 +74,7 @@ def pair_with_negative(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.
     epoch (paper §C.2: dynamic sampling).
     """
 
-    @seqio.map_over_dataset(num_seeds=2)
+    @map_batches(num_seeds=2)
     def add(batch: Batch, seeds: tuple[tf.Tensor, tf.Tensor]) -> Batch:
         remaining = Remaining(_cumulative_counts(source), batch["exclude"])
         negative = remaining.items(uniform_below(remaining.left, seeds[0])[:, tf.newaxis])

@@ -10,7 +10,20 @@ import tensorflow as tf
 
 from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.assembly import Prompt
-from recllm_tasks.prompts.batches import Batch, of_lengths, rows_of, running_sums, slices
+from recllm_tasks.prompts.batches import (
+    Batch,
+    bounds,
+    join,
+    lengths_of,
+    map_batches,
+    of_columns,
+    of_lengths,
+    of_splits,
+    places_of,
+    rows_of,
+    running_sums,
+    slices,
+)
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
@@ -35,7 +48,7 @@ def choose(seed: tf.Tensor, sizes: tf.Tensor, nums: tf.Tensor) -> tf.RaggedTenso
     Returns:
       int64 [B, nums], ascending in each row.
     """
-    sizes, nums = tf.cast(sizes, tf.int32), tf.cast(nums, tf.int32)
+    lengths, sizes, nums = nums, tf.cast(sizes, tf.int32), tf.cast(nums, tf.int32)
     width = tf.reduce_max(tf.concat([[0], sizes], axis=0))
     drawn = tf.random.stateless_uniform([tf.size(sizes), width], seed)
     drawn = tf.where(tf.range(width) < sizes[:, tf.newaxis], drawn, -1.0)
@@ -43,7 +56,7 @@ def choose(seed: tf.Tensor, sizes: tf.Tensor, nums: tf.Tensor) -> tf.RaggedTenso
     places = tf.math.top_k(drawn, most, sorted=True).indices
     taken = tf.range(most) < nums[:, tf.newaxis]
     ascending = tf.sort(tf.where(taken, places, width), axis=1)
-    return of_lengths(tf.cast(tf.boolean_mask(ascending, taken), tf.int64), nums)
+    return of_lengths(tf.cast(ascending[taken], tf.int64), lengths)
 
 
 def sample_items(source: CatalogSource, min_items: int | None = None) -> Callable:
@@ -52,7 +65,7 @@ def sample_items(source: CatalogSource, min_items: int | None = None) -> Callabl
     Without `min_items` it is as long as the window.
     """
 
-    @seqio.map_over_dataset(num_seeds=1)
+    @map_batches(num_seeds=1)
     def sample(batch: Batch, seed: tf.Tensor) -> Batch:
         window = source.info().window
         return windows.sample_spans(batch, seed, min_items or window, window)
@@ -73,7 +86,7 @@ class FitItems:
         output_features: Mapping[str, seqio.Feature] | None = None,
     ) -> tf.data.Dataset:
         writer = self._prompt.writer(sequence_length, output_features)
-        return dataset.map(writer.fit, num_parallel_calls=tf.data.AUTOTUNE)
+        return map_batches(writer.fit)(dataset)
 
 
 def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
@@ -84,13 +97,13 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
     not fit into the targets are lifted, the newest first.
     """
 
-    @seqio.map_over_dataset(num_seeds=1)
+    @map_batches(num_seeds=1)
     def add(batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None) -> Batch:
         history = batch["history"]
-        sizes = history.row_lengths()
+        sizes = lengths_of(history)
         nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
         chosen = choose(seed, sizes, nums)
-        places = chosen.values + rows_of(chosen, history.row_starts())
+        places = chosen.values + rows_of(chosen, bounds(history)[0])
         masked = tf.scatter_nd(
             places[:, tf.newaxis], tf.ones_like(places, tf.bool), [history.row_splits[-1]]
         )
@@ -110,7 +123,7 @@ def _share(sizes: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(MASKED_SHARE * tf.cast(sizes, tf.float32)), tf.int64)
 
 
-@seqio.map_over_dataset(num_seeds=1)
+@map_batches(num_seeds=1)
 def corrupt_spans(
     batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None
 ) -> Batch:
@@ -122,8 +135,8 @@ def corrupt_spans(
     """
     vocabulary = output_features["inputs"].vocabulary
     inputs = batch["inputs"]
-    sizes = inputs.row_lengths() - 1
-    tokens = slices(inputs.values, inputs.row_starts(), sizes)
+    sizes = lengths_of(inputs) - 1
+    tokens = slices(inputs.values, bounds(inputs)[0], sizes)
     num_noise = tf.maximum(tf.constant(1, tf.int64), tf.minimum(_share(sizes), sizes - 1))
     if sequence_length is not None:
         num_noise = tf.minimum(num_noise, _most_noise(sequence_length["targets"]))
@@ -138,18 +151,15 @@ def corrupt_spans(
     starts = tf.reshape(tf.cumsum(lengths, exclusive=True), [-1, 2])
     kept = slices(tokens.values, starts[:, 0], kept_lengths)
     noise = slices(tokens.values, starts[:, 1], noise_lengths)
-    spans = of_lengths(tf.range(tf.size(kept_lengths)), num_spans)
-    number = tf.cast(spans.values, tf.int64) - rows_of(spans, spans.row_starts())
-    marks = tf.cast(vocabulary.vocab_size - 1 - number, tf.int32)[:, tf.newaxis]
-    eos = tf.fill([tf.size(sizes), 1], tf.constant(vocabulary.eos_id, tf.int32))
+    spans = of_lengths(kept_lengths, num_spans)
+    marks = of_columns(tf.cast(vocabulary.vocab_size - 1 - places_of(spans), tf.int32))
+    eos = tf.constant([vocabulary.eos_id])
 
     def joined(pieces) -> tf.RaggedTensor:
         """The pieces of each span, the spans of each example, and EOS."""
-        together = tf.concat(pieces, axis=1)
-        rows = tf.RaggedTensor.from_row_splits(
-            together.values, tf.gather(together.row_splits, spans.row_splits), validate=False
-        )
-        return tf.concat([rows, eos], axis=1)
+        together = join(pieces)
+        splits = tf.gather(together.row_splits, spans.row_splits)
+        return join([of_splits(together.values, splits), eos])
 
     return {**batch, "inputs": joined([kept, marks]), "targets": joined([marks, noise])}
 
@@ -171,8 +181,9 @@ def split_into(totals: tf.Tensor, parts: tf.Tensor, seed: tf.Tensor) -> tf.Ragge
     Returns:
       int64 [B, parts].
     """
-    ends = tf.concat([choose(seed, totals - 1, parts - 1) + 1, totals[:, tf.newaxis]], axis=1)
+    ends = join([choose(seed, totals - 1, parts - 1), of_columns(totals - 1)])
     # Ends count from the start of the first example, so that one difference serves all.
     offsets = tf.cumsum(totals, exclusive=True)
-    ends = ends.with_values(ends.values + rows_of(ends, offsets))
-    return ends.with_values(tf.experimental.numpy.diff(tf.concat([[0], ends.values], axis=0)))
+    ends = ends.with_values(ends.values + 1 + rows_of(ends, offsets))
+    before = tf.concat([[0], ends.values], axis=0)[: tf.size(ends.values)]
+    return ends.with_values(ends.values - before)

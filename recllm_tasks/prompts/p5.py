@@ -7,10 +7,9 @@ come from P5's template file (`p5_file.py`).
 
 from collections.abc import Callable
 
-import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import Batch
+from recllm_tasks.prompts.batches import Batch, map_batches
 from recllm_tasks.prompts.source import SequenceSource
 from recllm_tasks.prompts.templates import Choice, Items, Template, User
 
@@ -74,7 +73,7 @@ def answers_by_liking(
 def number_user(source: SequenceSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """A preprocessor that adds `user_row` (int32 [B]), the user's row among the train records."""
 
-    @seqio.map_over_dataset
+    @map_batches
     def add(batch: Batch) -> Batch:
         return {**batch, "user_row": source.rows_of_users().lookup(batch["user"])}
 

@@ -8,10 +8,17 @@ epoch cuts every training window behind another of its items and asks for that o
 from collections.abc import Callable, Sequence
 
 import gin
-import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import Batch, slices
+from recllm_tasks.prompts.batches import (
+    Batch,
+    bounds,
+    join,
+    lengths_of,
+    map_batches,
+    of_columns,
+    slices,
+)
 from recllm_tasks.prompts.windows import uniform_below
 
 
@@ -28,15 +35,15 @@ def cut_at_random(kind: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     stays. Windows of evaluation, which have stored negatives, stay too.
     """
 
-    @seqio.map_over_dataset(num_seeds=1)
+    @map_batches(num_seeds=1)
     def cut(batch: Batch, seed: tf.Tensor) -> Batch:
-        num = batch["history"].row_lengths()
+        num = lengths_of(batch["history"])
         first = tf.minimum(tf.constant(1, tf.int64), num)
         place = first + uniform_below(num + 1 - first, seed)
         out = dict(batch)
         for history, target in (("history", "target"), ("history_ratings", "target_rating")):
-            rows = tf.concat([batch[history], batch[target][:, tf.newaxis]], axis=1)
-            starts = rows.row_starts()
+            rows = join([batch[history], of_columns(batch[target])])
+            starts, _ = bounds(rows)
             out |= {
                 history: slices(rows.values, starts, place),
                 target: tf.gather(rows.values, starts + place),

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import Batch
+from recllm_tasks.prompts.batches import Batch, map_batches
 from recllm_tasks.prompts.source import CatalogSource
 
 # The most stars of the paper's datasets, and the answers of `p5.STARS`.
@@ -20,7 +19,7 @@ def mark_liked(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dat
     An item of the history without a rating is neither liked nor disliked.
     """
 
-    @seqio.map_over_dataset
+    @map_batches
     def mark(batch: Batch) -> Batch:
         threshold = source.info().like_threshold
         ratings = batch["history_ratings"]

@@ -4,15 +4,24 @@ Letters: B examples of a batch, n items, h items of a history, L tokens.
 """
 
 import functools
-import math
-from collections.abc import Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.batches import Batch, num_examples, of_lengths, row_sums, rows_of
+from recllm_tasks.prompts.batches import (
+    Batch,
+    bounds,
+    join,
+    lengths_of,
+    num_examples,
+    of_columns,
+    of_lengths,
+    of_splits,
+    row_sums,
+    rows_of,
+)
 from recllm_tasks.prompts.slot_tables import slot_table
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Items, Part, Slot, User, Varied
@@ -97,35 +106,36 @@ class Side:
         if isinstance(slot, Varied):
             rows = batch[slot.variant] * self._num_items + rows
         if not isinstance(rows, tf.RaggedTensor):
-            rows = _equal_rows(rows)
+            rows = of_columns(rows)
         if not isinstance(slot, Items):
             return rows
         if slot.masked:
             masked = batch[slot.masked].values
             rows = rows.with_values(tf.where(masked, self._masked_row(slot), rows.values))
         if slot.where:
-            rows = tf.ragged.boolean_mask(rows, batch[slot.where])
+            kept = batch[slot.where]
+            rows = of_lengths(rows.values[kept.values], row_sums(kept))
         if slot.last_form:
             places = tf.range(tf.size(rows.values, tf.int64)) + 1
-            is_last = places == rows_of(rows, rows.row_limits())
+            is_last = places == rows_of(rows, bounds(rows)[1])
             rows = rows.with_values(tf.where(is_last, rows.values + self._num_items, rows.values))
         if slot.empty:
-            is_empty = tf.cast(rows.row_lengths() == 0, tf.int64)
+            is_empty = tf.cast(lengths_of(rows) == 0, tf.int64)
             text = tf.fill([tf.reduce_sum(is_empty)], self._masked_row(slot) + 1)
-            rows = tf.concat([rows, of_lengths(text, is_empty)], axis=1)
+            rows = join([rows, of_lengths(text, is_empty)])
         return rows
 
     def tokens(self, batch: Batch) -> tf.RaggedTensor:
         """The tokens of each example, with EOS, int32 [B, L]."""
-        num = num_examples(batch)
-        pieces = []
-        for part in self._parts:
-            if isinstance(part, str):
-                pieces.append(_repeated(self._words[part], num))
-            else:
-                pieces.append(self._tables[part].gather(self.rows(part, batch)))
-        pieces.append(_repeated([self._vocabulary.eos_id], num))
-        return tf.concat(pieces, axis=1)
+        pieces = [
+            tf.constant(self._words[part], tf.int32)
+            if isinstance(part, str)
+            else self._tables[part].gather(self.rows(part, batch))
+            for part in self._parts
+        ]
+        # A side of words alone has no piece that says how many examples there are.
+        nothing = of_splits(tf.zeros([0], tf.int32), tf.zeros([num_examples(batch) + 1], tf.int64))
+        return join([nothing, *pieces, tf.constant([self._vocabulary.eos_id])])
 
     def fixed_costs(self, batch: Batch) -> tf.Tensor:
         """Tokens of the slots whose items are never dropped, int64 [B]."""
@@ -173,18 +183,6 @@ class Side:
             for words, more in zip(texts, rows):
                 words += more
         return [" ".join(filter(None, words)) for words in texts]
-
-
-def _equal_rows(values: tf.Tensor) -> tf.RaggedTensor:
-    """[B] or [B, n] as B rows."""
-    values = tf.reshape(values, [tf.shape(values)[0], math.prod(values.shape[1:])])
-    return tf.RaggedTensor.from_tensor(values, row_splits_dtype=tf.int64)
-
-
-def _repeated(row: Sequence[int] | np.ndarray, num: tf.Tensor) -> tf.RaggedTensor:
-    """`num` rows that are all the same, int32."""
-    rows = tf.tile(tf.constant(row, tf.int32, [1, len(row)]), [num, 1])
-    return tf.RaggedTensor.from_tensor(rows, row_splits_dtype=tf.int64)
 
 
 def _is_id_list(slot: Items) -> bool:

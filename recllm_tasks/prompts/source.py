@@ -14,7 +14,7 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.batches import SIZE, Batch, keep
+from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
 from recllm_tasks.prompts.vocabulary import FILE_NAME
 from recllm_tasks.prompts.windows import Sequences, TrainingWindows, last_windows, stored_records
 
@@ -176,11 +176,13 @@ class BatchSource(CatalogSource, seqio.DataSource):
             batches = (
                 tf.data.Dataset.range(total) if total is not None else tf.data.Dataset.counter()
             )
-            return batches.map(lambda batch: numbers(batch, salt))
+            return batches.map(plain(lambda batch: numbers(batch, salt)))
 
         # Another number each time that the dataset is repeated.
         salts = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
-        return salts.flat_map(epoch).map(self.cut, num_parallel_calls=tf.data.AUTOTUNE)
+        return salts.flat_map(plain(epoch)).map(
+            plain(self.cut), num_parallel_calls=tf.data.AUTOTUNE
+        )
 
 
 class SequenceSource(BatchSource, seqio.TfdsDataSource):
@@ -250,7 +252,7 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
             return batch
 
         records = stored_records(self.dataset_dir(), split, most).enumerate()
-        return records.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+        return records.map(plain(cut), num_parallel_calls=tf.data.AUTOTUNE)
 
     def num_examples(self) -> int:
         numbers = self._numbers()

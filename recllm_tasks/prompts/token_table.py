@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
+from recllm_tasks.prompts.batches import of_splits
 from recllm_tasks.prompts.escaping import escape
 
 # Texts per call of SentencePiece, which uses all cores; their Python lists take about 5 MB.
@@ -53,12 +54,9 @@ class TokenTable:
     def gather(self, rows: tf.RaggedTensor) -> tf.RaggedTensor:
         """The tokens of each row of `rows`, whose values are rows of the table, joined; int32."""
         values, splits, _ = self._tensors
-        table = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-        tokens = tf.gather(table, rows.values)
-        return tf.RaggedTensor.from_row_splits(
-            tf.cast(tokens.values, tf.int32),
-            tf.gather(tokens.row_splits, rows.row_splits),
-            validate=False,
+        tokens = tf.gather(of_splits(values, splits), rows.values)
+        return of_splits(
+            tf.cast(tokens.values, tf.int32), tf.gather(tokens.row_splits, rows.row_splits)
         )
 
     def costs(self, rows: tf.Tensor) -> tf.Tensor:

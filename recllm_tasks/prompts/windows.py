@@ -10,7 +10,17 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from recllm_tasks.data.options import Options
-from recllm_tasks.prompts.batches import SIZE, Batch, slices
+from recllm_tasks.prompts.batches import (
+    SIZE,
+    Batch,
+    bounds,
+    join,
+    lengths_of,
+    map_batches,
+    of_columns,
+    ranges,
+    slices,
+)
 
 # Paper §4.1: the sliding window w. An example shows up to w items and the item after them. A
 # dataset may be prepared with another one.
@@ -69,9 +79,9 @@ class TrainingWindows:
 
         def parse(records):
             found = Sequences.parse(records)
-            return found.users, found.items.values, found.ratings.values, found.items.row_lengths()
+            return found.users, found.items.values, found.ratings.values, lengths_of(found.items)
 
-        parts = stored_records(directory, "train").map(parse, num_parallel_calls=tf.data.AUTOTUNE)
+        parts = map_batches(parse)(stored_records(directory, "train"))
         users, items, ratings, lengths = (
             np.concatenate(part) for part in zip(*parts.prefetch(2).as_numpy_iterator())
         )
@@ -144,15 +154,14 @@ def cut_windows(
     """
     items, ratings, negatives = sequences.items, sequences.ratings.values, sequences.negatives
     first = tf.gather(items.row_splits, users)
-    length = tf.minimum(tf.constant(window, tf.int64), tf.gather(items.row_lengths(), users) - 1)
+    length = tf.minimum(tf.constant(window, tf.int64), tf.gather(lengths_of(items), users) - 1)
     begin = first + starts
-    history = slices(items.values, begin, length)
-    places = tf.ragged.range(begin, begin + length)
+    places = ranges(begin, begin + length)
     batch = {
         "user": tf.gather(sequences.users, users),
         "window": tf.cast(starts, tf.int32),
-        "history": history,
-        "history_ratings": history.with_values(tf.gather(ratings, places.values)),
+        "history": places.with_values(tf.gather(items.values, places.values)),
+        "history_ratings": places.with_values(tf.gather(ratings, places.values)),
         "target": tf.gather(items.values, begin + length),
         "target_rating": tf.gather(ratings, begin + length),
         "exclude": tf.gather(items, users),
@@ -162,9 +171,9 @@ def cut_windows(
 
 def last_windows(sequences: Sequences, window: int = WINDOW) -> Batch:
     """One example a user: the last item is the target, the w before it the history."""
-    lengths = sequences.items.row_lengths()
+    lengths = lengths_of(sequences.items)
     starts = tf.maximum(tf.constant(0, tf.int64), lengths - 1 - window)
-    return cut_windows(sequences, tf.range(sequences.items.nrows()), starts, window)
+    return cut_windows(sequences, tf.range(tf.size(lengths, tf.int64)), starts, window)
 
 
 def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WINDOW) -> Batch:
@@ -183,15 +192,15 @@ def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WI
     Returns:
       The batch with `history` int32 [B, <= w] and without its ratings, which no longer fit it.
     """
-    rows = tf.concat([batch["history"], batch["target"][:, tf.newaxis]], axis=1)
-    sizes = rows.row_lengths()
+    rows = join([batch["history"], of_columns(batch["target"])])
+    sizes = lengths_of(rows)
     longest = tf.minimum(tf.constant(window, tf.int64), sizes)
     shortest = tf.minimum(tf.constant(min_items, tf.int64), longest)
     seeds = tf.unstack(tf.random.split(seed, 2))
     length = shortest + uniform_below(longest + 1 - shortest, seeds[0])
     start = uniform_below(sizes - length + 1, seeds[1])
     kept = {name: value for name, value in batch.items() if name != "history_ratings"}
-    return {**kept, "history": slices(rows.values, rows.row_starts() + start, length)}
+    return {**kept, "history": slices(rows.values, bounds(rows)[0] + start, length)}
 
 
 def uniform_below(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

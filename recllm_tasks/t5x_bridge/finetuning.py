@@ -1,19 +1,22 @@
 """Functions for the gin files of T5X runs: steps, batches, learning rate, best checkpoint."""
 
 import functools
+import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import numpy as np
 import seqio
 import tensorflow as tf
+from clu.data import dataset_iterator
 from t5x import checkpoints, utils
 
 from recllm_tasks import mixtures, tasks
 from recllm_tasks.engine import training
 from recllm_tasks.errors import UserError, check_text, check_whole
-from recllm_tasks.pipeline.training import training_dataset
+from recllm_tasks.pipeline import training as pipeline
 from recllm_tasks.prompts.source import Shard
 
 
@@ -70,10 +73,10 @@ def training_batches(
     continue_from_last_checkpoint: bool = True,
     model_dir: str,
     checkpoint: str | None,
-) -> tf.data.Dataset:
+) -> "Batches":
     """T5X's `get_dataset_fn`: the batches that the local engine trains on, for the same seed.
 
-    The dataset begins with the batch that a stopped run in `model_dir` would have seen next. T5X
+    It begins with the batch that a stopped run in `model_dir` would have seen next. T5X
     would begin at the first one again.
 
     Args:
@@ -96,7 +99,7 @@ def training_batches(
             f"BATCH_SIZE: got {cfg.batch_size}, expected a multiple of {num_shards}, the number "
             "of hosts; correct it"
         )
-    return training_dataset(
+    batches = pipeline.training_batches(
         cfg.mixture_or_task_name,
         cfg.task_feature_lengths,
         cfg.batch_size // num_shards,
@@ -105,6 +108,35 @@ def training_batches(
         pack=cfg.pack,
         shard=Shard(shard_id, num_shards),
     )
+    return Batches(batches)
+
+
+class Batches(dataset_iterator.DatasetIterator):
+    """Batches as T5X reads them."""
+
+    def __init__(self, batches: Iterator[Mapping[str, np.ndarray]]):
+        first = next(batches)
+        self._next = itertools.chain([first], batches)
+        self._spec = {
+            name: dataset_iterator.ArraySpec(array.dtype, array.shape)
+            for name, array in first.items()
+        }
+
+    def __next__(self):
+        return next(self._next)
+
+    @property
+    def element_spec(self):
+        return self._spec
+
+    def reset(self):
+        raise NotImplementedError("batches begin where the run is")
+
+    def save(self, filename):
+        """Nothing: the step alone says where to resume."""
+
+    def restore(self, filename):
+        """Nothing: see `save`."""
 
 
 def latest_step(model_dir: str) -> int | None:

@@ -11,9 +11,10 @@ import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import batches, checkpoints, optimizer, saved_run, training
+from recllm_tasks.engine import checkpoints, optimizer, saved_run, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.pipeline import training as pipeline
 
 MIXTURE = "gift_cards_ut_at"
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -98,8 +99,8 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
 
 
 def test_batches_are_packed_and_the_same_for_the_same_seed():
-    first, again = (batches.training_batches(MIXTURE, LENGTHS, 4, seed=3) for _ in range(2))
-    later = batches.training_batches(MIXTURE, LENGTHS, 4, seed=3, start_step=2)
+    first, again = (pipeline.training_batches(MIXTURE, LENGTHS, 4, seed=3) for _ in range(2))
+    later = pipeline.training_batches(MIXTURE, LENGTHS, 4, seed=3, start_step=2)
     taken = [next(first) for _ in range(3)]
     for one in taken:
         other = next(again)
@@ -110,13 +111,14 @@ def test_batches_are_packed_and_the_same_for_the_same_seed():
         next(later)["encoder_input_tokens"], taken[2]["encoder_input_tokens"]
     )
     assert taken[0]["encoder_segment_ids"].max() > 1
-    assert batches.num_examples(taken[0]) > 4
+    assert pipeline.num_examples(taken[0]) > 4
 
 
 _ON_DEVICES = """
 import dataclasses, sys, jax, numpy as np, seqio
 import recllm_tasks.mixtures
-from recllm_tasks.engine import batches, devices, initial_state, optimizer
+from recllm_tasks.engine import devices, initial_state, optimizer
+from recllm_tasks.pipeline import training as pipeline
 from recllm_tasks.engine.train_step import train_step
 from recllm_tasks.models.network import T5Config, Transformer
 seqio.set_tfds_data_dir_override(sys.argv[1])
@@ -129,9 +131,9 @@ for num_devices, model_parallel in ((1, 1), (8, 1), (8, 2)):
     network = Transformer(dataclasses.replace(config, loop_attention=num_devices == 1))
     mesh = devices.make_mesh(model_parallel)
     state = initial_state.random_state(network, rule, mesh, 0)
-    stream = batches.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
+    stream = pipeline.training_batches("gift_cards_ut_at", {"inputs": 512, "targets": 64}, 8, 0)
     for _ in range(3):
-        batch = batches.put(next(stream), devices.split_batch(mesh))
+        batch = devices.put(next(stream), devices.split_batch(mesh))
         state, measures = train_step(network, rule, state, batch, jax.random.key(0))
     kernel = state.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
     shape = kernel.sharding.shard_shape(kernel.shape)

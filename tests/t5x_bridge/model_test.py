@@ -9,9 +9,10 @@ import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import batches, optimizer, train_step
+from recllm_tasks.engine import optimizer, train_step
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.pipeline import training as pipeline
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.t5x_bridge import decoding
 
@@ -65,7 +66,7 @@ def batch_list(small_data_dir):
     import seqio
 
     seqio.set_tfds_data_dir_override(str(small_data_dir))
-    stream = batches.training_batches("gift_cards_ut_at", LENGTHS, 8, seed=0)
+    stream = pipeline.training_batches("gift_cards_ut_at", LENGTHS, 8, seed=0)
     return [next(stream) for _ in range(20)]
 
 
