@@ -132,17 +132,17 @@ def test_a_finished_row_is_not_computed_again(out, small_data_dir, tmp_path, cap
     capsys.readouterr()
     assert _run(small_data_dir, tmp_path, names) == 0
     told = capsys.readouterr().err
-    assert told.count("finished before") == 1
+    assert told.count("already finished") == 1
     assert files["popularity"].read_bytes() == first["popularity"]
     again = json.loads(files["markov"].read_bytes())
     assert again["metrics"] == json.loads(first["markov"])["metrics"]
     # Another split is another evaluation; without its per-user results it is incomplete.
     assert _run(small_data_dir, tmp_path, "popularity", "--split", "validation") == 0
-    assert "finished before" not in capsys.readouterr().err
+    assert "already finished" not in capsys.readouterr().err
     assert files["popularity"].read_bytes() == first["popularity"]
     per_user.path_of(tmp_path / "markov", "test", f"{NAME}_ranking").unlink()
     assert _run(small_data_dir, tmp_path, "markov") == 0
-    assert "finished before" not in capsys.readouterr().err
+    assert "already finished" not in capsys.readouterr().err
 
 
 def test_json_and_the_table(out, small_data_dir, capsys):

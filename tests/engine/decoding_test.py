@@ -92,10 +92,8 @@ def test_free_text_may_be_no_item(network, params):
 @pytest.mark.parametrize("settings", [{}, {"exclude_history": True}])
 def test_metrics_are_those_of_the_beams(run_dir, network, settings):
     results = evaluation.evaluate(model_dir=run_dir, decoding=Decoding(num_beams=10, **settings))
-    assert set(results["metrics"]) == {
-        f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")
-    }
-    measured = results["metrics"]["gift_cards_retrieval"]
+    assert set(results.metrics) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
+    measured = results.metrics["gift_cards_retrieval"]
     found = evaluation.saved_run.load(run_dir)
     decoder, examples = _decoder("retrieval", network, num_beams=10, **settings)
     beams = decoder.decode(found.params, examples)
@@ -117,7 +115,7 @@ def test_unconstrained_evaluation_reports_invalid_beams(run_dir):
         decoding=Decoding(num_beams=4, constrained=False),
         num_examples=8,
     )
-    assert results["metrics"]["gift_cards_retrieval"]["invalid"] > 0
+    assert results.metrics["gift_cards_retrieval"]["invalid"] > 0
 
 
 def test_inference_writes_a_line_a_user(run_dir, tmp_path):

@@ -75,7 +75,8 @@ def _evaluate(model_dir, **settings):
                 kept[path.name] = {n: stored[n].tobytes() for n in stored.files if n != "seconds"}
         return results
 
-    found = evaluation.evaluate(model_dir=model_dir, **{**SETTINGS, **settings}, record=record)
+    settings = {"decoding": SETTINGS, **settings}
+    found = evaluation.evaluate(model_dir=model_dir, **settings, record=record)
     results = found.as_json()
     assert set(results["decode_seconds"]) == set(results["metrics"])
     assert set(results["per_user"]) == set(results["metrics"])

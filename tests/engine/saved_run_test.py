@@ -28,7 +28,7 @@ def test_another_vocabulary_than_the_runs_is_refused(tmp_path, clean_gin):
     for name, text in (("own", "1"), ("copy", "1"), ("other", "2")):
         (tmp_path / name).write_text(text)
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "copy"))
-    saved_run._use_vocabulary(str(tmp_path / "own"))
+    saved_run.check_vocabulary(str(tmp_path / "own"))
     gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "other"))
     with pytest.raises(UserError, match="expected the run's own"):
-        saved_run._use_vocabulary(str(tmp_path / "own"))
+        saved_run.check_vocabulary(str(tmp_path / "own"))

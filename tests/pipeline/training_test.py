@@ -1,4 +1,4 @@
-"""Training batches: step k is the same for any number of cores and hosts."""
+"""Training batches: a step is the same after any resume, on any number of cores and hosts."""
 
 import collections
 import itertools
