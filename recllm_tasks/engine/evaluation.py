@@ -86,7 +86,8 @@ class Evaluation:
         return list(self._decoders)
 
     def num_examples(self, task: str) -> int:
-        return int(self._evaluator.cached_task_datasets[task].cardinality())
+        dataset = self._evaluator.cached_task_datasets[task]
+        return int(dataset.reduce(np.int64(0), lambda num, _: num + 1))
 
     def run(
         self, params: Any, step: int, keep: Callable[[str, pa.RecordBatch], None] | None = None
