@@ -226,7 +226,7 @@ def test_the_answer_in_its_own_input(kind, leaky, small_data_dir, run_audit):
         if kind != "mim":
             return {"history": tf.concat([history[:, 1:], batch["target"][:, tf.newaxis]], axis=1)}
         answers = tf.ragged.boolean_mask(history, batch["masked"])
-        first = rows_of(history, tf.gather(answers.values, answers.row_starts()))
+        first = tf.gather(answers.values, rows_of(history, answers.row_starts()))
         return {
             "history": history.with_values(tf.where(batch["masked"].values, history.values, first))
         }
