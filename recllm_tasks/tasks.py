@@ -106,7 +106,7 @@ class AnswerAuc(seqio.metrics.CollectingMetric):
 
 
 def answer_auc(answers: Callable[[], tuple[tuple[str, ...], tuple[str, ...]]]) -> AnswerAuc:
-    """`AnswerAuc` of other answers, which `answers` tells when they are needed."""
+    """`AnswerAuc` of other answers; `answers` is called when they are needed."""
 
     @struct.dataclass
     class GroupedAnswerAuc(AnswerAuc):
@@ -164,10 +164,11 @@ def recommendation_task(
 def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating as P5 asks for it."""
     source, slot = _source(dataset, kind), template.answer
+    evaluation = {}
     if isinstance(slot, Choice):
         metric = answer_auc(lambda: p5.answers_by_liking(slot, source.info().like_threshold))
         evaluation = {"metric_objs": [metric]}
-    else:
+    elif slot is not None:
         evaluation = {"metric_fns": [RankedItems(source, slot.form)]}
     steps = [*_steps(source, kind), p5.number_user(source)]
     return {
@@ -305,14 +306,14 @@ def source_of(found: seqio.Task | seqio.Mixture) -> CatalogSource:
 
 
 def answers(task: seqio.Task) -> list[str] | None:
-    """All that a task's target can be, or None where it is free text.
+    """All valid target strings of a task, or None where the target is free text.
 
     For a target that is one item: that item's text for each row of the catalog, in its order.
     """
     prompt = prompt_of(task)
-    slot = prompt.template.answer if prompt else None
-    if slot is None:
+    if prompt is None or prompt.template.answer is None:
         return None
+    slot = prompt.template.answer
     if isinstance(slot, Choice):
         return list(slot.answers)
     catalog = prompt.source.catalog()

@@ -113,5 +113,5 @@ def copy_without_held_out(of: source.CatalogSource) -> Iterator[str]:
 def use_data_dir(of: source.CatalogSource, data_dir: str) -> None:
     """Sets the data folder of all sources, and of `of`, which may remember another one."""
     seqio.set_tfds_data_dir_override(data_dir)
-    if isinstance(of, seqio.TfdsDataSource):
+    if isinstance(of, source.SequenceSource):
         of.tfds_dataset.override_data_dir(data_dir)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import seqio
@@ -86,7 +87,7 @@ def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
     return found
 
 
-Arrays = dict[str, np.ndarray | Ragged]
+Arrays = dict[str, Any]  # np.ndarray, or Ragged where lengths vary
 
 
 def arrays(task: seqio.Task, split: str, seed: int) -> Iterator[Arrays]:
@@ -134,14 +135,13 @@ class BatchReader:
             rows if isinstance(rows, Ragged) else Ragged.of_array(rows)
             for rows in (arrays["inputs"], arrays["targets"])
         )
-        corrupted = self._ids.is_corrupted(inputs)
-        texts = (inputs, targets)
-        if corrupted:
-            texts = (self._ids.reassemble(inputs, targets),)
-            in_inputs = Ids(*self._ids.read(texts[0]))
-            in_targets = Ids(*np.zeros([2, 0], np.int64))
-        else:
-            in_inputs, in_targets = Ids(*self._ids.read(inputs)), Ids(*self._ids.read(targets))
+        ids, texts = self._ids, (inputs, targets)
+        # No task with bare numbers corrupts spans.
+        if isinstance(ids, id_readers.IdReader) and ids.is_corrupted(inputs):
+            texts = (ids.reassemble(inputs, targets),)
+        corrupted = len(texts) == 1
+        in_inputs = Ids(*ids.read(texts[0]))
+        in_targets = Ids(*(np.zeros([2, 0], np.int64) if corrupted else ids.read(targets)))
         offers = [arrays[name] for name in OFFERS if name in arrays]
         nobody = np.full(len(inputs), -1, np.int64)
         user = nobody

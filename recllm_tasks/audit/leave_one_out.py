@@ -119,7 +119,7 @@ def check_repeats(records: Records) -> Check:
         offender = Offender(
             f"the user has interacted with it before ({len(again):,} repeats in all)",
             value=records.catalog.short_id[items.values[again[0]]],
-            user=records.user(items.rows[again[0]]),
+            user=records.user(int(items.rows[again[0]])),
             split="test",
             position=int(items.positions[again[0]]),
         )

@@ -6,6 +6,7 @@ similar; they must not reveal which came first. Ids are ordered by their numbers
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -111,7 +112,8 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     """Spearman's rank correlation; 0 for fewer than two values."""
     if len(first) < 2:
         return 0.0
-    return float(stats.spearmanr(first, second).statistic)
+    result: Any = stats.spearmanr(first, second)
+    return float(result.statistic)
 
 
 def check_next_id(records: Records) -> Check:

@@ -23,14 +23,14 @@ def check_stored_negatives(records: Records) -> Check:
             offender = Offender(
                 f"expected {expected} negatives",
                 value=str(negatives.lengths[odd[0]]),
-                user=records.user(odd[0]),
+                user=records.user(int(odd[0])),
                 split=name,
             )
         if offender is None and len(own):
             offender = Offender(
                 f"a negative that the user has interacted with ({len(own):,} in all)",
                 value=records.catalog.short_id[negatives.values[own[0]]],
-                user=records.user(negatives.rows[own[0]]),
+                user=records.user(int(negatives.rows[own[0]])),
                 split=name,
                 position=int(negatives.positions[own[0]]),
             )

@@ -77,18 +77,18 @@ def fit(
         )
     gram_NxN = gram(validation.train_items, validation.num_items)
     measured: dict[float, float] = {}
-    best, place = None, list(lambdas).index(first)
-    while place is not None:
-        regularization = lambdas[place]
-        weights_NxN = weights(gram_NxN, regularization)
-        found = Ease(weights_NxN, regularization, measured)
+
+    def fit_one(regularization: float) -> Ease:
+        found = Ease(weights(gram_NxN, regularization), regularization, measured)
         ranks = evaluation.retrieval(found.score_block(validation), validation, exclude_seen=True)
         measured[regularization] = ranks["ndcg@10"]
         if done:
             done(f"lambda {regularization:g}: validation ndcg@10 {ranks['ndcg@10']:.4f}")
-        if best is None or _rank(found) > _rank(best):
-            best = found
-        place = _next_place(lambdas, best)
+        return found
+
+    best = fit_one(first)
+    while (neighbour := _unmeasured_neighbour(lambdas, best)) is not None:
+        best = max(best, fit_one(neighbour), key=_rank)
     return best
 
 
@@ -96,11 +96,11 @@ def _rank(model: Ease) -> tuple[float, float]:
     return model.validation[model.regularization], -model.regularization
 
 
-def _next_place(lambdas: Sequence[float], best: Ease) -> int | None:
+def _unmeasured_neighbour(lambdas: Sequence[float], best: Ease) -> float | None:
     """A neighbour of the best that is not measured yet, the larger one first."""
     place = list(lambdas).index(best.regularization)
-    beside = [p for p in (place + 1, place - 1) if 0 <= p < len(lambdas)]
-    return next((p for p in beside if lambdas[p] not in best.validation), None)
+    beside = [lambdas[p] for p in (place + 1, place - 1) if 0 <= p < len(lambdas)]
+    return next((value for value in beside if value not in best.validation), None)
 
 
 def gram(train_items: Sequence[npt.NDArray[np.int32]], num_items: int) -> scipy.sparse.csr_array:
@@ -114,9 +114,10 @@ def weights(gram_NxN: scipy.sparse.csr_array, regularization: float) -> npt.NDAr
     inverse = gram_NxN.toarray(order="F")
     inverse[np.diag_indices_from(inverse)] += np.float32(regularization)
     # The inverse by Cholesky, in place: half the cost of LU.
-    inverse, failed = scipy.linalg.lapack.spotrf(inverse, lower=1, overwrite_a=1)
+    potrf, potri = scipy.linalg.get_lapack_funcs(("potrf", "potri"), (inverse,))
+    inverse, failed = potrf(inverse, lower=1, overwrite_a=1)
     if not failed:
-        inverse, failed = scipy.linalg.lapack.spotri(inverse, lower=1, overwrite_c=1)
+        inverse, failed = potri(inverse, lower=1, overwrite_c=1)
     if failed:
         raise ValueError(
             f"X^T X + lambda I for 'EASE': got a matrix that is not positive definite with lambda "

@@ -41,7 +41,7 @@ def score_items(interactions: SplitInteractions) -> npt.NDArray[np.float64]:
 
 
 def _share_liked(
-    interactions: SplitInteractions, group: npt.NDArray[np.int_], num_groups: int
+    interactions: SplitInteractions, group: npt.NDArray[np.integer], num_groups: int
 ) -> npt.NDArray[np.float64]:
     """Share of likes in each group of train ratings: [G + 1].
 

@@ -54,7 +54,7 @@ class Decay:
     window: int = 20
     recent: int | None = None
 
-    def of_ages(self, ages: npt.NDArray[np.int_]) -> npt.NDArray[np.float64]:
+    def of_ages(self, ages: npt.NDArray[np.int_]) -> npt.NDArray[np.floating]:
         return 1 / (1 + ages) if self.age_decay is None else self.age_decay**ages
 
 

@@ -123,7 +123,7 @@ def save(
     seed: int = 0,
 ) -> Results:
     """Writes per-user results, then the results computed from them."""
-    facts = {
+    facts: dict[str, Any] = {
         "dataset": info.dataset,
         "fingerprint": info.fingerprint,
         "split_fingerprint": info.split_fingerprint,

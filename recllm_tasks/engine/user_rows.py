@@ -32,9 +32,11 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
       None for other targets, for examples without a user, and for tasks with a postprocessor.
     """
     prompt = tasks.prompt_of(task)
-    slot = prompt.template.answer if prompt else None
+    if prompt is None or prompt.template.answer is None:
+        return None
+    slot = prompt.template.answer
     needed = {"user", "target", "exclude", "targets"}
-    if slot is None or not needed <= set(dataset.element_spec) or task.postprocessor:
+    if not needed <= set(dataset.element_spec) or task.postprocessor:
         return None
     if isinstance(slot, Choice) and len(slot.answers) != 2:
         return None

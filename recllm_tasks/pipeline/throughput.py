@@ -60,11 +60,12 @@ def measure(mixture: str, lengths: Mapping[str, int], seconds: float) -> Through
         spent = _seconds_a_block(lambda batches=batches: next(batches), seconds / 4 / len(tasks))
         stages[task.name] = 1e6 * spent / BLOCK
     block = next(iter(blocks_of(found, lengths, seed=0)))
-    sides, sizes = [block[side] for side in SIDES], [lengths[side] for side in SIDES]
+    inputs, targets = (block[side] for side in SIDES)
+    sizes = lengths["inputs"], lengths["targets"]
 
     def pack() -> None:
-        row_of = packing.plan(*(side.row_lengths().numpy() for side in sides), *sizes)
-        packing.pack(*sides, row_of, *sizes)
+        row_of = packing.plan(inputs.row_lengths().numpy(), targets.row_lengths().numpy(), *sizes)
+        packing.pack(inputs, targets, row_of, *sizes)
 
     stages[PACKING] = 1e6 * _seconds_a_block(pack, seconds / 4) / BLOCK
     return Throughput(

@@ -10,6 +10,7 @@ Letters: B examples of a batch, V values of all its rows.
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -153,7 +154,9 @@ def join(pieces: Sequence[tf.RaggedTensor | tf.Tensor]) -> tf.RaggedTensor:
 plain = tf.autograph.experimental.do_not_convert
 
 
-def map_batches(function: Callable | None = None, *, num_seeds: int | None = None) -> Callable:
+def map_batches(
+    function: Callable | None = None, *, num_seeds: int | None = None
+) -> Callable[..., Any]:
     """`seqio.map_over_dataset` for a step on batches, which is `plain`."""
     if function is None:
         return functools.partial(map_batches, num_seeds=num_seeds)

@@ -25,6 +25,7 @@ from recllm_tasks.prompts.batches import (
     slices,
 )
 from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.templates import Items
 from recllm_tasks.prompts.vocabulary import SENTINELS
 
 # Paper §4.1: the masking ratio of MIM and MLM.
@@ -82,8 +83,9 @@ class FitItems:
     def __call__(
         self,
         dataset: tf.data.Dataset,
+        *,
+        output_features: Mapping[str, seqio.Feature],
         sequence_length: Mapping[str, int] | None = None,
-        output_features: Mapping[str, seqio.Feature] | None = None,
     ) -> tf.data.Dataset:
         writer = self._prompt.writer(sequence_length, output_features)
         return map_batches(writer.fit)(dataset)
@@ -98,7 +100,7 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
     """
 
     @map_batches(num_seeds=1)
-    def add(batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None) -> Batch:
+    def add(batch: Batch, seed: tf.Tensor, *, output_features, sequence_length=None) -> Batch:
         history = batch["history"]
         sizes = lengths_of(history)
         nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
@@ -110,7 +112,7 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
         masked = history.with_values(masked)
         targets = prompt.writer(sequence_length, output_features).targets
         if targets.room is not None:
-            (slot,) = prompt.template.targets
+            (slot,) = (part for part in prompt.template.targets if isinstance(part, Items))
             costs = targets.item_costs(slot, {**batch, "masked": masked})
             masked = masked.with_values(masked.values & (running_sums(costs) <= targets.room))
         return {**batch, "masked": masked}
@@ -124,9 +126,7 @@ def _share(sizes: tf.Tensor) -> tf.Tensor:
 
 
 @map_batches(num_seeds=1)
-def corrupt_spans(
-    batch: Batch, seed: tf.Tensor, sequence_length=None, output_features=None
-) -> Batch:
+def corrupt_spans(batch: Batch, seed: tf.Tensor, *, output_features, sequence_length=None) -> Batch:
     """T5's span corruption (Raffel et al. 2020) of the tokens in `inputs`.
 
     A fifth of the tokens, in spans of three on average, is replaced by one sentinel a span; the

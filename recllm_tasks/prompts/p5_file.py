@@ -19,6 +19,7 @@ import re
 import string
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import p5
@@ -144,14 +145,13 @@ class _Reader:
             else:
                 self._refuse(value, "{} or a known dictionary")
             return
-        known = (
+        if not (
             isinstance(target, ast.Subscript)
             and isinstance(target.value, ast.Name)
             and target.value.id in self.names
             and isinstance(target.slice, ast.Constant)
             and isinstance(target.slice.value, str)
-        )
-        if not known:
+        ):
             self._refuse(target, "a known dictionary with a string as its key")
         values = self.names[target.value.id]
         values[target.slice.value] = self._value(value)
@@ -163,13 +163,14 @@ class _Reader:
             return self.names[node.id]
         if isinstance(node, ast.Constant) and isinstance(node.value, (str, int)):
             return node.value
-        if isinstance(node, ast.List) and all(
-            isinstance(item, ast.Constant) and isinstance(item.value, str) for item in node.elts
-        ):
-            return [item.value for item in node.elts]
+        if isinstance(node, ast.List):
+            constants = [item.value for item in node.elts if isinstance(item, ast.Constant)]
+            strings = [value for value in constants if isinstance(value, str)]
+            if len(strings) == len(node.elts):
+                return strings
         self._refuse(node, "a string, an integer, a list of strings, or a known dictionary")
 
-    def _refuse(self, node: ast.AST, expected: str) -> None:
+    def _refuse(self, node: ast.expr | ast.stmt, expected: str) -> NoReturn:
         try:
             got = ast.unparse(node)
         except RecursionError:

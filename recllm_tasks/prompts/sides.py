@@ -96,7 +96,7 @@ class Side:
         if isinstance(slot, Items) and row >= self._masked_row(slot):
             return (MASKED_ITEM, slot.empty)[row - self._masked_row(slot)]
         number, row = divmod(row, self._num_items)
-        forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form)
+        forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form or slot.form)
         catalog = self._source.catalog()
         return item_text(catalog, self._vocabulary, forms[number], row, self._max_tokens)
 

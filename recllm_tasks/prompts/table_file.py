@@ -28,7 +28,7 @@ def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
     header = np.array([len(splits), len(values), values.dtype.itemsize], np.int64)
     chunks = []
     for part in (header, splits, values):
-        data = memoryview(np.ascontiguousarray(part)).cast("B")
+        data = np.ascontiguousarray(part).data.cast("B")
         chunks += [data, bytes(-len(data) % _ALIGNMENT)]
     checksum = 0
     for chunk in chunks:

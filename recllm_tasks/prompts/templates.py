@@ -83,11 +83,11 @@ class Template:
         )
 
     @property
-    def answer(self) -> Slot | None:
+    def answer(self) -> Items | Choice | None:
         """The slot that is the whole target, or None where the target is not one answer."""
-        if len(self.targets) == 1 and isinstance(self.targets[0], (Items, Choice)):
-            slot = self.targets[0]
-            return slot if isinstance(slot, Choice) or slot.where is None else None
+        slot = self.targets[0] if len(self.targets) == 1 else None
+        if isinstance(slot, Choice) or (isinstance(slot, Items) and slot.where is None):
+            return slot
         return None
 
     @property
@@ -152,7 +152,7 @@ MASKED_ITEM_MODELING = Template(
     targets=(Items("history", where="masked"),),
 )
 
-# The text whose spans are corrupted; inputs and targets are made of its tokens (masking.py).
+# The text whose spans are corrupted; inputs and targets consist of its tokens (masking.py).
 MASKED_LANGUAGE_MODELING = Template(inputs=(Items("history"),), targets=())
 
 PERSONALIZED_RANKING = Template(
@@ -189,7 +189,7 @@ _TEMPLATES = (
 
 
 def fixed_phrases(wording: Wording) -> list[str]:
-    """Every stretch of fixed words in any prompt or answer, in the words of a domain.
+    """All fixed words in any prompt or answer, in the words of a domain.
 
     "Item ID: {short_id}, Title: {title};" has three: " Item ID:", ", Title:" and ";". A phrase that
     starts a word has a space before it.
@@ -203,7 +203,7 @@ def fixed_phrases(wording: Wording) -> list[str]:
             texts += part.answers
         elif isinstance(part, Varied):
             texts += part.forms
-        else:
+        elif isinstance(part, Items):
             texts += [part.form, part.last_form or part.form]
     literals = [literal for text in texts for literal, *_ in string.Formatter().parse(f" {text}")]
     return [phrase for phrase in dict.fromkeys(map(str.rstrip, literals)) if phrase]

@@ -15,6 +15,7 @@ from recllm_tasks.report.bootstrap import interval
 from recllm_tasks.report.estimates import MAIN_METRIC, Measured
 from recllm_tasks.report.result_tables import column_title, shown
 from recllm_tasks.report.table import Cell, Row, Table
+from recllm_tasks.report.user_results import RankedUsers, RatedUsers
 
 GROUPS = 5
 
@@ -97,7 +98,11 @@ def _breakdown(measured: Measured, values_U: np.ndarray, title: str, by: str) ->
     group_U, names = groups_of(values_U)
     metric = MAIN_METRIC[measured.kind]
     if measured.kind == "rating":
-        points = {place: _aucs(found, group_U) for place, found in measured.users.items()}
+        points = {
+            place: _aucs(found, group_U)
+            for place, found in measured.users.items()
+            if isinstance(found, RatedUsers)
+        }
     else:
         points = _means(measured, metric, group_U)
     lines = [
@@ -112,12 +117,16 @@ def _breakdown(measured: Measured, values_U: np.ndarray, title: str, by: str) ->
 def _means(measured: Measured, metric: str, group_U: np.ndarray) -> dict[int, list[Point]]:
     """Means by group of every run, resampled together."""
     num_groups = group_U.max() + 1
+    ranked = {
+        place: values_U
+        for place, found in measured.users.items()
+        if isinstance(found, RankedUsers) and (values_U := found.values(metric)) is not None
+    }
     columns, points = [], {}
-    for found in measured.users.values():
-        values_U = found.values(metric)
+    for values_U in ranked.values():
         columns += [np.where(group_U == group, values_U, np.nan) for group in range(num_groups)]
     replicates = measured.resampling.means(np.stack(columns, axis=1))
-    for row, place in enumerate(measured.users):
+    for row, place in enumerate(ranked):
         points[place] = [
             Point(float(np.nanmean(columns[column])), *interval(replicates[:, column]))
             for column in range(row * num_groups, (row + 1) * num_groups)
@@ -125,7 +134,7 @@ def _means(measured: Measured, metric: str, group_U: np.ndarray) -> dict[int, li
     return points
 
 
-def _aucs(found, group_U: np.ndarray) -> list[Point]:
+def _aucs(found: RatedUsers, group_U: np.ndarray) -> list[Point]:
     return [
         Point(metrics.auc(found.liked[inside], found.scores[inside]))
         for inside in (group_U == group for group in range(group_U.max() + 1))

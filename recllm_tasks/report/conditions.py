@@ -7,7 +7,7 @@ users, targets, negatives and catalog rows.
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def _folders(data_dirs: Sequence[str]) -> list[pathlib.Path]:
     return folders
 
 
-def ties_of(run: Run, prepared: dict[str, Prepared]) -> str:
+def ties_of(run: Run, prepared: Mapping[str, Prepared]) -> str:
     """The order of equal times in the run's dataset; "" if unknown."""
     known = prepared.get(run.split_fingerprint)
     if known and run.ties and run.ties != known.ties:
@@ -113,7 +113,7 @@ def ties_of(run: Run, prepared: dict[str, Prepared]) -> str:
 
 
 def by_condition(
-    runs: Sequence[Run], kind: str, prepared: dict[str, Prepared]
+    runs: Sequence[Run], kind: str, prepared: Mapping[str, Prepared]
 ) -> dict[Condition, list[Run]]:
     """The runs that measured a kind of task, by condition, in table order.
 
@@ -125,7 +125,7 @@ def by_condition(
         ties[split] = ties.get(split) or ties_of(run, prepared)
     found: dict[Condition, list[Run]] = {}
     for run in runs:
-        task = run.task_of(kind)
+        task = run.tasks.get(kind)
         if task is not None:
             condition = Condition(
                 run.dataset,

@@ -3,6 +3,7 @@
 import math
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs.fields import ADVICE, clean
@@ -57,7 +58,8 @@ def _records(path: pathlib.Path) -> Iterator[bytes]:
     # TensorBoard's reader without TensorFlow, which takes longer to import than a report to make.
     from tensorboard.compat.tensorflow_stub import errors, pywrap_tensorflow
 
-    reader, num_read = pywrap_tensorflow.PyRecordReader_New(str(path)), 0
+    reader: Any = pywrap_tensorflow.PyRecordReader_New(str(path))
+    num_read = 0
     while True:
         try:
             reader.GetNext()

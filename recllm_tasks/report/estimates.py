@@ -14,7 +14,7 @@ from recllm_tasks.report import methods, paper_results, significance, user_resul
 from recllm_tasks.report.bootstrap import Resampling, interval
 from recllm_tasks.report.conditions import Condition
 from recllm_tasks.report.runs import Run
-from recllm_tasks.report.user_results import UserResults
+from recllm_tasks.report.user_results import RankedUsers, RatedUsers
 
 # The metric of differences and breakdowns, by kind.
 MAIN_METRIC = {"retrieval": "ndcg@10", "ranking": "ndcg@10", "rating": "auc"}
@@ -65,27 +65,27 @@ class Measured:
     condition: Condition
     runs: Sequence[Run]
     labels: Sequence[str]
-    users: Mapping[int, UserResults]
+    users: Mapping[int, RankedUsers | RatedUsers]
     estimates: Mapping[int, Mapping[str, Estimate]]
-    resampling: Resampling | None
+    resampling: Resampling
 
     def metric(self, place: int, key: str) -> float | None:
         run = self.runs[place]
-        return run.metrics[run.task_of(self.kind)].get(key)
+        return run.metrics[run.tasks[self.kind]].get(key)
 
 
 def metrics_of(kind: str, runs: Sequence[Run]) -> tuple[str, ...]:
     """The columns of a table: the paper's, or all metrics of a custom task."""
     if kind in paper_results.RESULTS:
         return paper_results.RESULTS[kind].metrics
-    return tuple(dict.fromkeys(key for run in runs for key in run.metrics[run.task_of(kind)]))
+    return tuple(dict.fromkeys(key for run in runs for key in run.metrics[run.tasks[kind]]))
 
 
 def measure(kind: str, condition: Condition, runs: Sequence[Run]) -> Measured:
     """Reads per-user results and computes everything that tables show."""
     users = _users(kind, runs)
     _check_same_users(runs, kind, users)
-    resampling = Resampling(len(next(iter(users.values())))) if users else None
+    resampling = Resampling(len(next(iter(users.values()), ())))
     measured = Measured(kind, condition, runs, _labels(kind, runs), users, {}, resampling)
     keys = metrics_of(kind, runs)
     replicates = {place: _replicates(found, keys, resampling) for place, found in users.items()}
@@ -106,10 +106,10 @@ def _labels(kind: str, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
+def _users(kind: str, runs: Sequence[Run]) -> dict[int, RankedUsers | RatedUsers]:
     found = {}
     for place, run in enumerate(runs):
-        task = run.task_of(kind)
+        task = run.tasks[kind]
         path = run.per_user_file(task)
         if kind in MAIN_METRIC and path is not None:
             found[place] = user_results.load(path, kind, run.metrics[task])
@@ -121,7 +121,9 @@ def _users(kind: str, runs: Sequence[Run]) -> dict[int, UserResults]:
     return found
 
 
-def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserResults]) -> None:
+def _check_same_users(
+    runs: Sequence[Run], kind: str, users: Mapping[int, RankedUsers | RatedUsers]
+) -> None:
     """Raises UserError unless all runs have the same users and targets."""
     places = list(users)
     for place in places[1:]:
@@ -131,7 +133,7 @@ def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserRe
             ("target", len(first) == len(other) and (first.targets == other.targets).all()),
         ):
             if not same:
-                paths = [runs[p].per_user_file(runs[p].task_of(kind)) for p in (place, places[0])]
+                paths = [runs[p].per_user_file(runs[p].tasks[kind]) for p in (place, places[0])]
                 raise UserError(
                     f"'{column}' in '{paths[0]}': got other values than in '{paths[1]}', expected "
                     "the same, as both belong to one dataset, fingerprint and split; measure "
@@ -140,10 +142,10 @@ def _check_same_users(runs: Sequence[Run], kind: str, users: Mapping[int, UserRe
 
 
 def _replicates(
-    found: UserResults, keys: Sequence[str], resampling: Resampling
+    found: RankedUsers | RatedUsers, keys: Sequence[str], resampling: Resampling
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Resampled values [B] by metric."""
-    if found.ranks is None:
+    if isinstance(found, RatedUsers):
         return {"auc": resampling.aucs(found.liked, found.scores)}
     values = {key: found.values(key) for key in keys}
     values = {key: value for key, value in values.items() if value is not None}
@@ -158,28 +160,39 @@ def _of_metric(
     values = {place: value for place, value in values.items() if value is not None}
     baselines = [p for p in values if methods.is_baseline(measured.runs[p], measured.kind)]
     best = max(baselines, key=lambda place: values[place], default=None)
-    compared = [p for p in values if p != best and key in replicates.get(p, ())]
-    if key not in replicates.get(best, ()):
-        compared = []
-    raw = [_p(measured, key, replicates, place, best) for place in compared]
-    adjusted = dict(zip(compared, significance.holm(raw)))
+    differences = {} if best is None else _differences(measured, key, values, replicates, best)
     found = {}
     for place, value in values.items():
         resampled = replicates.get(place, {}).get(key)
-        bounds = (float("nan"),) * 2 if resampled is None else interval(resampled)
-        difference = None
-        if place in adjusted:
-            of_difference = interval(resampled - replicates[best][key])
-            difference = Difference(
-                measured.labels[best], value - values[best], *of_difference, adjusted[place]
-            )
-        found[place] = Estimate(value, *bounds, difference, place == best)
+        bounds = (float("nan"), float("nan")) if resampled is None else interval(resampled)
+        found[place] = Estimate(value, *bounds, differences.get(place), place == best)
     return found
 
 
-def _p(measured: Measured, key: str, replicates, place: int, best: int) -> float:
+def _differences(
+    measured: Measured,
+    key: str,
+    values: Mapping[int, float],
+    replicates: Mapping[int, Mapping],
+    best: int,
+) -> dict[int, Difference]:
+    """The difference of each resampled run from the best baseline, if that is resampled too."""
+    if key not in replicates.get(best, {}):
+        return {}
+    places = [place for place in values if place != best and key in replicates.get(place, {})]
+    differences = [replicates[place][key] - replicates[best][key] for place in places]
+    raw = [_p(measured, key, place, best, of) for place, of in zip(places, differences)]
+    return {
+        place: Difference(measured.labels[best], values[place] - values[best], *interval(of), p)
+        for place, of, p in zip(places, differences, significance.holm(raw))
+    }
+
+
+def _p(measured: Measured, key: str, place: int, best: int, differences_B: np.ndarray) -> float:
     """Sign-flip permutation of the users' differences; paired bootstrap for AUC."""
-    mine, theirs = (measured.users[p].values(key) for p in (place, best))
-    if mine is None:
-        return significance.bootstrap_p(replicates[place][key] - replicates[best][key])
-    return significance.sign_flip(mine - theirs)
+    one, other = measured.users[place], measured.users[best]
+    if isinstance(one, RankedUsers) and isinstance(other, RankedUsers):
+        mine, theirs = one.values(key), other.values(key)
+        if mine is not None and theirs is not None:
+            return significance.sign_flip(mine - theirs)
+    return significance.bootstrap_p(differences_B)

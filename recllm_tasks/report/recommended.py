@@ -13,7 +13,7 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.report import methods
 from recllm_tasks.report.estimates import Measured
 from recllm_tasks.report.table import Cell, Row, Table, count, percent, significant
-from recllm_tasks.report.user_results import UserResults
+from recllm_tasks.report.user_results import RankedUsers
 
 # Coverage and popularity look at this many items of each list.
 TOP = 10
@@ -40,7 +40,7 @@ class Lists:
     by_decile: npt.NDArray[np.float64] | None = None
 
 
-def describe(found: UserResults, train_count: np.ndarray | None) -> Lists:
+def describe(found: RankedUsers, train_count: np.ndarray | None) -> Lists:
     items_L, starts = found.items, found.starts
     lengths_U = np.diff(starts)
     user_L = np.repeat(np.arange(len(found)), lengths_U)
@@ -75,11 +75,11 @@ def check_rows(measured: Measured, train_count: np.ndarray) -> None:
     """Raises UserError if a run names a row that is not in the catalog."""
     for place, found in measured.users.items():
         columns = {"target": found.targets}
-        columns |= {} if found.items is None else {"items": found.items}
+        columns |= {"items": found.items} if isinstance(found, RankedUsers) else {}
         for column, rows in columns.items():
             if len(rows) and rows.max() >= len(train_count):
                 run = measured.runs[place]
-                path = run.per_user_file(run.task_of(measured.kind))
+                path = run.per_user_file(run.tasks[measured.kind])
                 raise UserError(
                     f"'{column}' in '{path}': got catalog row {rows.max()}, expected rows below "
                     f"{len(train_count)}, the items of '{run.dataset}'; measure the run again"
@@ -91,7 +91,7 @@ def tables(measured: Measured, train_count: np.ndarray | None) -> list[Table]:
     lists = {
         place: describe(found, train_count)
         for place, found in measured.users.items()
-        if found.items is not None
+        if isinstance(found, RankedUsers)
     }
     if not lists:
         return []

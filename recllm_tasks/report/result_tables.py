@@ -163,8 +163,7 @@ def _cells(sheet, places: Sequence[_Place], keys, paper_row: str, of_row=None) -
     for of in sheet:
         at = next((at for at in places if at.measured is of), None)
         for key in keys:
-            estimate = of.estimates[at.place].get(key) if at else None
-            if estimate is None:
+            if at is None or (estimate := of.estimates[at.place].get(key)) is None:
                 cells.append(Cell())
                 continue
             paper = of_row(key) if of_row else printed(of, paper_row, key)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recllm_tasks.report import methods
-from recllm_tasks.report.conditions import ties_of
+from recllm_tasks.report.conditions import Prepared, ties_of
 from recllm_tasks.report.curves import Curves
 from recllm_tasks.report.estimates import Measured
 from recllm_tasks.report.result_tables import column_title, shown
@@ -24,7 +24,7 @@ def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
     rows = []
     for of in measured:
         for place, run in enumerate(of.runs):
-            task = run.task_of(kind)
+            task = run.tasks[kind]
             seconds, rate = run.decode_seconds.get(task), run.examples_per_second.get(task)
             memory = run.peak_memory_bytes
             cells = [
@@ -84,7 +84,7 @@ def _ties_table(kind: str, published: Measured, shuffled: Measured) -> Table:
     )
 
 
-def fingerprint_table(runs: Sequence[Run], prepared: Mapping) -> Table:
+def fingerprint_table(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> Table:
     """Data, code and settings of each run, files as SHA-256."""
     rows = []
     for run in runs:

@@ -56,8 +56,10 @@ class Run(Results):
         """retrieval, ranking or rating; any other task is its own kind."""
         return next((kind for kind in KINDS if re.fullmatch(rf"(.*_)?{kind}", task)), task)
 
-    def task_of(self, kind: str) -> str | None:
-        return next((task for task in self.metrics if self.kind(task) == kind), None)
+    @property
+    def tasks(self) -> dict[str, str]:
+        """The measured task of each kind, the first if there are several."""
+        return {self.kind(task): task for task in reversed(list(self.metrics))}
 
     def per_user_file(self, task: str) -> pathlib.Path | None:
         """Path of the per-user results; None if there are none."""

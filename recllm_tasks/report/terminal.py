@@ -7,12 +7,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results
 
 
 def print_results(results: Results, console: Console) -> None:
     """Prints what was measured, then a table for each task with the baselines below the model."""
-    beams = "items only" if results.decoding.constrained else "any text"
+    decoding = results.decoding or Decoding()
+    beams = "items only" if decoding.constrained else "any text"
     console.print(
         f"{results.model} trained on {results.mixture}, step {results.step:,}, "
         f"seed {results.seed}; beams: {beams}"
@@ -44,13 +46,10 @@ def print_recommendations(
     understood = ", ".join(f"{item['short_id']} {_name(item)}" for item in history)
     console.print(Text(f"after {understood}"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for column, justify in (
-        ("", "right"),
-        ("item", "left"),
-        ("title", "left"),
-        ("probability", "right"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=column != "title")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("item", no_wrap=True)
+    table.add_column("title")
+    table.add_column("probability", justify="right", no_wrap=True)
     for place, item in enumerate(ranked, 1):
         probability = f"{item['probability']:.3g}"
         table.add_row(str(place), item["short_id"], Text(_name(item)), probability)

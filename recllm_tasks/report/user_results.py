@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recllm_tasks import metrics
 from recllm_tasks.errors import UserError
@@ -25,35 +24,55 @@ _REMEDY = "measure the run again, or delete the file"
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class UserResults:
-    """Results of one task by user.
+    """The users of one task.
 
     Attributes:
       users: [U] sorted; strings in Arrow.
       targets: int32 [U], rows of the catalog.
       history: int32 [U], interactions before the target.
-      ranks: float64 [U], 1 is best, inf a miss; None for rating.
-      items: int32 [L], rows of the catalog, best first, -1 for no item; None for rating.
-      starts: int64 [U + 1], where each user's `items` start.
-      liked: bool [U]; rating only, else None.
-      scores: float64 [U]; rating only, else None.
     """
 
     users: pa.Array
     targets: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
-    ranks: npt.NDArray[np.float64] | None = None
-    items: npt.NDArray[np.int32] | None = None
-    starts: npt.NDArray[np.int64] | None = None
-    liked: npt.NDArray[np.bool_] | None = None
-    scores: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
 
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RatedUsers(UserResults):
+    """Results of a rating task.
+
+    Attributes:
+      liked: bool [U].
+      scores: float64 [U], higher is more liked.
+    """
+
+    liked: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float64]
+
+    def metrics(self) -> dict[str, float]:
+        """The metrics of these users."""
+        return {"auc": metrics.auc(self.liked, self.scores)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RankedUsers(UserResults):
+    """Results of a retrieval or ranking task.
+
+    Attributes:
+      ranks: float64 [U], of the target; 1 is best, inf a miss.
+      items: int32 [L], rows of the catalog, best first, -1 for no item.
+      starts: int64 [U + 1], where each user's `items` start.
+    """
+
+    ranks: npt.NDArray[np.float64]
+    items: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+
     def values(self, metric: str) -> npt.NDArray[np.float64] | None:
-        """[U] values whose mean is the metric; None if it is not a mean over users, such as AUC."""
-        if self.ranks is None:
-            return None
+        """[U] values whose mean is the metric; None if it is not a mean over users."""
         if metric == "mrr":
             return 1 / self.ranks
         name, _, cut = metric.partition("@")
@@ -64,12 +83,10 @@ class UserResults:
 
     def metrics(self) -> dict[str, float]:
         """The metrics of these users."""
-        if self.ranks is None:
-            return {"auc": metrics.auc(self.liked, self.scores)}
         return metrics.rank_metrics(self.ranks)
 
 
-def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserResults:
+def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> RankedUsers | RatedUsers:
     """Reads the file of a task.
 
     Args:
@@ -91,7 +108,7 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserRe
         scores = columns["score"].to_numpy()
         _check(path, "score", ~np.isnan(scores), "a number")
         liked = columns["liked"].to_numpy(zero_copy_only=False)
-        found = UserResults(users, targets, history, liked=liked, scores=scores)
+        found = RatedUsers(users, targets, history, liked, scores)
     else:
         ranks, lists = columns["rank"].to_numpy(), columns["items"]
         _check(path, "rank", (ranks >= 1) & (ranks == np.floor(ranks)), "1, 2, … or inf")
@@ -99,16 +116,14 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> UserRe
         _check(path, "items", np.diff(starts) <= MOST_LISTED, f"at most {MOST_LISTED} items")
         items = lists.values.to_numpy(zero_copy_only=False)[starts[0] : starts[-1]]
         _check(path, "items", items >= -1, "catalog rows, or -1")
-        found = UserResults(users, targets, history, ranks, items, starts - starts[0])
+        found = RankedUsers(users, targets, history, ranks, items, starts - starts[0])
     _check_metrics(path, found, measured)
     return found
 
 
 def _sorted(path: pathlib.Path, table: pa.Table) -> pa.Table:
-    order = pc.sort_indices(table.column("user"))
-    table = table.take(order)
-    users = table.column("user").combine_chunks()
-    if len(users) > 1 and pc.any(pc.equal(users[1:], users[:-1])).as_py():
+    table = table.sort_by("user")
+    if len(table.column("user").unique()) < len(table):
         raise UserError(
             f"'user' in '{path}': got a user twice, expected one row per user; {_REMEDY}"
         )
@@ -123,7 +138,9 @@ def _check(path: pathlib.Path, column: str, holds: npt.NDArray[np.bool_], expect
         )
 
 
-def _check_metrics(path: pathlib.Path, found: UserResults, measured: Mapping[str, float]) -> None:
+def _check_metrics(
+    path: pathlib.Path, found: RankedUsers | RatedUsers, measured: Mapping[str, float]
+) -> None:
     for key, value in found.metrics().items():
         if key in measured and not abs(measured[key] - value) <= TOLERANCE:
             raise UserError(

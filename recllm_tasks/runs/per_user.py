@@ -54,7 +54,7 @@ def ranked(
     targets: Any,
     history: Any,
     ranks: Any,
-    items: Iterable[Sequence[int]],
+    items: Iterable[Sequence[int] | np.ndarray],
 ) -> pa.RecordBatch:
     """Rows of retrieval or ranking; keeps the first 20 `items`, catalog rows best first."""
     columns = [users, targets, history, ranks, [list(row[:NUM_ITEMS]) for row in items]]

@@ -165,8 +165,9 @@ class ResultsEvaluator(seqio.Evaluator):
         tokens_BxKxT = np.array(tokens)
         if scores_BxK is None:
             scores_BxK = np.zeros(tokens_BxKxT.shape[:2], np.float32)
-        # T5X's best beam comes last.
-        beams = Beams(tokens_BxKxT[:, ::-1], scores_BxK[:, ::-1], None)
+        # T5X's best beam comes last, and it does not return rows.
+        rows_BxK = np.full(tokens_BxKxT.shape[:2], -1, np.int32)
+        beams = Beams(tokens_BxKxT[:, ::-1], scores_BxK[:, ::-1], rows_BxK)
         vocabulary = task.output_features["targets"].vocabulary
         dataset = self.cached_task_datasets[task.name]
         if not isinstance(vocabulary, DatasetVocabulary):

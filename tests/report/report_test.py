@@ -14,7 +14,7 @@ from recllm_tasks.report import markdown, page, report, runs, spreadsheet
 from recllm_tasks.report.breakdowns import groups_of
 from recllm_tasks.report.conditions import Prepared
 from recllm_tasks.report.recommended import deciles, describe
-from recllm_tasks.report.user_results import UserResults
+from recllm_tasks.report.user_results import RankedUsers
 from recllm_tasks.runs import results
 
 FINGERPRINT = "ab" * 32
@@ -318,7 +318,7 @@ def test_the_three_forms_hold_the_same_numbers(three_rows):
 
 def test_lists_are_described_by_hand():
     items = np.array([0, 1, 1, -1, 2, 2, 2, 29], np.int32)
-    found = UserResults(
+    found = RankedUsers(
         users=["a", "b"],
         targets=np.array([0, 1]),
         history=np.array([3, 4]),

@@ -94,7 +94,7 @@ def measure(
     settings = settings_of(name, budget)
     _prepare(within, name, splits, budget)
     _run(python, within, say)
-    report = read_json(within / "report.json")
+    report = json.loads((within / "report.json").read_text(encoding="utf-8"))
     settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
     settings["epoch"] = 1 + int(np.argmax([found["validation"] for found in report["curve"]]))
     rated = model.kinds == ("rating",)
@@ -190,7 +190,7 @@ def _run(python: str, within: pathlib.Path, say: Callable[[str], None]) -> None:
         ) as process,
     ):
         try:
-            for line in process.stdout:
+            for line in process.stdout or ():
                 _report(line, say)
             code = process.wait()
         finally:

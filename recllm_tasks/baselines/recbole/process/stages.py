@@ -85,7 +85,7 @@ class Training:
                 sys.exit("the process that started the training has ended")
             optimizer.zero_grad()
             losses = model.calculate_loss(interaction)
-            loss = sum(losses) if isinstance(losses, tuple) else losses
+            loss = sum(losses, torch.tensor(0.0)) if isinstance(losses, tuple) else losses
             if torch.isnan(loss):
                 sys.exit(f"loss in epoch {epoch + 1}: got NaN; a smaller learning rate may help")
             loss.backward()
