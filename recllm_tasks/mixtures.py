@@ -2,11 +2,11 @@
 
 ReAT = retrieval + MIM + MLM, RaAT = ranking + MIM + MLM + BPR, RpAT = rating + MIM + MLM,
 UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; P5 = the
-three as P5 writes them; and the ablations of Tables 4-6. Rates are equal unless gin says otherwise:
-the paper names none.
+three in P5's wording; and the ablations of Tables 4-6. Rates are equal unless gin says otherwise:
+the paper gives none.
 
-Tasks and mixtures of datasets of one's own are known after `register_stored`, which every `recllm`
-command calls; from Python, in a notebook or in a process that T5X or SeqIO started:
+`register_stored` registers the tasks and mixtures of custom datasets. Every `recllm` command calls
+it; call it yourself in Python, in a notebook or in a process that T5X or SeqIO started:
 
     from recllm_tasks import mixtures
     mixtures.register_stored("~/recllm_data")
@@ -53,11 +53,11 @@ def rate(
     """A task's share in every mixture, relative to the others.
 
     Args:
-      task: what SeqIO asks about.
+      task: the task or mixture.
       kind: retrieval, ranking, rating, mim, mlm, bpr, ie, or p5_retrieval and so on.
-      rates: rate by kind; 1 for those that are not named.
-      temperature: None is equal rates but for `rates`, ours. T multiplies each by n^(1/T), n being
-        the task's training examples (Raffel et al. 2020, §3.5.2): 1 mixes in proportion to them.
+      rates: rate by kind; 1 for kinds that are not named.
+      temperature: None, our default, uses `rates` alone. T multiplies each rate by n^(1/T), where n
+        is the number of training examples (Raffel et al. 2020, §3.5.2); 1 mixes in proportion to n.
     """
     share = float((rates or {}).get(kind, 1.0))
     if temperature is None:
@@ -80,17 +80,17 @@ def register(dataset: str) -> None:
 
 
 def register_stored(data_dir: str | os.PathLike | None = None) -> list[str]:
-    """Registers the tasks and mixtures of the datasets of one's own that are prepared.
+    """Registers the tasks and mixtures of all prepared custom datasets.
 
     Our choice: an explicit call, because importing this module reads no file.
 
     Args:
-      data_dir: TFDS's data folder, which becomes the one of all tasks; by default the one in force
-        (SeqIO's override, $TFDS_DATA_DIR, or TFDS's own).
+      data_dir: TFDS's data folder, set for all tasks; by default the current one (SeqIO's override,
+        $TFDS_DATA_DIR, or TFDS's default).
 
     Returns:
-      The names of those datasets; one that is known already is not registered again. Half a dataset
-      is left out.
+      The names of those datasets. A registered one is not registered again; an incomplete one is
+      left out.
     """
     if data_dir is not None:
         seqio.set_tfds_data_dir_override(os.path.expanduser(data_dir))
@@ -110,12 +110,12 @@ def register_stored(data_dir: str | os.PathLike | None = None) -> list[str]:
 
 
 def register_p5(dataset: str, templates: Mapping[str, Template]) -> None:
-    """Registers tasks `<dataset>_p5_<name>`, which become those of the mixture `<dataset>_p5`.
+    """Registers tasks `<dataset>_p5_<name>` and makes them the mixture `<dataset>_p5`.
 
     Args:
       dataset: whose other tasks are registered.
-      templates: by name, which begins with the kind of task; `p5_file.read` reads them. Those of an
-        earlier call go, and without any the mixture is that of Figure 1 again.
+      templates: by name, which starts with the kind of task; see `p5_file.read`. They replace those
+        of an earlier call; without any, the mixture is that of Figure 1 again.
     """
     figure = [f"{dataset}_{kind}" for kind in TASKS_OF["p5"]]
     for name in list(seqio.TaskRegistry.names()):
@@ -136,7 +136,7 @@ def register_p5(dataset: str, templates: Mapping[str, Template]) -> None:
 
 @gin.configurable(module="mixtures")
 def stored(name: str = gin.REQUIRED, data_dir: str | None = None) -> seqio.Task | seqio.Mixture:
-    """A task or mixture by name, those of one's own datasets included; for T5X's gin files.
+    """A task or mixture by name, including those of custom datasets; for T5X's gin files.
 
     Raises `UserError` as `tasks.get` does.
     """
@@ -146,7 +146,7 @@ def stored(name: str = gin.REQUIRED, data_dir: str | None = None) -> seqio.Task 
 
 @gin.configurable(module="mixtures")
 def named(dataset: str = gin.REQUIRED, kind: str = gin.REQUIRED) -> str:
-    """The name of a dataset's task or mixture, as gin/mixtures/*.gin put it together."""
+    """The name of a dataset's task or mixture, for gin/mixtures/*.gin."""
     check_text("DATASET", dataset)
     return f"{dataset}_{kind}"
 

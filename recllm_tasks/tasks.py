@@ -1,10 +1,9 @@
 """The tasks of the paper, registered with SeqIO for every published dataset on import.
 
-`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`, and for comparison P5's representation,
-`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
-opened when its examples are asked for. Those of a dataset of one's own are registered by
-`mixtures.register_stored`, which reads what is prepared. The pieces are public, so that a task of
-one's own is a `seqio.TaskRegistry.add` with a `Template` of one's own: see README.
+`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`, and for comparison P5's wording,
+`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is opened when its
+examples are requested. `mixtures.register_stored` registers the tasks of custom datasets. The parts
+are public: a custom task is a `seqio.TaskRegistry.add` with a custom `Template`, see README.
 """
 
 import dataclasses
@@ -39,7 +38,7 @@ def features(source: CatalogSource) -> dict[str, seqio.Feature]:
 
 @dataclasses.dataclass(frozen=True)
 class RankedItems:
-    """The metric function of tasks whose beams are ranked items: HR, NDCG, MRR, invalid share.
+    """HR, NDCG, MRR and the share of invalid beams, for tasks whose beams are ranked items.
 
     Attributes:
       source: its catalog lists the items.
@@ -65,10 +64,10 @@ class RankedItems:
 
 @struct.dataclass
 class AnswerAuc(seqio.metrics.CollectingMetric):
-    """AUC of the log-odds of the answers that say like against the others (paper §4.1).
+    """AUC of the log-odds of the answers for like against those for dislike (paper §4.1).
 
-    It reads the decoder's beams and their log-probabilities, `scores` [n, K]; with the answers as
-    the only beams the log-odds are exact. `answer_auc` makes it for other answers than no and yes.
+    It reads the decoder's beams and their log-probabilities, `scores` [n, K]. The log-odds are
+    exact if the answers are the only beams. For answers other than no and yes, see `answer_auc`.
     """
 
     model_output_type: seqio.metrics.ModelOutputType = (
@@ -76,7 +75,7 @@ class AnswerAuc(seqio.metrics.CollectingMetric):
     )
 
     def answers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Those that say dislike, and those that say like."""
+        """The answers for dislike, and those for like."""
         return ("no",), ("yes",)
 
     def actual_compute(
@@ -285,16 +284,16 @@ def with_vocabulary(task: seqio.Task, path: str) -> seqio.Task:
 
 
 def prompt_of(task: seqio.Task) -> Prompt | None:
-    """The prompt of a task that is built like ours, or None."""
+    """The prompt of a task that has one of ours, or None."""
     prompts = [step for step in task.preprocessors if isinstance(step, Prompt)]
     return prompts[-1] if prompts else None
 
 
 def source_of(found: seqio.Task | seqio.Mixture) -> CatalogSource:
-    """The prepared dataset that the first task of ours reads.
+    """The prepared dataset of the first task that reads one.
 
     Raises:
-      UserError: no task of it reads a prepared dataset.
+      UserError: no task reads a prepared dataset.
     """
     for task in seqio.get_subtasks(found):
         if isinstance(task.source, CatalogSource):
@@ -321,7 +320,7 @@ def answers(task: seqio.Task) -> list[str] | None:
 
 
 def get(name: str) -> seqio.Task | seqio.Mixture:
-    """The task or mixture of that name, with its data there and fit for it.
+    """The task or mixture of that name; checks that its data is prepared and suits it.
 
     Raises:
       UserError: no such name, the dataset is not prepared, or it lacks the ratings that are needed.

@@ -37,9 +37,8 @@ class Prompt:
     def __call__(
         self,
         dataset: tf.data.Dataset,
-        *,
+        sequence_length: Mapping[str, int] | None,
         output_features: Mapping[str, seqio.Feature],
-        sequence_length: Mapping[str, int] | None = None,
     ) -> tf.data.Dataset:
         writer = self.writer(sequence_length, output_features)
         return map_batches(lambda batch: writer.write(writer.fit(batch)))(dataset)

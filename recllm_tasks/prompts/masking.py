@@ -83,9 +83,8 @@ class FitItems:
     def __call__(
         self,
         dataset: tf.data.Dataset,
-        *,
+        sequence_length: Mapping[str, int] | None,
         output_features: Mapping[str, seqio.Feature],
-        sequence_length: Mapping[str, int] | None = None,
     ) -> tf.data.Dataset:
         writer = self._prompt.writer(sequence_length, output_features)
         return map_batches(writer.fit)(dataset)
@@ -100,7 +99,7 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
     """
 
     @map_batches(num_seeds=1)
-    def add(batch: Batch, seed: tf.Tensor, *, output_features, sequence_length=None) -> Batch:
+    def add(batch: Batch, seed: tf.Tensor, sequence_length, output_features) -> Batch:
         history = batch["history"]
         sizes = lengths_of(history)
         nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
@@ -126,7 +125,7 @@ def _share(sizes: tf.Tensor) -> tf.Tensor:
 
 
 @map_batches(num_seeds=1)
-def corrupt_spans(batch: Batch, seed: tf.Tensor, *, output_features, sequence_length=None) -> Batch:
+def corrupt_spans(batch: Batch, seed: tf.Tensor, sequence_length, output_features) -> Batch:
     """T5's span corruption (Raffel et al. 2020) of the tokens in `inputs`.
 
     A fifth of the tokens, in spans of three on average, is replaced by one sentinel a span; the

@@ -1,8 +1,8 @@
 """Training targets anywhere in a window, beyond the paper and off by default.
 
-The paper's windows ask for their last item alone: a user of twenty interactions gives one retrieval
-example (Table 10). Sequential recommenders train on every interaction. With the setting below each
-epoch cuts every training window behind another of its items and asks for that one.
+In the paper a window's target is its last item: a user of twenty interactions gives one retrieval
+example (Table 10). Sequential recommenders train on every interaction. With the setting below, each
+epoch ends every training window at a random item, which becomes the target.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ def random_targets(tasks: Sequence[str] = ()) -> tuple[str, ...]:
 def cut_at_random(kind: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """A preprocessor: where the setting names `kind`, training windows end at a random item.
 
-    The target is any item of history and target but the first, each as likely; a window of one item
-    stays. Windows of evaluation, which have stored negatives, stay too.
+    Every item of history and target except the first is equally likely. Windows of one item, and
+    those of evaluation, which have stored negatives, are unchanged.
     """
 
     @map_batches(num_seeds=1)

@@ -97,15 +97,15 @@ def label(run: Run, kind: str) -> str:
         return _baseline_label(run, kind)
     trained = trained_on(run)
     name = "zero-shot" if not trained else paper_row(run, kind) or trained
-    told = [run.model]
-    told += [f"{run.ids} ids"] if run.ids not in ("", RANDOM) else []
+    details = [run.model]
+    details += [f"{run.ids} ids"] if run.ids not in ("", RANDOM) else []
     if is_zero_shot(run) and paper_row(run, kind):
-        name, told = paper_row(run, kind), ["zero-shot"]
+        name, details = paper_row(run, kind), ["zero-shot"]
     if run.step is not None and trained:
-        told.append(f"{run.step - (run.initial_step or 0):,} steps")
+        details.append(f"{run.step - (run.initial_step or 0):,} steps")
     if run.seed:
-        told.append(f"seed {run.seed}")
-    return f"{name} ({', '.join([*told, *_decoding(run)])})"
+        details.append(f"seed {run.seed}")
+    return f"{name} ({', '.join([*details, *_decoding(run)])})"
 
 
 def _decoding(run: Run) -> list[str]:
