@@ -158,7 +158,8 @@ def test_validation_in_training_keeps_nothing(run_dir):
 def test_another_decoding_keeps_the_results_of_the_first(model_dir):
     few = {"mixture": "gift_cards_retrieval", "num_examples": 8}
     first, _ = _evaluate(model_dir, **few)
-    second, _ = _evaluate(model_dir, **few, constrained=False)
+    unconstrained = dataclasses.replace(SETTINGS, constrained=False)
+    second, _ = _evaluate(model_dir, **few, decoding=unconstrained)
     folder = pathlib.Path(model_dir)
     for stored, name in ((first, "test-beam4"), (second, "test-beam4-unconstrained")):
         found = json.loads((folder / "results" / f"{name}.json").read_text())
