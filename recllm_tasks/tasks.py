@@ -21,7 +21,12 @@ from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, p5, random_targets, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
-from recllm_tasks.prompts.source import CatalogSource, ItemSource, SequenceSource
+from recllm_tasks.prompts.source import (
+    BatchSource,
+    CatalogSource,
+    ItemSource,
+    SequenceSource,
+)
 from recllm_tasks.prompts.templates import Choice, Template, Wording
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
@@ -212,7 +217,6 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
         prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
         preprocessors = [
             masking.sample_items(source),
-            masking.FitItems(prompt),
             masking.mask_items(prompt),
             prompt,
         ]
@@ -323,7 +327,8 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
     """The task or mixture of that name; checks that its data is prepared and suits it.
 
     Raises:
-      UserError: no such name, the dataset is not prepared, or it lacks the ratings that are needed.
+      UserError: no such name, a task without `unbatch`, or a dataset that is not prepared or lacks
+        the ratings that are needed.
     """
     check_text("MIXTURE_OR_TASK_NAME", name)
     try:
@@ -336,6 +341,11 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
             f"<dataset>_<kind>, for instance {', '.join(close)}; `recllm show` lists them all"
         ) from error
     for task in seqio.get_subtasks(found):
+        if isinstance(task.source, BatchSource) and unbatch not in task.preprocessors:
+            raise UserError(
+                f"Preprocessors of '{task.name}': got none that ends the batches, expected "
+                "`unbatch`; add it after the last step that works on batches"
+            )
         if isinstance(task.source, SequenceSource):
             task.source.check()
             check_atomic_ids(task.source, task.output_features["inputs"].vocabulary)

@@ -61,10 +61,9 @@ def blocks_of(
     tasks, rates = tasks_and_rates(found)
     for task in tasks:
         if isinstance(task.source, BatchSource) and not task.source.num_examples():
-            raise UserError(
-                f"Nothing to train on in '{task.name}': got no example, expected at least one; "
-                "prepare the dataset from more interactions, or choose another task"
-            )
+            raise _nothing_to_train_on(task.name)
+    if not tasks:
+        raise _nothing_to_train_on(found.name)
     sizes = [BLOCK * rate / sum(rates) for rate in rates]
     parts = [
         training_batches_of(task, lengths, size, seed, shard) for task, size in zip(tasks, sizes)
@@ -77,6 +76,13 @@ def blocks_of(
         tf.data.Dataset.zip(tuple(parts))
         .map(plain(join), num_parallel_calls=tf.data.AUTOTUNE)
         .prefetch(_AHEAD)
+    )
+
+
+def _nothing_to_train_on(name: str) -> UserError:
+    return UserError(
+        f"Nothing to train on in '{name}': got no example, expected at least one; prepare the "
+        "dataset from more interactions, raise its rate, or choose another task"
     )
 
 
@@ -109,7 +115,7 @@ def training_batches(
     """
     check_lengths(lengths)
     blocks = iter(blocks_of(seqio.get_mixture_or_task(mixture), lengths, seed, shard))
-    rows = _Rows([lengths[side] for side in SIDES], seed, pack)
+    rows = _Rows(mixture, [lengths[side] for side in SIDES], seed, pack)
     numbered = zip(itertools.count(shard.index, shard.num), blocks)
     return _rebatched(_rows(numbered, rows, start_step * batch_size, workers), batch_size)
 
@@ -124,15 +130,17 @@ class _Rows:
     hang a program that exits.
     """
 
-    def __init__(self, lengths: Sequence[int], seed: int, pack: bool):
-        self._lengths, self._seed, self._pack = lengths, seed, pack
+    def __init__(self, mixture: str, lengths: Sequence[int], seed: int, pack: bool):
+        self._mixture, self._lengths, self._seed, self._pack = mixture, lengths, seed, pack
         side = tf.RaggedTensorSpec([None, None], tf.int32)
         signature = [side, side, tf.TensorSpec([None], tf.int64)]
         self._make = tf.function(plain(self._rows_of), input_signature=signature)
 
     def _plan(self, block: Mapping[str, tf.RaggedTensor]) -> np.ndarray:
-        """The row of each example, int64 [M]."""
+        """The row of each example, int64 [M]; UserError if there is none."""
         sizes = [np.diff(block[side].row_splits.numpy()) for side in SIDES]
+        if not len(sizes[0]):
+            raise _nothing_to_train_on(self._mixture)
         return packing.plan(*sizes, *self._lengths) if self._pack else np.arange(len(sizes[0]))
 
     def count(self, numbered: Numbered) -> int:
@@ -159,14 +167,21 @@ def _rows(
     numbered: Iterator[Numbered], rows: _Rows, skipped: int, workers: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """The rows of each block, but for the first `skipped` rows."""
+    # Blocks that were counted ahead, until it is known which of them is the first to be made.
+    counted: collections.deque[Numbered] = collections.deque()
+
+    def remembered(blocks: Iterator[Numbered]) -> Iterator[Numbered]:
+        for block in blocks:
+            counted.append(block)
+            yield block
+
     if skipped:
-        # Blocks that are counted ahead are kept until it is known where to begin.
-        numbered, counted = itertools.tee(numbered)
-        for count in made_ahead(counted, rows.count, workers):
+        for count in made_ahead(remembered(numbered), rows.count, workers):
             if count > skipped:
                 break
             skipped -= count
-            next(numbered)
+            counted.popleft()
+        numbered = itertools.chain([counted.popleft() for _ in range(len(counted))], numbered)
     for made in made_ahead(numbered, rows.make, workers):
         yield {name: array[skipped:] for name, array in made.items()}
         skipped = 0

@@ -3,9 +3,8 @@
 Letters: B examples of a batch, h items of a history, L tokens, S spans of all examples.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import seqio
 import tensorflow as tf
 
 from recllm_tasks.prompts import windows
@@ -74,24 +73,10 @@ def sample_items(source: CatalogSource, min_items: int | None = None) -> Callabl
     return sample
 
 
-class FitItems:
-    """A preprocessor that only drops the items that would not fit into the prompt's `inputs`."""
-
-    def __init__(self, prompt: Prompt):
-        self._prompt = prompt
-
-    def __call__(
-        self,
-        dataset: tf.data.Dataset,
-        sequence_length: Mapping[str, int] | None,
-        output_features: Mapping[str, seqio.Feature],
-    ) -> tf.data.Dataset:
-        writer = self._prompt.writer(sequence_length, output_features)
-        return map_batches(writer.fit)(dataset)
-
-
 def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
     """A preprocessor that adds `masked` (bool [B, h]): a fifth of the items, at least one.
+
+    Items that would not fit into the prompt's `inputs` are dropped first.
 
     Our choice: exactly round(0.2 h) items, as in Table 11 (2 of 10), not each with probability
     0.2, which would leave a third of the short sequences without a mask. Masks whose items would
@@ -100,6 +85,8 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
 
     @map_batches(num_seeds=1)
     def add(batch: Batch, seed: tf.Tensor, sequence_length, output_features) -> Batch:
+        writer = prompt.writer(sequence_length, output_features)
+        batch = writer.fit(batch)
         history = batch["history"]
         sizes = lengths_of(history)
         nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
@@ -109,7 +96,7 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
             places[:, tf.newaxis], tf.ones_like(places, tf.bool), [history.row_splits[-1]]
         )
         masked = history.with_values(masked)
-        targets = prompt.writer(sequence_length, output_features).targets
+        targets = writer.targets
         if targets.room is not None:
             (slot,) = (part for part in prompt.template.targets if isinstance(part, Items))
             costs = targets.item_costs(slot, {**batch, "masked": masked})

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import weakref
 
 import gin
 import numpy as np
@@ -11,10 +12,12 @@ import seqio
 import tensorflow as tf
 
 import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
+from recllm_tasks.errors import UserError
 from recllm_tasks.pipeline import packing, training
 from recllm_tasks.pipeline.examples import SIDES, is_batched, training_batches_of
 from recllm_tasks.pipeline.training import blocks_of, training_batches
-from recllm_tasks.prompts.batches import unbatch
+from recllm_tasks.prompts.batches import keep, unbatch
 from recllm_tasks.prompts.source import ALL, Shard
 
 MIXTURE = "gift_cards_raat"
@@ -341,3 +344,79 @@ class TestTasks:
                 assert _equal(later[0], batches[4])
         finally:
             seqio.TaskRegistry.remove("custom_source")
+
+
+class TestResumedRuns:
+    def test_a_run_resumes_at_every_row_around_the_end_of_a_block(self):
+        """The last row of a block, its end, and the row after it."""
+        block = next(iter(blocks_of(seqio.get_mixture_or_task(MIXTURE), LENGTHS, 3)))
+        sizes = [np.diff(block[side].row_splits.numpy()) for side in SIDES]
+        end = int(packing.plan(*sizes, *LENGTHS.values()).max()) + 1
+        rows = _rows(end + 3, pack=True)
+        for start in range(end - 2, end + 3):
+            (batch,) = _batches(1, size=1, start_step=start)
+            for name, values in batch.items():
+                np.testing.assert_array_equal(values[0], rows[name][start])
+
+    def test_blocks_that_are_used_are_not_kept(self):
+        """A resumed run looks ahead for its place, and must forget what it saw."""
+        alive = weakref.WeakSet()
+
+        class Block:
+            def __init__(self):
+                alive.add(self)
+
+        class Rows:
+            def count(self, block):
+                return 3
+
+            def make(self, block):
+                return {"encoder_input_tokens": np.zeros([3, 1])}
+
+        blocks = (Block() for _ in itertools.count())
+        made = training._rows(blocks, Rows(), 10, workers=2)
+        for _ in range(100):
+            next(made)
+        assert len(alive) < 12
+
+
+def test_tasks_without_a_share_are_refused(clean_gin):
+    gin.parse_config("mixtures.rate.rates = {'ranking': 0, 'mim': 0, 'mlm': 0, 'bpr': 0}")
+    with pytest.raises(UserError, match=r"Nothing to train on in 'gift_cards_raat'"):
+        _batches(1)
+
+
+def test_a_task_whose_steps_leave_no_example_is_refused():
+    ours = seqio.TaskRegistry.get("gift_cards_retrieval")
+
+    def drop_all(dataset):
+        return dataset.map(lambda batch: keep(batch, batch["target"] < 0))
+
+    seqio.TaskRegistry.add(
+        "drops_all",
+        source=ours.source,
+        preprocessors=[drop_all, *ours.preprocessors],
+        output_features=ours.output_features,
+        shuffle_buffer_size=None,
+    )
+    try:
+        with pytest.raises(UserError, match="Nothing to train on in 'drops_all'"):
+            _batches(1, mixture="drops_all")
+    finally:
+        seqio.TaskRegistry.remove("drops_all")
+
+
+def test_a_task_that_ends_in_batches_is_refused():
+    ours = seqio.TaskRegistry.get("gift_cards_retrieval")
+    seqio.TaskRegistry.add(
+        "no_unbatch",
+        source=ours.source,
+        preprocessors=ours.preprocessors[:-1],
+        output_features=ours.output_features,
+        shuffle_buffer_size=None,
+    )
+    try:
+        with pytest.raises(UserError, match=r"no_unbatch.*expected `unbatch`"):
+            tasks.get("no_unbatch")
+    finally:
+        seqio.TaskRegistry.remove("no_unbatch")
