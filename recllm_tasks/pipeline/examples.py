@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.prompts.batches import SIZE, Batch, first, plain, unbatch
+from recllm_tasks.prompts.batches import SIZE, unbatch
 from recllm_tasks.prompts.source import ALL, BatchSource, Shard
 
 SIDES = ("inputs", "targets")
@@ -27,7 +27,7 @@ def batches_of(task: seqio.Task, split: str, seed: int) -> tf.data.Dataset:
 def training_batches_of(
     task: seqio.Task, lengths: Mapping[str, int], size: float, seed: int, shard: Shard = ALL
 ) -> tf.data.Dataset:
-    """Endless batches of `inputs` and `targets`, shuffled, those of one host.
+    """Endless batches with `inputs` and `targets`, shuffled, those of one host.
 
     A task whose last preprocessors work on single examples is batched again after them. Of its own
     random steps, those after `unbatch` draw for the examples of one host, whichever they are.
@@ -41,8 +41,7 @@ def training_batches_of(
     """
     if is_batched(task):
         dataset = task.source.training_batches(size, seed=seed, endless=True, shard=shard)
-        dataset = _apply(task, dataset, lengths, seed).shard(shard.num, shard.index)
-        return dataset.map(plain(lambda batch: _trimmed(batch, lengths)))
+        return _apply(task, dataset, lengths, seed).shard(shard.num, shard.index)
     dataset = task.get_dataset(
         lengths,
         split="train",
@@ -53,11 +52,6 @@ def training_batches_of(
     )
     dataset = dataset.map(lambda example: {side: example[side] for side in SIDES})
     return dataset.ragged_batch(max(1, round(size)), row_splits_dtype=tf.int64)
-
-
-def _trimmed(batch: Batch, lengths: Mapping[str, int]) -> Batch:
-    """`inputs` and `targets` alone, cut to their lengths."""
-    return {side: first(batch[side], lengths[side]) for side in SIDES}
 
 
 def _apply(

@@ -21,7 +21,7 @@ import tensorflow as tf
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.pipeline import packing
 from recllm_tasks.pipeline.examples import SIDES, tasks_and_rates, training_batches_of
-from recllm_tasks.prompts.batches import plain
+from recllm_tasks.prompts.batches import first, plain
 from recllm_tasks.prompts.source import ALL, BatchSource, Shard
 
 # Examples of a block. Packed together, they leave little of a row empty.
@@ -70,7 +70,10 @@ def blocks_of(
     ]
 
     def join(*parts: Mapping[str, tf.RaggedTensor]) -> dict[str, tf.RaggedTensor]:
-        return {side: tf.concat([part[side] for part in parts], axis=0) for side in SIDES}
+        return {
+            side: first(tf.concat([part[side] for part in parts], axis=0), lengths[side])
+            for side in SIDES
+        }
 
     return (
         tf.data.Dataset.zip(tuple(parts))

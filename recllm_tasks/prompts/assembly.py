@@ -12,11 +12,11 @@ import tensorflow as tf
 
 from recllm_tasks.prompts.batches import (
     Batch,
-    last,
+    limits_of,
     map_batches,
-    row_sums,
-    rows_of,
-    running_sums,
+    ranges,
+    starts_of,
+    totals,
 )
 from recllm_tasks.prompts.sides import ELASTIC, Side
 from recllm_tasks.prompts.source import CatalogSource
@@ -76,12 +76,17 @@ class PromptWriter:
         if ELASTIC not in batch or self.inputs.room is None:
             return batch
         costs = self.inputs.elastic_costs(batch)
-        newest_first = rows_of(costs, row_sums(costs)) - running_sums(costs) + costs.values
+        before = totals(costs.values)
         room = self.inputs.room - self.inputs.fixed_costs(batch)
-        fits = newest_first <= rows_of(costs, room)
-        num_kept = row_sums(costs.with_values(fits))
+        limits = limits_of(costs)
+        # From the first item on whose cost and that of all after it are within the room.
+        fits = tf.searchsorted(before, tf.gather(before, limits) - room, out_type=tf.int64)
+        kept = ranges(tf.minimum(tf.maximum(starts_of(costs), fits), limits), limits)
         aligned = (ELASTIC, *(name for name in ALIGNED if name in batch))
-        return {**batch, **{name: last(batch[name], num_kept) for name in aligned}}
+        shown = {
+            name: kept.with_values(tf.gather(batch[name].values, kept.values)) for name in aligned
+        }
+        return {**batch, **shown}
 
     def write(self, batch: Batch) -> Batch:
         """Adds `inputs` and `targets`."""

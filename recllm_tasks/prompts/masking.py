@@ -11,7 +11,6 @@ from recllm_tasks.prompts import windows
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import (
     Batch,
-    bounds,
     join,
     lengths_of,
     map_batches,
@@ -20,8 +19,9 @@ from recllm_tasks.prompts.batches import (
     of_splits,
     places_of,
     rows_of,
-    running_sums,
     slices,
+    starts_of,
+    totals,
 )
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Items
@@ -91,7 +91,7 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
         sizes = lengths_of(history)
         nums = tf.minimum(sizes, tf.maximum(tf.constant(1, tf.int64), _share(sizes)))
         chosen = choose(seed, sizes, nums)
-        places = chosen.values + rows_of(chosen, bounds(history)[0])
+        places = chosen.values + rows_of(chosen, starts_of(history))
         masked = tf.scatter_nd(
             places[:, tf.newaxis], tf.ones_like(places, tf.bool), [history.row_splits[-1]]
         )
@@ -100,7 +100,9 @@ def mask_items(prompt: Prompt) -> Callable[..., tf.data.Dataset]:
         if targets.room is not None:
             (slot,) = (part for part in prompt.template.targets if isinstance(part, Items))
             costs = targets.item_costs(slot, {**batch, "masked": masked})
-            masked = masked.with_values(masked.values & (running_sums(costs) <= targets.room))
+            before = totals(costs.values)
+            most = rows_of(costs, tf.gather(before, starts_of(costs)) + targets.room)
+            masked = masked.with_values(masked.values & (before[1:] <= most))
         return {**batch, "masked": masked}
 
     return add
@@ -122,7 +124,7 @@ def corrupt_spans(batch: Batch, seed: tf.Tensor, sequence_length, output_feature
     vocabulary = output_features["inputs"].vocabulary
     inputs = batch["inputs"]
     sizes = lengths_of(inputs) - 1
-    tokens = slices(inputs.values, bounds(inputs)[0], sizes)
+    tokens = slices(inputs.values, starts_of(inputs), sizes)
     num_noise = tf.maximum(tf.constant(1, tf.int64), tf.minimum(_share(sizes), sizes - 1))
     if sequence_length is not None:
         num_noise = tf.minimum(num_noise, _most_noise(sequence_length["targets"]))

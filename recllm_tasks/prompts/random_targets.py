@@ -12,12 +12,12 @@ import tensorflow as tf
 
 from recllm_tasks.prompts.batches import (
     Batch,
-    bounds,
     join,
     lengths_of,
     map_batches,
     of_columns,
     slices,
+    starts_of,
 )
 from recllm_tasks.prompts.windows import uniform_below
 
@@ -43,7 +43,7 @@ def cut_at_random(kind: str) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
         out = dict(batch)
         for history, target in (("history", "target"), ("history_ratings", "target_rating")):
             rows = join([batch[history], of_columns(batch[target])])
-            starts, _ = bounds(rows)
+            starts = starts_of(rows)
             out |= {
                 history: slices(rows.values, starts, place),
                 target: tf.gather(rows.values, starts + place),

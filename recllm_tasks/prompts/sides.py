@@ -12,9 +12,9 @@ import tensorflow as tf
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import (
     Batch,
-    bounds,
     join,
     lengths_of,
+    limits_of,
     num_examples,
     of_columns,
     of_lengths,
@@ -117,7 +117,7 @@ class Side:
             rows = of_lengths(rows.values[kept.values], row_sums(kept))
         if slot.last_form:
             places = tf.range(tf.size(rows.values, tf.int64)) + 1
-            is_last = places == rows_of(rows, bounds(rows)[1])
+            is_last = places == rows_of(rows, limits_of(rows))
             rows = rows.with_values(tf.where(is_last, rows.values + self._num_items, rows.values))
         if slot.empty:
             is_empty = tf.cast(lengths_of(rows) == 0, tf.int64)
@@ -133,9 +133,11 @@ class Side:
             else self._tables[part].gather(self.rows(part, batch))
             for part in self._parts
         ]
-        # A side of words alone has no piece that says how many examples there are.
-        nothing = of_splits(tf.zeros([0], tf.int32), tf.zeros([num_examples(batch) + 1], tf.int64))
-        return join([nothing, *pieces, tf.constant([self._vocabulary.eos_id])])
+        if all(isinstance(part, str) for part in self._parts):
+            # A piece that says how many examples there are.
+            splits = tf.zeros([num_examples(batch) + 1], tf.int64)
+            pieces.append(of_splits(tf.zeros([0], tf.int32), splits))
+        return join([*pieces, tf.constant([self._vocabulary.eos_id])])
 
     def fixed_costs(self, batch: Batch) -> tf.Tensor:
         """Tokens of the slots whose items are never dropped, int64 [B]."""

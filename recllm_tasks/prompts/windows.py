@@ -13,13 +13,13 @@ from recllm_tasks.data.options import Options
 from recllm_tasks.prompts.batches import (
     SIZE,
     Batch,
-    bounds,
     join,
     lengths_of,
     map_batches,
     of_columns,
     ranges,
     slices,
+    starts_of,
 )
 
 # Paper §4.1: the sliding window w. An example shows up to w items and the item after them. A
@@ -200,7 +200,7 @@ def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WI
     length = shortest + uniform_below(longest + 1 - shortest, seeds[0])
     start = uniform_below(sizes - length + 1, seeds[1])
     kept = {name: value for name, value in batch.items() if name != "history_ratings"}
-    return {**kept, "history": slices(rows.values, bounds(rows)[0] + start, length)}
+    return {**kept, "history": slices(rows.values, starts_of(rows) + start, length)}
 
 
 def uniform_below(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -31,8 +31,8 @@ def test_facts_about_rows(rows):
     found = batches.rows_of(ragged, _int64(numbers)).numpy().tolist()
     assert found == [number for number, row in zip(numbers, rows) for _ in row]
     assert batches.row_sums(ragged).numpy().tolist() == [sum(row) for row in rows]
-    running = [total for row in rows for total in itertools.accumulate(row)]
-    assert batches.running_sums(ragged).numpy().tolist() == running
+    totals = list(itertools.accumulate(itertools.chain([0], *rows)))
+    assert batches.totals(ragged.values).numpy().tolist() == totals
     assert batches.of_lengths(ragged.values, _int64(lengths)).to_list() == rows
 
 
@@ -41,9 +41,6 @@ def test_facts_about_rows(rows):
 def test_parts_of_rows(data):
     rows = data.draw(ROWS)
     ragged = _ragged(rows)
-    lengths = [data.draw(st.integers(0, len(row))) for row in rows]
-    last = batches.last(ragged, _int64(lengths)).to_list()
-    assert last == [row[len(row) - length :] for row, length in zip(rows, lengths)]
     most = data.draw(st.integers(0, 6))
     assert batches.first(ragged, most).to_list() == [row[:most] for row in rows]
     kept = [data.draw(st.booleans()) for _ in rows]
@@ -76,7 +73,7 @@ def test_the_same_inside_map(rows):
         return {
             "first": batches.first(ragged, 1),
             "joined": batches.join([ragged, tf.constant([7]), ragged]),
-            "sums": batches.of_columns(batches.running_sums(ragged)),
+            "sums": batches.of_columns(batches.places_of(ragged)),
         }
 
     (mapped,) = tf.data.Dataset.from_tensors(_ragged(rows)).map(parts)
