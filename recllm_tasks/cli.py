@@ -1,7 +1,8 @@
 """The `recllm` command: dispatch, exit codes and interrupts.
 
 Exit codes: 0 done, 1 a check found something, 2 an error that the user can fix (the message says
-how), 130 stopped with Ctrl-C, 141 the reader of the output closed it.
+how), 130 stopped with Ctrl-C, 141 the reader of the output closed it, 143 stopped by SIGTERM after
+the state was saved.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from recllm_tasks.commands import huge_pages, interrupts, session
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import Terminated, UserError
 
 # One module of `commands/` each, in the order of the help. It has SUMMARY, EPILOG,
 # add_arguments(parser) and run(args), which returns the exit code.
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error).split("\n  In call to configurable")[0]
         sys.stderr.write(f"recllm: error: {message}\n")
         return 2
+    except Terminated as end:
+        sys.stderr.write(f"recllm: {end}\n")
+        return end.code
     except BrokenPipeError:
         # Otherwise Python fails again on exit, when it flushes what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -40,3 +40,11 @@ def check_number(name: str, value: Any, least: float, below: float = math.inf) -
 
 def _is_a(kind: type, value: object) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+class Terminated(SystemExit):
+    """A signal ended the command, in order; `code` is the exit code, 128 + the signal's number."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code: int = code

@@ -1,15 +1,20 @@
-"""Files that are never half written: text, bytes and JSON."""
+"""Files that are never half written, and folders that one process at a time writes to."""
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import pathlib
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from recllm_tasks.errors import UserError
+
+# The file that `locked` holds.
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -41,6 +46,42 @@ def _open_new(path: str | os.PathLike, temporary: str, mode: str) -> IO:
             f"Cannot write '{os.fspath(path)}': got {error.strerror}, expected a file name in an "
             "existing, writable folder; choose another one"
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
+    """Holds an existing folder for this process while the block runs.
+
+    The lock is the operating system's (flock): it ends with its process, even if that is killed.
+
+    Args:
+      folder: gets a file `LOCK`, which stays.
+      purpose: what the process does there, for the message.
+
+    Raises:
+      UserError: another process holds it, or the folder cannot be written to.
+    """
+    path = pathlib.Path(folder) / LOCK
+    try:
+        lock = open(path, "a+")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write '{path}': got {error.strerror}, expected a writable folder; choose "
+            "another one"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"'{folder}' is in use: got a {purpose} of {lock.read() or 'another process'}, "
+                "expected one at a time; wait for it, stop it, or choose another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:

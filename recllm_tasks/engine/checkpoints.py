@@ -2,11 +2,13 @@
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from recllm_tasks.errors import UserError
 
@@ -19,20 +21,45 @@ class Checkpoints:
     Orbax writes to a temporary folder and renames it, so that no partial state is ever seen.
     """
 
-    def __init__(self, model_dir: str):
+    def __init__(self, model_dir: str, *, writes: bool = False):
+        """Args:
+        model_dir: the run's folder.
+        writes: whether this process saves states; it must then hold the folder alone, because
+          temporary folders that a killed process left are removed.
+        """
         self._dir = pathlib.Path(model_dir).resolve()
+        self._writes = writes
         self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
 
     def _manager(self, kind: str) -> ocp.CheckpointManager:
         if kind not in self._managers:
-            options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=1,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=self._writes,
+            )
             self._managers[kind] = ocp.CheckpointManager(
                 self._dir / kind, options=options, item_handlers=ocp.StandardCheckpointHandler()
             )
         return self._managers[kind]
 
     def save(self, kind: str, step: int, state: Any) -> None:
-        self._manager(kind).save(step, args=ocp.args.StandardSave(state), force=True)
+        """Saves the state of `step`; replaces one that a killed run left.
+
+        Raises:
+          UserError: the folder cannot be written to, or the disk is full.
+        """
+        manager = self._manager(kind)
+        with _failure_reported(self._dir / kind, step):
+            if step in manager.all_steps():
+                manager.delete(step)
+            manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
     def latest_step(self, kind: str) -> int | None:
         return self._manager(kind).latest_step() if (self._dir / kind).is_dir() else None
@@ -77,6 +104,28 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
         self._managers.clear()
+
+
+@contextlib.contextmanager
+def _failure_reported(folder: pathlib.Path, step: int) -> Iterator[None]:
+    """Turns the errors of a file system into UserErrors, without the traces that Orbax logs."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.FATAL)
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        # TensorStore raises ValueError, with the system's error in its message.
+        found = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
+        if not found and not isinstance(error, OSError):
+            raise
+        reason = found[1].strip() if found else error.strerror or error
+        raise UserError(
+            f"Cannot save the state of step {step} in '{folder}': got '{reason}', expected a "
+            "writable folder with free space; free some and run the same command: it resumes from "
+            "the last saved state"
+        ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,11 @@ class Evaluation:
         return int(dataset.reduce(np.int64(0), lambda num, _: num + 1))
 
     def run(
-        self, params: Any, step: int, keep: Callable[[str, pa.RecordBatch], None] | None = None
+        self,
+        params: Any,
+        step: int,
+        keep: Callable[[str, pa.RecordBatch], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> Metrics:
         """Metrics by task, fractions in [0, 1]; stores each task's decoding time in `seconds`.
 
@@ -98,12 +102,13 @@ class Evaluation:
           params: the network's parameters.
           step: the parameters' step, for logs.
           keep: called with the name and the user_rows.rows of each task that has them.
+          check: called after each batch; may raise to end the evaluation.
         """
         names = {id(ds): name for name, ds in self._evaluator.cached_model_datasets.items()}
 
         def beams(dataset):
             name = names[id(dataset)]
-            found = self._decode(name, params)
+            found = self._decode(name, params, check)
             if keep:
                 examples = self._evaluator.cached_task_datasets[name]
                 rows = user_rows.rows(self._tasks[name], examples, found)
@@ -136,9 +141,14 @@ class Evaluation:
             for task, values in measured.result().items()
         }
 
-    def _decode(self, task: str, params: Any) -> Beams:
+    def _decode(self, task: str, params: Any, check: Callable[[], None]) -> Beams:
         parts, self.seconds[task] = [], 0.0
         with progress.work(f"decode {task}", self.num_examples(task)) as work:
+
+            def advance(examples: int) -> None:
+                work.advance(examples)
+                check()
+
             for number, examples in enumerate(self._examples(task)):
                 found = self._cache and self._cache.load(task, number, examples)
                 if found:
@@ -146,7 +156,7 @@ class Evaluation:
                     work.advance(len(examples))
                 else:
                     start = time.monotonic()
-                    beams = self._decoders[task].decode(params, examples, work.advance)
+                    beams = self._decoders[task].decode(params, examples, advance)
                     seconds = time.monotonic() - start
                     if self._cache:
                         self._cache.save(task, number, examples, beams, seconds)

@@ -76,6 +76,17 @@ def measure(
     return Measures(loss, loss + Z_LOSS * mean(jnp.square(log_z_BxT)), mean(right_BxT))
 
 
+@jax.jit
+def _all_finite(arrays: Any) -> jax.Array:
+    floats = [x for x in jax.tree.leaves(arrays) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(x).all() for x in floats]))
+
+
+def all_finite(arrays: Any) -> bool:
+    """Whether no number in a tree of arrays is NaN or infinite."""
+    return bool(_all_finite(arrays))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def train_step(
     network: Transformer,

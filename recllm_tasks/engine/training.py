@@ -1,9 +1,11 @@
 """Fine-tuning on this machine, with checkpoints and validation."""
 
+import contextlib
 import dataclasses
+import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import gin
@@ -18,7 +20,8 @@ from recllm_tasks import progress, tasks
 from recllm_tasks.engine import devices, initial_state
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
-from recllm_tasks.engine.train_step import State, train_step
+from recllm_tasks.engine.preemption import Preemption, preemption
+from recllm_tasks.engine.train_step import State, all_finite, train_step
 from recllm_tasks.errors import UserError, check_text, check_whole
 from recllm_tasks.files import read_json, write_json
 from recllm_tasks.models.network import Transformer
@@ -58,6 +61,9 @@ def train(
 ) -> pathlib.Path:
     """Trains for `steps`; resumes from the last checkpoint in `model_dir` if there is one.
 
+    A run may be killed at any time: the same call then ends with the parameters of a run that was
+    not. SIGTERM saves the state of the step that is under way. Nothing that is not finite is saved.
+
     Args:
       mixture: task or mixture to train on.
       model_dir: the run's folder, see run_folder.py.
@@ -79,6 +85,11 @@ def train(
 
     Returns:
       The folder of the best checkpoint.
+
+    Raises:
+      UserError: a setting, the folder or a checkpoint is unfit; another process trains in the
+        folder; the loss is no longer finite.
+      Terminated: SIGTERM came, and the state is saved.
     """
     check_text("MODEL_DIR", model_dir)
     check_whole("INITIAL_STEP", initial_step, 0)
@@ -91,31 +102,39 @@ def train(
     check_lengths(lengths)
     found = tasks.get(mixture)
     check_vocabulary(found, network)
-    # Everything that may be refused comes before the folder, so that a refused run leaves none.
-    checkpoints = Checkpoints(model_dir)
-    done = checkpoints.latest_step(LAST)
     vocabulary = found.output_features["inputs"].vocabulary
-    source = None
-    if done is None and initial_checkpoint is not None:
-        source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
-    seen = 0 if done is None else done - initial_step
-    stream = training_batches(mixture, lengths, batch_size, seed, seen)
-    validation = validation_of(found, network, mesh, lengths, decoding, eval_examples)
-    run = describe_run(found, model_name, lengths, network, seed, initial_checkpoint, initial_step)
-    run_folder.open_for_training(
-        model_dir, run, vocabulary.sentencepiece_model_file, gin.operative_config_str()
-    )
-    if source is None:
-        state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
-    else:
-        state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
-    if done is not None:
-        restored = checkpoints.restore(LAST, like=state.stored(), step=done)
-        state = State(restored["step"], restored["params"], restored["optimizer"])
-        progress.console.print(f"resumed at step {done:,} from {model_dir}")
-    loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed)
-    loop.run(state, stream, f"train {mixture}", last, eval_period)
-    checkpoints.close()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_folder.held(model_dir))
+        checkpoints = stack.enter_context(Checkpoints(model_dir, writes=True))
+        done = checkpoints.latest_step(LAST)
+        source = None
+        if done is None and initial_checkpoint is not None:
+            source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
+        seen = 0 if done is None else done - initial_step
+        stream = training_batches(mixture, lengths, batch_size, seed, seen)
+        stack.enter_context(contextlib.closing(stream))
+        validation = validation_of(found, network, mesh, lengths, decoding, eval_examples)
+        run = describe_run(
+            found, model_name, lengths, network, seed, initial_checkpoint, initial_step
+        )
+        changes = run_folder.open_for_training(
+            model_dir, run, vocabulary.sentencepiece_model_file, gin.operative_config_str(), done
+        )
+        for change in changes:
+            progress.console.print(f"other settings than before: {change}", markup=False)
+        if source is None:
+            state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
+        else:
+            state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
+        if done is not None:
+            restored = checkpoints.restore(LAST, like=state.stored(), step=done)
+            state = State(restored["step"], restored["params"], restored["optimizer"])
+            progress.console.print(f"resumed at step {done:,} from {model_dir}")
+        writer = metric_writers.create_default_writer(model_dir, just_logging=False)
+        stack.enter_context(contextlib.closing(writer))
+        loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed, writer)
+        stop = stack.enter_context(preemption())
+        loop.run(state, stream, f"train {mixture}", last, eval_period, stop)
     return pathlib.Path(model_dir) / (BEST if validation else LAST)
 
 
@@ -181,9 +200,9 @@ class Validation(NamedTuple):
     evaluation: Evaluation
     selection: Selection
 
-    def measure(self, params, step: int) -> tuple[str, dict[str, float]]:
-        """(the metric that counts, all metrics of the task)."""
-        measured = self.evaluation.run(params, step)[self.selection.task]
+    def measure(self, params, step: int, check: Callable[[], None]) -> tuple[str, dict[str, float]]:
+        """(the metric that counts, all metrics of the task); calls `check` between batches."""
+        measured = self.evaluation.run(params, step, check=check)[self.selection.task]
         return self.selection.metric or next(iter(measured)), measured
 
 
@@ -243,20 +262,32 @@ class _Loop:
         validation: Validation | None,
         model_dir: str,
         seed: int,
+        writer: metric_writers.MetricWriter,
     ):
         self._network, self._optimizer, self._mesh = network, optimizer, mesh
         self._checkpoints, self._validation = checkpoints, validation
         self._best_file = pathlib.Path(model_dir) / BEST / "best.json"
-        self._writer = metric_writers.create_default_writer(model_dir, just_logging=False)
-        self._seed = seed
+        self._model_dir, self._seed, self._writer = model_dir, seed, writer
 
-    def run(self, state: State, stream, what: str, steps: int, eval_period: int) -> None:
+    def run(
+        self,
+        state: State,
+        stream,
+        what: str,
+        steps: int,
+        eval_period: int,
+        stop: Preemption,
+    ) -> None:
         key = jax.random.key(self._seed)
         step = int(state.step)
         split = devices.split_batch(self._mesh)
+        saved = self._checkpoints.latest_step(LAST)
         with progress.work(what, steps, step) as work:
-            if step == steps and self._checkpoints.latest_step(LAST) is None:
-                self._keep(state, step, work)
+            if step == steps and saved is None:
+                saved = self._save(state, step)
+            # A run that was killed before or while it validated its last state.
+            if saved == step and (step == steps or step % eval_period == 0):
+                self._validate(state, step, work, stop)
             window = _Window()
             while step < steps:
                 batch = next(stream)
@@ -266,35 +297,75 @@ class _Loop:
                 )
                 step += 1
                 window.add(examples, measures)
-                if step % LOG_PERIOD == 0 or step == steps:
+                is_due = step % eval_period == 0 or step == steps
+                if step % LOG_PERIOD == 0 or is_due or stop.requested:
                     scalars = window.summary()
-                    check_finite(scalars, step)
+                    if not np.isfinite(scalars["loss"]):
+                        raise self._diverged(step, f"a loss of {scalars['loss']}")
                     self._writer.write_scalars(step, scalars)
                     note = f"loss {scalars['loss']:.3f}  {scalars['examples/s']:.0f} examples/s"
                     work.advance(window.steps, note)
                     window = _Window()
-                if step % eval_period == 0 or step == steps:
-                    self._keep(state, step, work)
+                if is_due or stop.requested:
+                    self._save(state, step)
+                    self._end_if_asked(stop)
+                if is_due:
+                    self._validate(state, step, work, stop)
                     window = _Window()
-        self._writer.flush()
-        self._writer.close()
 
-    def _keep(self, state: State, step: int, work: progress.Work) -> None:
-        self._validate(state, step, work)
+    def _save(self, state: State, step: int) -> int:
+        """Saves the state to resume from, before it is validated, which may take long."""
+        if not all_finite(state.stored()):
+            raise self._diverged(step, "parameters or moments that are not finite")
         self._checkpoints.save(LAST, step, state.stored())
+        return step
 
-    def _validate(self, state: State, step: int, work: progress.Work) -> None:
+    def _end_if_asked(self, stop: Preemption) -> None:
+        if stop.requested:
+            step = self._checkpoints.latest_step(LAST)
+            stop.end(
+                f"stopped by SIGTERM; step {step} is saved, and the same command resumes there"
+            )
+
+    def _diverged(self, step: int, got: str) -> UserError:
+        saved = self._checkpoints.latest_step(LAST)
+        where = (
+            f"from the last saved state, of step {saved:,}"
+            if saved is not None
+            else "from the start, as no state is saved"
+        )
+        return UserError(
+            f"Training at step {step}: got {got}, expected finite numbers; lower LEARNING_RATE or "
+            f"raise WARMUP_STEPS, and run the command again: it goes on {where}"
+        )
+
+    def _validate(self, state: State, step: int, work: progress.Work, stop: Preemption) -> None:
+        """Validates the state of `step`, which is saved, unless a killed run already has."""
         if self._validation is None:
             return
+        best = read_json(self._best_file) or {}
+        # Runs of older versions saved a state after its validation.
+        if best and best.get("validated", step) >= step:
+            return
         task = self._validation.selection.task
-        metric, measured = self._validation.measure(state.params, step)
+        metric, measured = self._validation.measure(
+            state.params, step, lambda: self._end_if_asked(stop)
+        )
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
-        best = read_json(self._best_file) or {"value": -1.0}
-        work.say(f"step {step:,}: validation {metric} {measured[metric]:.4f}")
-        if measured[metric] > best["value"]:
+        value = measured[metric]
+        work.say(f"step {step:,}: validation {metric} {value:.4f}")
+        if not best or _is_better(value, best["value"]):
+            # If the process is killed before the file is written, this is done again.
             self._checkpoints.save(BEST, step, state.params)
-            chosen = {"step": step, "task": task, "metric": metric, "value": measured[metric]}
-            write_json(self._best_file, {**chosen, "metrics": measured})
+            known = {k: None if math.isnan(v) else v for k, v in measured.items()}
+            best = {"step": step, "task": task, "metric": metric, "value": known[metric]}
+            best["metrics"] = known
+        write_json(self._best_file, {**best, "validated": step})
+
+
+def _is_better(value: float, best: float | None) -> bool:
+    """An undefined value (NaN, None) is the worst: the AUC where all users like their item."""
+    return not math.isnan(value) and (best is None or value > best)
 
 
 class _Window:
@@ -318,11 +389,3 @@ class _Window:
             "examples/s": self._examples / seconds,
             "steps/s": self.steps / seconds,
         }
-
-
-def check_finite(scalars: Mapping[str, float], step: int) -> None:
-    if not np.isfinite(scalars["loss"]):
-        raise UserError(
-            f"Loss at step {step}: got {scalars['loss']}, expected a finite number; lower "
-            "LEARNING_RATE or raise WARMUP_STEPS, and restart from an earlier checkpoint"
-        )

@@ -11,7 +11,7 @@ import collections
 import concurrent.futures
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def training_batches(
     pack: bool = True,
     shard: Shard = ALL,
     workers: int | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Endless batches of rows, the same ones for the same seed, however many the cores.
 
     Args:
@@ -192,7 +192,7 @@ def _rows(
 
 def _rebatched(
     parts: Iterator[dict[str, np.ndarray]], batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """The same rows, `batch_size` at a time."""
     left: dict[str, np.ndarray] = {}
     for part in parts:

@@ -1,7 +1,8 @@
 """A run's folder, MODEL_DIR.
 
 run.json               what was trained on what: see `Run`
-config.gin             every setting used
+config.gin             every setting that the run started with
+config-<step>.gin      those with which it was resumed at a step, where they are others
 vocabulary.model       the SentencePiece model that the run reads and writes with
 checkpoints/<step>/    the last state, to resume from (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
@@ -10,15 +11,16 @@ eval/<settings>/       beams of an unfinished evaluation
 results.json           the latest evaluation; results/ and per_user/ hold all: see results.py
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import atomic_write, write_json
+from recllm_tasks.files import LOCK, atomic_write, locked, write_json
 
 FILE_NAME = "run.json"
 VOCABULARY = "vocabulary.model"
@@ -83,23 +85,51 @@ class Run:
             ) from error
 
 
-def open_for_training(model_dir: str, run: Run, vocabulary: str, settings: str) -> None:
-    """Creates the folder, or checks that it holds the same run.
+@contextlib.contextmanager
+def held(model_dir: str) -> Iterator[None]:
+    """Creates the folder, and holds it for this process while the block runs.
+
+    If the block writes nothing, a folder that was created is removed again.
+
+    Raises:
+      UserError: another process trains in the folder, or it cannot be created or written to.
+    """
+    path = pathlib.Path(model_dir)
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot create MODEL_DIR '{model_dir}': got {error.strerror}, expected a writable "
+            "folder; choose another one"
+        ) from error
+    try:
+        with locked(path, "training"):
+            yield
+    finally:
+        if is_new and all(child.name == LOCK for child in path.iterdir()):
+            shutil.rmtree(path)
+
+
+def open_for_training(
+    model_dir: str, run: Run, vocabulary: str, settings: str, done: int | None
+) -> list[str]:
+    """Fills the folder, or checks that it holds the same run.
 
     Args:
-      model_dir: the folder.
+      model_dir: the folder, which is `held`.
       run: written to a new folder; must equal the run of an existing one.
       vocabulary: file that is copied into a new folder.
       settings: text of config.gin.
+      done: the step at which the run is resumed; None if it has no state yet.
+
+    Returns:
+      The settings that are others than those that the run started with, one line each.
 
     Raises:
       UserError: the folder holds a run with other data, tasks, network or seed.
     """
     path = pathlib.Path(model_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"Cannot create MODEL_DIR '{model_dir}': {error}") from error
     if (path / FILE_NAME).exists():
         found = _flat(Run.load(model_dir))
         for name, value in _flat(run).items():
@@ -112,8 +142,38 @@ def open_for_training(model_dir: str, run: Run, vocabulary: str, settings: str) 
         with open(vocabulary, "rb") as source, atomic_write(path / VOCABULARY, "wb") as f:
             shutil.copyfileobj(source, f)
         run.save(model_dir)
-    with atomic_write(path / SETTINGS) as f:
-        f.write(settings)
+    if done is None or not (path / SETTINGS).exists():
+        with atomic_write(path / SETTINGS) as f:
+            f.write(settings)
+        return []
+    before = _bindings((path / SETTINGS).read_text(encoding="utf-8"))
+    now = _bindings(settings)
+    changes = [
+        f"{name}: started with {before.get(name, 'nothing')}, now {now.get(name, 'nothing')}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if changes:
+        with atomic_write(path / f"{SETTINGS.removesuffix('.gin')}-{done}.gin") as f:
+            f.write(settings)
+    return changes
+
+
+def _bindings(settings: str) -> dict[str, str]:
+    """The values of gin's text by name; a value may go on over several lines."""
+    found, name = {}, ""
+    for line in settings.splitlines():
+        if line.startswith("#") or not line.strip():
+            continue
+        left, equals, right = line.partition(" = ")
+        if equals and not line[0].isspace():
+            name, found[left] = left, right.strip()
+        elif line.rstrip().endswith("= \\") and not line[0].isspace():
+            name = line.rstrip().removesuffix("= \\").strip()
+            found[name] = ""
+        elif name:
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
 
 
 def _flat(run: Run) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Checkpoints: what is written is read, and damage is reported in words."""
 
 import pathlib
+import resource
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,3 +49,27 @@ def test_a_cut_or_missing_file_is_reported_or_not_needed(folder, how):
                 np.testing.assert_array_equal(found["kernel"], STATE["params"]["kernel"])
             path.write_bytes(raw)
     assert reported >= 4
+
+
+def test_a_full_disk_is_reported_and_the_last_state_stays(folder):
+    """Here a limit on the size of files stands for it, which fails writes the same way."""
+    large = {"params": {"kernel": jax.random.normal(jax.random.key(0), (300, 300))}}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Checkpoints(str(folder), writes=True) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"state of step 8 in .*checkpoints'.* too large'"):
+                checkpoints.save(LAST, 8, large)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert checkpoints.latest_step(LAST) == 7
+        checkpoints.save(LAST, 8, large)
+    with Checkpoints(str(folder), writes=True) as checkpoints:
+        assert checkpoints.latest_step(LAST) == 8
+
+
+def test_a_state_that_is_there_already_is_replaced(folder):
+    other = {"params": {"kernel": 2 * STATE["params"]["kernel"], "scale": jnp.zeros(4)}}
+    with Checkpoints(str(folder), writes=True) as checkpoints:
+        checkpoints.save(LAST, 7, other)
+    np.testing.assert_array_equal(_restore(folder, "whole")["scale"], jnp.zeros(4))
