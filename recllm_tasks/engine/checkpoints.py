@@ -118,7 +118,7 @@ def _failure_reported(folder: pathlib.Path, step: int) -> Iterator[None]:
         found = re.search(r"([^:]*) \[os_error_code='\d+'\]", str(error))
         if not found and not isinstance(error, OSError):
             raise
-        reason = found[1].strip() if found else error.strerror or error
+        reason = found[1].strip() if found else getattr(error, "strerror", None) or error
         raise UserError(
             f"Cannot save the state of step {step} in '{folder}': got '{reason}', expected a "
             "writable folder with free space; free some and run the same command: it resumes from "

@@ -1,13 +1,15 @@
 """`python -m recllm_tasks.t5x_bridge train|eval|infer`: runs T5X's own programs.
 
 Stubs the packages that T5X imports but cannot find, adds our gin files to its search paths, and
-runs t5x/train.py, eval.py or infer.py unchanged. Exits with 2 for an error that the user can fix.
+runs t5x/train.py, eval.py or infer.py unchanged. Exits with 2 for an error that the user can fix,
+with 143 after SIGTERM, when the state is saved.
 """
 
 import argparse
 import importlib
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -54,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             join_processes()
         with gin_errors(f"gin files {', '.join(args.gin_file)}"):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
+        if args.program == "train":
+            finetuning = importlib.import_module("recllm_tasks.t5x_bridge.finetuning")
+            if finetuning.Watch.stopped:
+                sys.stderr.write("t5x_bridge: stopped by SIGTERM; the same command resumes\n")
+                return 128 + signal.SIGTERM
     except UserError as error:
         # Gin appends its call chain to every message that passes through it.
         message = str(error).split("\n  In call to configurable")[0]

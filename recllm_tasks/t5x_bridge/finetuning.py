@@ -1,5 +1,6 @@
 """Functions for the gin files of T5X runs: steps, batches, learning rate, best checkpoint."""
 
+import contextlib
 import functools
 import itertools
 import os
@@ -11,11 +12,14 @@ import numpy as np
 import seqio
 import tensorflow as tf
 from clu.data import dataset_iterator
-from t5x import checkpoints, utils
+from t5x import checkpoints, trainer, utils
 
 from recllm_tasks import mixtures, tasks
 from recllm_tasks.engine import training
+from recllm_tasks.engine.preemption import preemption
+from recllm_tasks.engine.train_step import all_finite
 from recllm_tasks.errors import UserError, check_text, check_whole
+from recllm_tasks.files import locked
 from recllm_tasks.pipeline import training as pipeline
 from recllm_tasks.prompts.source import Shard
 
@@ -90,7 +94,8 @@ def training_batches(
       checkpoint: the one that training started from, whose steps T5X counts too.
 
     Raises:
-      UserError: the batch size is no multiple of the number of hosts, or there is no seed.
+      UserError: the batch size is no multiple of the number of hosts, there is no seed, or another
+        process trains in `model_dir`.
     """
     del feature_converter_cls, num_epochs, continue_from_last_checkpoint
     check_whole("RANDOM_SEED", cfg.seed, 0)
@@ -99,6 +104,8 @@ def training_batches(
             f"BATCH_SIZE: got {cfg.batch_size}, expected a multiple of {num_shards}, the number "
             "of hosts; correct it"
         )
+    if shard_id == 0:
+        _hold(model_dir)
     batches = pipeline.training_batches(
         cfg.mixture_or_task_name,
         cfg.task_feature_lengths,
@@ -109,6 +116,15 @@ def training_batches(
         shard=Shard(shard_id, num_shards),
     )
     return Batches(batches)
+
+
+@functools.cache
+def _hold(model_dir: str) -> contextlib.ExitStack:
+    """Holds a local run's folder until the process ends; UserError if another one trains there."""
+    stack = contextlib.ExitStack()
+    if os.path.isdir(model_dir):
+        stack.enter_context(locked(model_dir, "training"))
+    return stack
 
 
 class Batches(dataset_iterator.DatasetIterator):
@@ -137,6 +153,42 @@ class Batches(dataset_iterator.DatasetIterator):
 
     def restore(self, filename):
         """Nothing: see `save`."""
+
+
+class Watch(trainer.BaseAction):
+    """A T5X action of training: nothing that is not finite is saved, and SIGTERM saves the state.
+
+    It runs every STATS_PERIOD steps and before a state is saved, but not with concurrent metrics.
+    After SIGTERM, T5X saves the state and ends; `stopped` is then true.
+    """
+
+    stopped = False
+
+    def __init__(self, model_dir: str):
+        self._model_dir = model_dir
+        # Until the process ends; signals get their old handlers when the stack is collected.
+        self._stack = contextlib.ExitStack()
+        self._preemption = self._stack.enter_context(preemption())
+
+    def run(self, train_state, metrics_by_task) -> bool:
+        """Whether training is to end.
+
+        Raises:
+          UserError: the loss, a parameter or a moment is not finite.
+        """
+        losses = [float(metrics["loss"].value) for metrics in metrics_by_task.values()]
+        # T5X calls this in the first process alone, which has no whole arrays beside others.
+        alone = jax.process_count() == 1
+        if not np.isfinite(losses).all() or (alone and not all_finite(train_state.state_dict())):
+            saved = latest_step(self._model_dir)
+            raise UserError(
+                f"Training at step {int(train_state.step)}: got a loss of {losses[0]}, or "
+                "parameters that are not finite, expected finite numbers; lower LEARNING_RATE or "
+                "raise WARMUP_STEPS, and run the command again: it starts from the last saved "
+                f"state, that of step {saved}"
+            )
+        Watch.stopped = self._preemption.requested
+        return Watch.stopped
 
 
 def latest_step(model_dir: str) -> int | None:

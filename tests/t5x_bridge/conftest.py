@@ -36,11 +36,22 @@ def start():
     return launch_t5x
 
 
+@pytest.fixture(scope="session", name="t5x_command")
+def _t5x_command():
+    """`t5x_command`."""
+    return t5x_command
+
+
+def t5x_command(program: str, *arguments: object) -> list[str]:
+    """One of T5X's programs on the very small model."""
+    command = [sys.executable, "-P", "-m", "recllm_tasks.t5x_bridge", program]
+    return [*command, *VERY_SMALL, *map(str, arguments)]
+
+
 def launch_t5x(program: str, *arguments: str, environment=None) -> subprocess.CompletedProcess:
     """Runs one of T5X's programs on the very small model."""
-    command = [sys.executable, "-P", "-m", "recllm_tasks.t5x_bridge", program]
     return subprocess.run(
-        [*command, *VERY_SMALL, *map(str, arguments)],
+        t5x_command(program, *arguments),
         env={**os.environ, "JAX_PLATFORMS": "cpu", **(environment or {})},
         capture_output=True,
         text=True,

@@ -2,6 +2,10 @@
 
 import json
 import os
+import random
+import signal
+import subprocess
+import time
 
 import jax
 import numpy as np
@@ -52,16 +56,13 @@ def _done(process) -> str:
 
 
 def _train(start, data_dir, run, steps):
-    _done(
-        start(
-            "train",
-            *TRAIN,
-            f"--data_dir={data_dir}",
-            f"--gin.MODEL_DIR={run}",
-            f"--gin.TRAIN_STEPS={steps}",
-        )
-    )
+    _done(start("train", *_arguments(data_dir, run, steps)))
     return run
+
+
+def _arguments(data_dir, run, steps):
+    own = f"--data_dir={data_dir}", f"--gin.MODEL_DIR={run}", f"--gin.TRAIN_STEPS={steps}"
+    return *TRAIN, *own
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +141,64 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(start, small_data_dir, s
         _params(run / "checkpoint_30"),
         _params(whole / "checkpoint_30"),
     )
+
+
+def test_a_loss_that_is_not_finite_reaches_no_checkpoint(start, small_data_dir, tmp_path):
+    run = tmp_path / "run"
+    process = start("train", *_arguments(small_data_dir, run, 20), "--gin.LEARNING_RATE=1e30")
+    assert process.returncode == 2, process.stderr[-2000:]
+    assert "lower LEARNING_RATE" in process.stderr.splitlines()[-1]
+    assert [path.name for path in run.glob("checkpoint_*")] == ["checkpoint_0"]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(run / "checkpoint_0")))
+
+
+def test_sigterm_saves_the_state_and_two_trainings_do_not_share_a_folder(
+    t5x_command, start, small_data_dir, tmp_path
+):
+    arguments = *_arguments(small_data_dir, tmp_path / "run", 2000), "--gin.STATS_PERIOD=2"
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(t5x_command("train", *arguments), stderr=log)
+    _wait_for(tmp_path / "run" / "checkpoint_10", process)
+    second = start("train", *arguments)
+    assert second.returncode == 2, second.stderr[-2000:]
+    assert f"in use: got a training of process {process.pid}" in second.stderr.splitlines()[-1]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 128 + signal.SIGTERM, (tmp_path / "log").read_text()[-2000:]
+    (last,) = sorted(int(p.name[11:]) for p in (tmp_path / "run").glob("checkpoint_*"))[-1:]
+    assert last > 10
+    _params(tmp_path / "run" / f"checkpoint_{last}")
+
+
+def _wait_for(path, process) -> None:
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_twenty_random_kills_end_as_an_undisturbed_run_does(
+    t5x_command, start, small_data_dir, tmp_path
+):
+    began = time.monotonic()
+    whole = _train(start, small_data_dir, tmp_path / "whole", 40)
+    seconds = time.monotonic() - began
+    command = t5x_command("train", *_arguments(small_data_dir, tmp_path / "killed", 40))
+    generator, killed = random.Random(0), 0
+    while True:
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            assert not process.wait(generator.uniform(0.3, 1.0) * seconds if killed < 20 else None)
+            break
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+    assert killed >= 5
+    names = [{p.name for p in run.glob("checkpoint_*")} for run in (whole, tmp_path / "killed")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        pair = _params(whole / name), _params(tmp_path / "killed" / name)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *pair)
 
 
 def test_validation_is_on_retrieval_and_the_best_is_kept(stopped):
