@@ -250,7 +250,7 @@ def _command(data_dir, model_dir):
         *("--gin_file=models/tiny.gin", "--gin_file=runs/finetune.gin"),
         f"--gin.MODEL_DIR={model_dir}",
         f"--gin.MIXTURE_OR_TASK_NAME={RETRIEVAL}",
-        *("--gin.TRAIN_STEPS=24", "--gin.BATCH_SIZE=2", "--gin.EVAL_PERIOD=3"),
+        *("--gin.TRAIN_STEPS=60", "--gin.BATCH_SIZE=2", "--gin.EVAL_PERIOD=3"),
         "--gin.TASK_FEATURE_LENGTHS={'inputs': 256, 'targets': 32}",
         *("--gin.decoding.Decoding.num_beams=4", "--gin.WARMUP_STEPS=2"),
         *("--gin.network.T5Config.emb_dim=32", "--gin.network.T5Config.mlp_dim=64"),
@@ -259,28 +259,29 @@ def _command(data_dir, model_dir):
 
 @pytest.mark.slow
 def test_twenty_random_kills_end_as_an_undisturbed_run_does(small_data, tmp_path):
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    whole = subprocess.Popen(_command(small_data, tmp_path / "whole"), **quiet)
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    process = _started(_command(small_data, whole), whole)
     began = time.monotonic()
-    while not (tmp_path / "whole" / checkpoints.LAST).exists():
-        time.sleep(0.05)
-    startup = time.monotonic() - began
-    assert not whole.wait(), whole.stderr.read().decode()
-    length = time.monotonic() - began - startup
+    assert not process.wait()
+    length = time.monotonic() - began
     generator, killed = random.Random(0), 0
-    while True:
-        run = subprocess.Popen(_command(small_data, tmp_path / "killed"), **quiet)
-        try:
-            # Later kills come later, so that the run gets on.
-            run.wait(startup + generator.uniform(-0.2, 0.4) * length)
-        except subprocess.TimeoutExpired:
-            run.kill()
-            run.wait()
-            killed += 1
-            if killed < 20:
-                continue
-            run = subprocess.Popen(_command(small_data, tmp_path / "killed"), **quiet)
-        assert not run.wait(), run.stderr.read().decode()
-        break
+    for _ in range(20):
+        process = _started(_command(small_data, folder), folder)
+        time.sleep(generator.uniform(0, 0.3) * length)
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        killed += 1
     assert killed >= 5
-    assert _state(tmp_path / "killed") == _state(tmp_path / "whole")
+    subprocess.run(_command(small_data, folder), check=True)
+    assert _state(folder) == _state(whole)
+
+
+def _started(command: list[str], folder: pathlib.Path) -> subprocess.Popen:
+    """A process that is about to train: it has written its first event."""
+    before = len(list(folder.glob("events*")))
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while len(list(folder.glob("events*"))) == before and process.poll() is None:
+        time.sleep(0.02)
+    return process
