@@ -149,6 +149,36 @@ def test_wrong_settings_are_reported_in_one_line(movies, tmp_path, capsys, bindi
     assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
 
 
+@pytest.fixture
+def published(movies, tmp_path):
+    """A command that trains models/flan_t5_small.gin, made very small."""
+    sizes = {"emb_dim": 32, "mlp_dim": 32, "num_heads": 1, "head_dim": 16}
+    sizes |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    return [
+        *("train", "--data_dir", str(movies)),
+        *("--gin_file=models/flan_t5_small.gin", *VERY_SMALL[1:]),
+        *(f"--gin.network.T5Config.{name}={value}" for name, value in sizes.items()),
+        "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_mlm",
+        f"--gin.MODEL_DIR={tmp_path / 'run'}",
+    ]
+
+
+def test_a_published_model_needs_its_checkpoint(published, tmp_path, capsys):
+    error = _fails(capsys, *published)
+    assert "flan_t5_small/checkpoint_1198000" in error
+    assert "--gin.INITIAL_CHECKPOINT=FOLDER" in error
+    assert "--gin.INITIAL_CHECKPOINT=None to train from scratch" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_published_model_starts_from_scratch_where_asked(published, capsys):
+    published.append("--gin.INITIAL_CHECKPOINT=None")
+    assert cli.main(published) == 0
+    assert cli.main([*published, "--gin.TRAIN_STEPS=3"]) == 0
+    assert "resumed at step 2" in capsys.readouterr().err
+
+
 def test_the_error_names_the_damaged_file(movies, tmp_path, capsys):
     folder = shutil.copytree(movies, tmp_path / "data")
     (shard,) = folder.rglob("rec_sequences-train.tfrecord*")

@@ -35,7 +35,7 @@ def fails(*bindings: str, files=(MODEL, RUN), given=GIVEN) -> str:
         ("mixtures/TRAIN_STEPS = 2", "perhaps TRAIN_STEPS"),
         ("FINETUNE_STEP = 2", "perhaps FINETUNE_STEPS"),
         ("NUM_BEAMS = 2", "one of BATCH_SIZE, "),  # only recllm eval and infer have it
-        ("optimizer.warmup_then_decay.learning_rate = 1.0", "perhaps optimizer.constant_with_warmup.learn"),
+        ("optimizer.warmup_then_decay.learning_rate = 1.0", "perhaps optimizer.constant_with_wa"),
         ("evaluation.evaluate.split = 'test'", "perhaps "),
         ("trian/network.T5Config.dropout_rate = 0.3", "perhaps network.T5Config.dropout_rate"),
     ],
