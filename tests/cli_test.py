@@ -85,11 +85,16 @@ def test_show_prints_examples_with_token_counts(movies, capsys):
     assert "Output (2 tokens): I" in shown
 
 
-def test_show_lists_what_is_offered_and_why_the_rest_is_not(movies, capsys):
+def test_show_lists_what_is_prepared_and_how_to_prepare_the_rest(movies, tmp_path, capsys):
     assert cli.main(["show", "--data_dir", str(movies)]) == 0
-    shown = capsys.readouterr().out
-    assert "movielens_100k_ut_at" in shown
-    assert "'toys' is not prepared" in re.sub(r"\s+", " ", shown)
+    listed, rest = re.sub(r"\s+", " ", capsys.readouterr().out).split("not prepared in ")
+    assert {"movielens_100k_ut_at", "movielens_100k_ie"} <= set(listed.split())
+    assert not re.search("toys|sports|beauty", listed)
+    assert rest.startswith(str(movies))
+    assert {"beauty,", "sports,", "toys;"} <= set(rest.split())
+    assert f"recllm prepare NAME --data_dir {movies}" in rest
+    assert cli.main(["show", "--data_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("not prepared in ")
 
 
 def test_errors_say_what_is_wrong_and_how_to_fix_it(movies, tmp_path, capsys):
