@@ -11,7 +11,7 @@
 #   --seed N            0 by default
 #   --distributed       this machine is one of a TPU pod, or of a Slurm job
 #   --dry_run           print the commands without running them
-#   --gin.NAME=VALUE …  upper-case settings of both programs, such as --gin.MODEL_PARALLEL=4
+#   --gin.NAME=VALUE …  upper-case settings of either program, such as --gin.MODEL_PARALLEL=4
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -22,7 +22,7 @@ require_options mixture model bucket data_dir
 
 run="$bucket/runs/${mixture}_${model}_seed_$seed"
 bridge=("$root/.venv/bin/python" -m recllm_tasks.t5x_bridge)
-common=(--data_dir="$data_dir" --gin_file="models/$model.gin")
+common=(--data_dir="$data_dir" --shared_settings --gin_file="models/$model.gin")
 settings=(--gin.MIXTURE_OR_TASK_NAME="$mixture" --gin.MODEL_DIR="$run")
 if $distributed; then
   common+=(--distributed)

@@ -1,6 +1,7 @@
 """Files that are never half written, and folders that one process at a time writes to."""
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import json
@@ -9,12 +10,14 @@ import pathlib
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 from recllm_tasks.errors import UserError
 
 # The file that `locked` holds.
 LOCK = ".lock"
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -88,6 +91,27 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     with atomic_write(path) as f:
         json.dump(content, f, indent=2)
         f.write("\n")
+
+
+def from_object(cls: type[T], content: Any) -> T:
+    """An instance of a dataclass from the object that a JSON file holds.
+
+    Our choice over `cls(**content)`: its TypeError can also be a bug of ours in the class.
+
+    Raises:
+      ValueError: `content` is no object, lacks a field or has an unknown one.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"a {type(content).__name__} in place of an object")
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.init}
+    for name in content:
+        if name not in fields:
+            raise ValueError(f"an unknown '{name}'")
+    for name, field in fields.items():
+        defaults = (field.default, field.default_factory)
+        if name not in content and all(default is dataclasses.MISSING for default in defaults):
+            raise ValueError(f"no '{name}'")
+    return cls(**content)
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any] | None:

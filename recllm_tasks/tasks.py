@@ -341,14 +341,15 @@ def get(name: str) -> seqio.Task | seqio.Mixture:
             f"<dataset>_<kind>, for instance {', '.join(close)}; `recllm show` lists them all"
         ) from error
     for task in seqio.get_subtasks(found):
-        if isinstance(task.source, BatchSource) and unbatch not in task.preprocessors:
+        if not isinstance(task.source, BatchSource):
+            continue
+        if unbatch not in task.preprocessors:
             raise UserError(
                 f"Preprocessors of '{task.name}': got none that ends the batches, expected "
                 "`unbatch`; add it after the last step that works on batches"
             )
-        if isinstance(task.source, SequenceSource):
-            task.source.check()
-            check_atomic_ids(task.source, task.output_features["inputs"].vocabulary)
+        task.source.check()
+        check_atomic_ids(task.source, task.output_features["inputs"].vocabulary)
     return found
 
 

@@ -85,11 +85,16 @@ def test_show_prints_examples_with_token_counts(movies, capsys):
     assert "Output (2 tokens): I" in shown
 
 
-def test_show_lists_what_is_offered_and_why_the_rest_is_not(movies, capsys):
+def test_show_lists_what_is_prepared_and_how_to_prepare_the_rest(movies, tmp_path, capsys):
     assert cli.main(["show", "--data_dir", str(movies)]) == 0
-    shown = capsys.readouterr().out
-    assert "movielens_100k_ut_at" in shown
-    assert "'toys' is not prepared" in re.sub(r"\s+", " ", shown)
+    listed, rest = re.sub(r"\s+", " ", capsys.readouterr().out).split("not prepared in ")
+    assert {"movielens_100k_ut_at", "movielens_100k_ie"} <= set(listed.split())
+    assert not re.search("toys|sports|beauty", listed)
+    assert rest.startswith(str(movies))
+    assert {"beauty,", "sports,", "toys;"} <= set(rest.split())
+    assert f"recllm prepare NAME --data_dir {movies}" in rest
+    assert cli.main(["show", "--data_dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("not prepared in ")
 
 
 def test_errors_say_what_is_wrong_and_how_to_fix_it(movies, tmp_path, capsys):
@@ -116,6 +121,7 @@ def test_errors_say_what_is_wrong_and_how_to_fix_it(movies, tmp_path, capsys):
     [
         ("training.train.no_such=1", "no_such"),
         ("no_such.thing=1", "no_such"),
+        ("TRAINSTEPS=2", "perhaps TRAIN_STEPS"),
         ("network.T5Config.mlp_activations=('gleu',)", "gleu"),
         ("MIXTURE_OR_TASK_NAME=movielens_100k_utat", "movielens_100k_ut"),
         ("MODEL_PARALLEL=3", "divisor of its"),
@@ -146,6 +152,36 @@ def test_wrong_settings_are_reported_in_one_line(movies, tmp_path, capsys, bindi
     )
     assert message in error
     assert not (tmp_path / "run").exists(), "a refused run leaves nothing behind"
+
+
+@pytest.fixture
+def published(movies, tmp_path):
+    """A command that trains models/flan_t5_small.gin, made very small."""
+    sizes = {"emb_dim": 32, "mlp_dim": 32, "num_heads": 1, "head_dim": 16}
+    sizes |= {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    return [
+        *("train", "--data_dir", str(movies)),
+        *("--gin_file=models/flan_t5_small.gin", *VERY_SMALL[1:]),
+        *(f"--gin.network.T5Config.{name}={value}" for name, value in sizes.items()),
+        "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_mlm",
+        f"--gin.MODEL_DIR={tmp_path / 'run'}",
+    ]
+
+
+def test_a_published_model_needs_its_checkpoint(published, tmp_path, capsys):
+    error = _fails(capsys, *published)
+    assert "flan_t5_small/checkpoint_1198000" in error
+    assert "--gin.INITIAL_CHECKPOINT=FOLDER" in error
+    assert "--gin.INITIAL_CHECKPOINT=None to train from scratch" in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_published_model_starts_from_scratch_where_asked(published, capsys):
+    published.append("--gin.INITIAL_CHECKPOINT=None")
+    assert cli.main(published) == 0
+    assert cli.main([*published, "--gin.TRAIN_STEPS=3"]) == 0
+    assert "resumed at step 2" in capsys.readouterr().err
 
 
 def test_the_error_names_the_damaged_file(movies, tmp_path, capsys):
@@ -301,7 +337,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(movies):
 
 def test_a_missing_setting_is_named(movies, capsys):
     error = _fails(capsys, "train", *VERY_SMALL, "--data_dir", movies)
-    assert "MIXTURE_OR_TASK_NAME" in error or "mixture" in error
+    assert "give --gin.MIXTURE_OR_TASK_NAME=TASK" in error
+    assert "give --gin.MODEL_DIR=FOLDER" in error
 
 
 def test_the_task_of_the_readme_trains_evaluates_and_shows(movies, tmp_path, monkeypatch, capsys):

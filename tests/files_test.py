@@ -1,9 +1,11 @@
 """Files are complete or missing, and damaged ones are reported."""
 
+import dataclasses
+
 import pytest
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import atomic_write, read_json
+from recllm_tasks.files import atomic_write, from_object, read_json
 
 
 @pytest.mark.parametrize("name", ["", "folder", "folder/", "missing/file", "file/below"])
@@ -36,3 +38,29 @@ def test_a_damaged_json_file_is_reported(tmp_path):
     (tmp_path / "best.json").write_text("{")
     with pytest.raises(UserError, match=r"Damaged file '.*best\.json'"):
         read_json(tmp_path / "best.json")
+
+
+@dataclasses.dataclass
+class _Facts:
+    name: str
+    size: int = 1
+
+    def __post_init__(self):
+        self.doubled = self.size * 2 + len(self.name)
+
+
+def test_an_object_of_a_file_is_an_instance_of_a_class():
+    assert from_object(_Facts, {"name": "a"}) == _Facts("a")
+    for content, message in (
+        ({"size": 2}, "no 'name'"),
+        ({"name": "a", "old": 2}, "an unknown 'old'"),
+        (["name"], "a list"),
+        (None, "a NoneType"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_object(_Facts, content)
+
+
+def test_our_own_error_in_a_class_is_not_a_damaged_file():
+    with pytest.raises(TypeError):
+        from_object(_Facts, {"name": 5})

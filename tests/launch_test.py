@@ -25,7 +25,7 @@ def launch(script: str, *arguments: str, code: int = 0) -> list[list[str]] | str
 def test_a_run_trains_and_then_measures():
     train, evaluate = launch("t5x_run.sh", *RUN, "--data_dir", "data", "--dry_run", SPACED)
     bridge = ["-m", "recllm_tasks.t5x_bridge"]
-    common = ["--data_dir=data", "--gin_file=models/flan_t5_xl.gin"]
+    common = ["--data_dir=data", "--shared_settings", "--gin_file=models/flan_t5_xl.gin"]
     settings = ["--gin.MIXTURE_OR_TASK_NAME=toys_reat"]
     settings += ["--gin.MODEL_DIR=gs://bucket/runs/toys_reat_flan_t5_xl_seed_0"]
     finetune = ["--gin_file=runs/t5x_finetune.gin", *settings, "--gin.RANDOM_SEED=0", SPACED]

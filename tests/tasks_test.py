@@ -209,6 +209,8 @@ class TestTasks:
 def test_a_dataset_that_is_not_prepared_is_an_error_with_the_command(tmp_path):
     seqio.set_tfds_data_dir_override(str(tmp_path))
     with pytest.raises(UserError, match=r"'beauty' is not prepared .* run `recllm prepare beauty"):
+        tasks.get("beauty_ie")
+    with pytest.raises(UserError, match=r"'beauty' is not prepared .* run `recllm prepare beauty"):
         tasks.get("beauty_retrieval")
     seqio.set_tfds_data_dir_override(None)
 

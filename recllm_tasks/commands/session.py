@@ -18,7 +18,7 @@ settings:
   --gin_file FILE (repeatable) reads settings; order matters: model, then run, then your own. Files
   are searched for in the current folder, then among ours (models/*.gin, runs/*.gin).
   --gin.NAME=VALUE overrides a setting; NAME is a macro (TRAIN_STEPS) or a parameter
-  (mixtures.rate.rates).
+  (mixtures.rate.rates). A setting that nothing in the run reads is an error.
 """
 
 
@@ -181,20 +181,14 @@ def dataset_info(dataset: str):
 def configured(args, name: str):
     """The function called `name` in gin, with the settings of `--gin_file` and `--gin.NAME=VALUE`.
 
-    Calling it raises `UserError` for wrong settings that gin notices only then.
+    Raises `UserError` for wrong settings, as does calling it for those that gin notices only then.
     """
     import gin
 
     from recllm_tasks import gin_files
 
-    gin_files.parse(args.gin_file, args.bindings)
-    try:
-        function = gin.get_configurable(name)
-    except ValueError as error:
-        raise UserError(
-            f"No run in the settings: got {', '.join(args.gin_file)}, expected one that sets "
-            f"{name}, such as runs/finetune.gin, runs/eval.gin or runs/infer.gin; add it"
-        ) from error
+    gin_files.parse(args.gin_file, args.bindings, name)
+    function = gin.get_configurable(name)
 
     def call(**kwargs):
         with gin_files.gin_errors(f"settings {', '.join(args.gin_file)}"):

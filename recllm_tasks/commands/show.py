@@ -15,18 +15,23 @@ from recllm_tasks.errors import UserError
 SUMMARY = "print examples of a task as text"
 EPILOG = """\
 examples:
-  recllm show                                   lists every task and mixture
+  recllm show                                   lists the tasks and mixtures of prepared datasets
   recllm show movielens_100k_retrieval --data_dir ~/recllm_data
   recllm show toys_mlm --num 10 --seed 3 --json
   recllm show toys_reat --throughput            measures the training input, without a model
 """
+
+# In the list, tasks that read no dataset of ours.
+_OTHER = "other"
 
 # How long `--throughput` measures.
 _SECONDS = 10.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", nargs="?", help="task or mixture; without one, lists them all")
+    parser.add_argument(
+        "task", nargs="?", help="task or mixture; without one, lists those of prepared datasets"
+    )
     parser.add_argument("--split", default="train", help="train, validation or test")
     parser.add_argument("--num", type=int, default=3, help="number of examples")
     parser.add_argument("--seed", type=int, default=0, help="for order and sampling")
@@ -44,12 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> int:
-    session.use_data_dir(args)
+    data_dir = session.use_data_dir(args)
     session.register_tasks(args)
     if args.task is None and args.throughput:
         raise UserError("--throughput: got no task, expected a task or mixture; name one")
     if args.task is None:
-        _list(args)
+        _list(data_dir)
         return 0
     import gin
 
@@ -120,21 +125,27 @@ def _print(number: int, user: bytes | None, shown: dict[str, str], counts: dict[
         console.print(Text(shown[name]))
 
 
-def _list(args) -> None:
-    """Lists the tasks and mixtures of prepared datasets, and why others are not offered."""
+def _list(data_dir: str) -> None:
+    """Lists the tasks and mixtures of prepared datasets, and how to prepare the others."""
     import seqio
 
     from recllm_tasks import tasks
+    from recllm_tasks.data.dataset_info import list_datasets
 
     console = Console(highlight=False)
+    prepared = {*list_datasets(data_dir), _OTHER}
     offered: dict[str, list[str]] = {}
     reasons: dict[str, str] = {}
+    missing = set()
     for name in sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}):
         found = seqio.get_mixture_or_task(name)
         try:
             dataset = tasks.source_of(found).dataset_name
         except UserError:
-            dataset = "other"
+            dataset = _OTHER
+        if dataset not in prepared:
+            missing.add(dataset)
+            continue
         try:
             tasks.get(name)
             offered.setdefault(dataset, []).append(name)
@@ -147,3 +158,6 @@ def _list(args) -> None:
         if dataset in reasons:
             console.print("  not offered: ", end="")
             console.print(Text(reasons[dataset]))
+    if missing:
+        text = f"not prepared in {data_dir}: {', '.join(sorted(missing))}; run "
+        console.print(Text(f"{text}`recllm prepare NAME --data_dir {data_dir}`"))

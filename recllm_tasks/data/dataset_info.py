@@ -15,6 +15,7 @@ from recllm_tasks.data.specs import SPECS, DatasetSpec
 from recllm_tasks.data.statistics import Statistics
 from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import from_object
 
 BUILDER = "rec_sequences"
 VERSION = "1.0.0"
@@ -143,13 +144,15 @@ class DatasetInfo:
             )
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
-            facts["statistics"] = Statistics(**facts["statistics"])
+            if not isinstance(facts, dict):
+                raise ValueError(f"a {type(facts).__name__} in place of an object")
+            facts["statistics"] = from_object(Statistics, facts["statistics"])
             for field, kind in (("tie_counts", TieCounts), ("collisions", Collisions)):
                 if facts.get(field):
-                    facts[field] = kind(**facts[field])
+                    facts[field] = from_object(kind, facts[field])
             facts["split_fingerprint"] = facts.get("split_fingerprint") or facts["fingerprint"]
-            return cls(**facts)
-        except (ValueError, TypeError, KeyError) as error:
+            return from_object(cls, facts)
+        except (ValueError, KeyError) as error:
             raise UserError(
                 f"facts of dataset '{name}' in '{directory / FILE_NAME}': got {error}, expected "
                 f"what `recllm prepare` wrote; run `{command} --overwrite`"

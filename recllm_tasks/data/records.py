@@ -12,9 +12,11 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +25,7 @@ import tensorflow_datasets as tfds
 from recllm_tasks.data.negatives import SPLITS as SPLITS_WITH_NEGATIVES
 from recllm_tasks.data.negatives import draw_negatives
 from recllm_tasks.data.sequences import HELD_OUT, Sequences, open_record_order
+from recllm_tasks.errors import UserError
 
 # Our choice: some 50 MB, so a writer needs little memory; the paper's datasets have one shard.
 USERS_A_SHARD = 65_536
@@ -159,11 +162,12 @@ class _Worker:
     def __enter__(self) -> "_Worker":
         command = [sys.executable, "-m", __spec__.name]
         path = os.pathsep.join(entry for entry in sys.path if entry)
+        self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
             text=True,
         )
@@ -179,15 +183,24 @@ class _Worker:
             self._requests.flush()
             reply = self._replies.readline()
         if not reply:
-            code = self._process.wait()
-            raise OSError(f"a writer process ended with code {code}, perhaps out of memory")
+            self._raise_ended(self._process.wait())
         problem = json.loads(reply)
         if problem:
             raise OSError(problem)
 
+    def _raise_ended(self, code: int) -> NoReturn:
+        """Raises OSError if the process was killed, and RuntimeError if it failed."""
+        self._errors.seek(0)
+        written = self._errors.read().decode(errors="replace").strip()
+        if code > 0:
+            raise RuntimeError(f"a writer process failed with code {code}:\n{written}")
+        last = f": {written.splitlines()[-1]}" if written else ""
+        raise OSError(f"a writer process ended with code {code}, perhaps out of memory{last}")
+
     def __exit__(self, *exception) -> None:
         self._process.kill()
         self._process.wait()
+        self._errors.close()
         self._replies.close()
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
@@ -222,7 +235,7 @@ def serve() -> None:
             write_shard(Shard(**json.loads(line)))
         except KeyboardInterrupt:
             return
-        except Exception as error:
+        except (OSError, MemoryError, UserError) as error:
             problem = getattr(error, "strerror", None) or f"{error}" or type(error).__name__
         replies.write(json.dumps(problem) + "\n")
         replies.flush()

@@ -83,15 +83,17 @@ class BeamCache:
                 np.load(f, allow_pickle=False) as stored,
             ):
                 arrays = {name: stored[name] for name in stored.files}
-            if not np.array_equal(arrays["examples"], _digest(examples)):
-                return None
-            return Beams(*(arrays[name] for name in Beams._fields)), float(arrays["seconds"])
         except FileNotFoundError:
             return None
         except Exception:
             # Depending on the damaged byte, zipfile, zlib, struct or NumPy fails. The fix is always
-            # the same: decode again.
+            # the same: decode again. None of our own code runs in this block.
             return None
+        if set(arrays) != {*Beams._fields, "examples", "seconds"}:
+            return None
+        if not np.array_equal(arrays["examples"], _digest(examples)):
+            return None
+        return Beams(*(arrays[name] for name in Beams._fields)), float(arrays["seconds"])
 
     def remove(self) -> None:
         """Deletes the cache, once the results are saved elsewhere."""

@@ -57,8 +57,16 @@ def open_checkpoint(
     """The checkpoint in a folder: Hugging Face's, T5X's, a run of ours, or a converted one.
 
     Raises:
-      UserError: it is damaged, does not fit the network, or has another vocabulary.
+      UserError: it is not on this machine, is damaged, does not fit the network, or has another
+        vocabulary.
     """
+    if "://" in path:
+        raise UserError(
+            f"INITIAL_CHECKPOINT: got '{path}', expected a folder on this machine; download the "
+            "checkpoint (`gcloud storage cp -r`, or the same model of Hugging Face) and give "
+            "--gin.INITIAL_CHECKPOINT=FOLDER, or give --gin.INITIAL_CHECKPOINT=None to train from "
+            "scratch"
+        )
     source = conversion.open_any(path)
     check_shapes(source.where, shapes_of(source.config), shapes_of(network.config))
     used = vocabulary.sentencepiece_model_file

@@ -16,19 +16,22 @@ def constant_with_warmup(learning_rate: float = 0.001, warmup_steps: int = 1000)
 
 
 def warmup_then_decay(learning_rate: float, warmup_steps: int, total_steps: int) -> optax.Schedule:
-    """Linear warm-up to `learning_rate`, then linear decay to a fiftieth of it at the end.
+    """Linear warm-up as in `constant_with_warmup`, then linear decay to a fiftieth at the end.
 
     Our choice, for small models trained from scratch in minutes: the decay replaces many steps.
+
+    Raises:
+      UserError: the warm-up leaves no step to decay.
     """
-    _check(learning_rate, warmup_steps)
+    warmup = constant_with_warmup(learning_rate, warmup_steps)
     check_whole("TRAIN_STEPS", total_steps, 1)
-    return optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, learning_rate, warmup_steps),
-            optax.linear_schedule(learning_rate, learning_rate / 50, total_steps - warmup_steps),
-        ],
-        [warmup_steps],
-    )
+    if warmup_steps >= total_steps:
+        raise UserError(
+            f"WARMUP_STEPS: got {warmup_steps}, expected fewer than TRAIN_STEPS, {total_steps}, "
+            "because the learning rate decays after the warm-up; lower it, or raise TRAIN_STEPS"
+        )
+    decay = optax.linear_schedule(learning_rate, learning_rate / 50, total_steps - warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def _check(learning_rate: float, warmup_steps: int) -> None:

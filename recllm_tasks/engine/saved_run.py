@@ -13,6 +13,7 @@ from recllm_tasks import tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.errors import UserError, check_text
+from recllm_tasks.files import from_object
 from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
 from recllm_tasks.runs import run_folder
@@ -102,8 +103,8 @@ def load(
 
 def _config(run: Run, model_dir: str) -> T5Config:
     try:
-        return T5Config(**run.network)
-    except TypeError as error:
+        return from_object(T5Config, run.network)
+    except ValueError as error:
         raise UserError(
             f"Network of the run in '{model_dir}': got {error}, expected the fields of T5Config; "
             "use the version of recllm_tasks that trained it, or train again"

@@ -17,7 +17,7 @@ from typing import Any
 
 from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import write_json
+from recllm_tasks.files import from_object, write_json
 from recllm_tasks.runs import per_user, run_folder
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.fields import Fields, clean
@@ -181,8 +181,8 @@ def _fingerprint(fields: Fields, key: str, default: str | None = None) -> str:
 def _decoding(fields: Fields) -> Decoding | None:
     settings = fields.within("decoding").content
     try:
-        return Decoding(**settings) if settings else None
-    except (UserError, TypeError) as error:
+        return from_object(Decoding, dict(settings)) if settings else None
+    except (UserError, ValueError) as error:
         raise fields.error("decoding", "valid settings of decoding", clean(str(error))) from error
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import LOCK, atomic_write, locked, write_json
+from recllm_tasks.files import LOCK, atomic_write, from_object, locked, write_json
 
 FILE_NAME = "run.json"
 VOCABULARY = "vocabulary.model"
@@ -69,8 +69,8 @@ class Run:
     def load(cls, model_dir: str) -> "Run":
         path = pathlib.Path(model_dir) / FILE_NAME
         try:
-            run = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if set(run.lengths) != {"inputs", "targets"}:
+            run = from_object(cls, json.loads(path.read_text(encoding="utf-8")))
+            if not isinstance(run.lengths, dict) or set(run.lengths) != {"inputs", "targets"}:
                 raise ValueError(f"lengths {run.lengths}")
             return run
         except (FileNotFoundError, NotADirectoryError):
@@ -78,7 +78,7 @@ class Run:
                 f"No run in '{model_dir}': expected {FILE_NAME}; train one with `recllm train … "
                 f"--gin.MODEL_DIR=\"'{model_dir}'\"`"
             ) from None
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(
                 f"Damaged run file '{path}': got {error}, expected the file that `recllm "
                 "train` wrote; restore it from a copy, or train again in another folder"

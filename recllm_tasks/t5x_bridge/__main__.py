@@ -6,15 +6,17 @@ with 143 after SIGTERM, when the state is saved.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import runpy
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.gin_files import as_gin, gin_errors, gin_search_paths
+from recllm_tasks.gin_files import as_gin, check, gin_errors, gin_search_paths
 from recllm_tasks.t5x_bridge import imports
 
 _EPILOG = """\
@@ -47,14 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(
                 "No settings: got no --gin_file, expected at least a model and a run; give for "
                 "instance --gin_file=models/flan_t5_xl.gin "
-                f"--gin_file=runs/t5x_{_RUN[args.program]}.gin"
+                f"--gin_file=runs/{_PROGRAMS[args.program].run}.gin"
             )
         imports.prepare()
         for module in args.module:
             importlib.import_module(module)
         if args.distributed:
             join_processes()
-        with gin_errors(f"gin files {', '.join(args.gin_file)}"):
+        with (
+            gin_errors(f"gin files {', '.join(args.gin_file)}"),
+            checked_settings(args.gin_file, _PROGRAMS[args.program].function, args.shared_settings),
+        ):
             run(args.program, t5x_arguments(args.gin_file, args.data_dir, rest))
         if args.program == "train":
             finetuning = importlib.import_module("recllm_tasks.t5x_bridge.finetuning")
@@ -69,7 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-_RUN = {"train": "finetune", "eval": "eval", "infer": "infer"}
+class _Program(NamedTuple):
+    """One of T5X's programs: its gin file among ours, and the function that it calls."""
+
+    run: str
+    function: str
+
+
+_PROGRAMS = {
+    "train": _Program("t5x_finetune", "train"),
+    "eval": _Program("t5x_eval", "evaluate"),
+    "infer": _Program("t5x_infer", "infer"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,13 +96,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("program", choices=tuple(_RUN), help="T5X's program")
+    parser.add_argument("program", choices=tuple(_PROGRAMS), help="T5X's program")
     parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help="settings")
     parser.add_argument("--data_dir", help="folder of prepared datasets")
     parser.add_argument(
         "--distributed",
         action="store_true",
         help="join the other processes of a TPU pod or a Slurm job",
+    )
+    parser.add_argument(
+        "--shared_settings",
+        action="store_true",
+        help="accept upper-case settings of our gin files that only another program reads; for "
+        "scripts that give train and eval the same settings",
     )
     parser.add_argument(
         "--module", action="append", default=[], help="Python module that registers custom tasks"
@@ -107,6 +129,26 @@ def t5x_arguments(gin_files: Sequence[str], data_dir: str | None, rest: Sequence
             argument = f"{name}={as_gin(value)}"
         arguments.append(argument)
     return arguments
+
+
+@contextlib.contextmanager
+def checked_settings(gin_files: Sequence[str], function: str, shared: bool) -> Iterator[None]:
+    """While open, T5X's parser of settings checks them as `recllm` does, before it locks them."""
+    import gin
+    from t5x import gin_utils
+
+    parse = gin_utils.parse_gin_flags
+
+    def parse_and_check(search_paths, files, bindings):
+        parse(search_paths, files, bindings, finalize_config=False)
+        check(gin_files, bindings, f"__main__.{function}", shared)
+        gin.finalize()
+
+    gin_utils.parse_gin_flags = parse_and_check
+    try:
+        yield
+    finally:
+        gin_utils.parse_gin_flags = parse
 
 
 def join_processes() -> None:

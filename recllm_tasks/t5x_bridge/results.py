@@ -146,8 +146,10 @@ class ResultsEvaluator(seqio.Evaluator):
         try:
             with tf.io.gfile.GFile(path) as f:
                 content = json.load(f)
+            if not isinstance(content, dict):
+                raise ValueError(f"a {type(content).__name__}")
             return {key: content[key] for key in _RUN_KEYS}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError) as error:
             raise UserError(
                 f"Damaged file '{path}': got {error}, expected what T5X's training wrote; delete it"
             ) from error

@@ -1,3 +1,7 @@
+import io
+import json
+from unittest import mock
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -79,6 +83,41 @@ def test_process_that_dies_is_an_os_error(tmp_path, monkeypatch):
     shards = [records.Shard("x", "train", 0, 1, "y", 0, 99)] * 4
     with pytest.raises(OSError, match="ended with code 0"):
         records.write_locally(shards, lambda shard: None)
+
+
+def _dying(tmp_path, monkeypatch, script):
+    """Shards whose writer process is a shell script."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(records.sys, "executable", str(program))
+    return [records.Shard("x", "train", 0, 1, "y", 0, 99)] * 4
+
+
+def test_the_last_words_of_a_process_that_is_killed_are_shown(tmp_path, monkeypatch):
+    shards = _dying(tmp_path, monkeypatch, "echo no memory is left >&2; kill -9 $$")
+    with pytest.raises(OSError, match=r"ended with code -9, .*: no memory is left$"):
+        records.write_locally(shards, lambda shard: None)
+
+
+def test_a_bug_in_a_process_is_no_os_error(tmp_path, monkeypatch):
+    shards = _dying(tmp_path, monkeypatch, "echo 'Traceback\n  x\nTypeError: bug' >&2; exit 1")
+    with pytest.raises(RuntimeError, match=r"Traceback\n(.|\n)*TypeError: bug"):
+        records.write_locally(shards, lambda shard: None)
+
+
+def test_a_process_reports_errors_of_the_system_only(monkeypatch):
+    line = json.dumps(vars(records.Shard("x", "train", 0, 1, "y", 0, 99)))
+    for error in (OSError(28, "No space left"), MemoryError("no memory"), TypeError("bug")):
+        monkeypatch.setattr(records, "write_shard", mock.Mock(side_effect=error))
+        monkeypatch.setattr(records.sys, "stdin", [line])
+        monkeypatch.setattr(records.sys, "stdout", replies := io.StringIO())
+        if isinstance(error, TypeError):
+            with pytest.raises(TypeError, match="bug"):
+                records.serve()
+        else:
+            records.serve()
+            assert json.loads(replies.getvalue()) in ("No space left", "no memory")
 
 
 def test_disk_that_is_full_is_an_os_error(tmp_path, raw_dir):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from recllm_tasks.engine import beam_cache
 from recllm_tasks.engine.beam_cache import BeamCache
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
@@ -99,3 +100,10 @@ def test_a_broken_chunk_is_no_chunk(cache, tmp_path):
             for got, expected in zip(found[0], BEAMS):
                 np.testing.assert_array_equal(got, expected)
     assert taken < len(whole) / 2
+
+
+def test_our_own_error_is_not_a_damaged_chunk(cache, monkeypatch):
+    cache.save("toys_ranking", 0, EXAMPLES, BEAMS, 1.0)
+    monkeypatch.setattr(beam_cache, "_digest", lambda examples: len(None))
+    with pytest.raises(TypeError, match="has no len"):
+        cache.load("toys_ranking", 0, EXAMPLES)

@@ -79,7 +79,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(folders, tmp_path, settings, 
         training.train(**{**run, "network": wider}, initial_checkpoint=str(folders["hf"]))
     with pytest.raises(UserError, match=r"No checkpoint in '.*': got no files of one"):
         training.train(**run, initial_checkpoint=str(tmp_path))
-    with pytest.raises(UserError, match=r"No checkpoint at 'gs://bucket/x'.*gcloud storage cp"):
+    with pytest.raises(UserError, match=r"got 'gs://bucket/x'.*gcloud storage cp"):
         training.train(**run, initial_checkpoint="gs://bucket/x")
     with pytest.raises(UserError, match=r"TRAIN_STEPS: got 0"):
         training.train(**{**run, "steps": 0})

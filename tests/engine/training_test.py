@@ -29,6 +29,21 @@ def test_warm_up_grows_to_a_constant():
     assert np.asarray(jax.vmap(schedule)(steps)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_short_schedule_moves_at_once_and_ends_at_a_fiftieth():
+    schedule = optimizer.warmup_then_decay(0.02, 50, 14_000)
+    steps = np.array([0, 24, 49, 50, 7025, 14_000])
+    expected = [0.02 / 50, 0.01, 0.02, 0.02, 0.02 * (1 + 1 / 50) / 2, 0.02 / 50]
+    assert np.asarray(jax.vmap(schedule)(steps)) == pytest.approx(expected, rel=1e-5)
+    assert float(optimizer.warmup_then_decay(0.02, 0, 10)(0)) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(("warmup", "total"), [(10, 10), (11, 10), (1, 1)])
+def test_a_warm_up_as_long_as_the_training_is_refused(warmup, total):
+    with pytest.raises(UserError, match=f"WARMUP_STEPS: got {warmup}, .* TRAIN_STEPS, {total}"):
+        optimizer.warmup_then_decay(0.02, warmup, total)
+    optimizer.constant_with_warmup(0.02, warmup)
+
+
 def _last_params(model_dir, network):
     found = saved_run.load(model_dir, checkpoint=checkpoints.LAST)
     return found.step, jax.tree.map(np.asarray, found.params)

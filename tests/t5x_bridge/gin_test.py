@@ -16,6 +16,7 @@ from recllm_tasks.errors import UserError
 ROOT = Path(__file__).resolve().parents[2] / "gin"
 MODELS = sorted(path.name for path in (ROOT / "models").glob("*.gin"))
 MIXTURES = sorted(path.name for path in (ROOT / "mixtures").glob("*.gin"))
+ENGINE_RUNS = {"eval.gin": "evaluation.evaluate", "infer.gin": "inference.infer"}
 USERS = {"DATASET": "'gift_cards'", "MODEL_DIR": "'/tmp/run'"}
 T5X_RUNS = {
     "t5x_finetune.gin": ("train", ()),
@@ -39,24 +40,27 @@ def value(of: str):
     return _value()
 
 
-def parse(*files: str, bindings=()) -> None:
-    """Reads settings; gin refuses a macro that nobody bound."""
+def parse(root: str, *files: str, bindings=()) -> None:
+    """Reads the settings of a run, all of which must have a value and be read."""
     gin.clear_config()
-    gin_files.parse(files, [f"{k} = {v}" for k, v in USERS.items()] + list(bindings))
+    gin_files.parse(files, [f"{k} = {v}" for k, v in USERS.items()] + list(bindings), root)
 
 
 @pytest.mark.parametrize("mixture", MIXTURES)
 def test_model_and_mixture_files_serve_the_engine(mixture):
-    files = [(f"models/{model}", "runs/finetune.gin") for model in MODELS]
-    for run in (*files, ("runs/eval.gin",), ("runs/infer.gin",)):
+    runs = [("training.train", f"models/{model}", "runs/finetune.gin") for model in MODELS]
+    runs += [(root, f"runs/{run}") for run, root in ENGINE_RUNS.items()]
+    for run in runs:
         parse(*run, f"mixtures/{mixture}")
         assert value("%MIXTURE_OR_TASK_NAME") == f"gift_cards_{mixture.removesuffix('.gin')}"
 
 
 def test_a_mixture_file_without_a_dataset_says_so():
     gin.clear_config()
-    with pytest.raises(UserError, match="DATASET"):
-        gin_files.parse(["runs/eval.gin", "mixtures/ut.gin"], ["MODEL_DIR = 'run'"])
+    with pytest.raises(UserError, match=r"--gin.DATASET=DATASET"):
+        gin_files.parse(
+            ["runs/eval.gin", "mixtures/ut.gin"], ["MODEL_DIR = 'run'"], "evaluation.evaluate"
+        )
 
 
 @pytest.fixture
@@ -81,6 +85,7 @@ def test_model_and_mixture_files_serve_t5x(program, model, run):
     program(name)
     for mixture, stock in itertools.product(MIXTURES, (False, True)):
         parse(
+            name,
             *(f"models/{model}", f"runs/{run}", f"mixtures/{mixture}"),
             *(["runs/t5x_stock.gin"] if stock else []),
             bindings=[f"{macro} = '/tmp/out'" for macro in required],

@@ -314,6 +314,7 @@ def test_wrong_settings_are_reported_in_one_line(start, small_data_dir, tmp_path
         (("--gin.MODEL_DIR=/no/such",), "No checkpoint in '/no/such'"),
         (("--gin.CHECKPOINT_PATH=/x/latest",), "expected a folder named checkpoint_<step>"),
         (("--gin.NO_SUCH.thing=1",), "NO_SUCH"),
+        (("--gin.NUMBEAMS=5",), "perhaps NUM_BEAMS"),
     ):
         done = start(
             "infer",

@@ -196,9 +196,10 @@ def _run(python: str, within: pathlib.Path, say: Callable[[str], None]) -> None:
         finally:
             process.kill()
     if code or not (within / "report.json").is_file():
-        words = log.read_text(encoding="utf-8").strip().splitlines() or [f"exit code {code}"]
+        words = log.read_text(encoding="utf-8").strip().splitlines()
+        last = f" and '{words[-1].strip()}'" if words else ""
         raise UserError(
-            f"RecBole for '{within.parent.name}': got {words[-1].strip()}, expected a complete "
+            f"RecBole for '{within.parent.name}': got exit code {code}{last}, expected a complete "
             f"training; see {log}, or run launch/install_baselines.sh again"
         )
 

@@ -89,6 +89,8 @@ def _read_config(folder: pathlib.Path) -> T5Config:
     path = folder / CONFIG
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise ValueError(f"a {type(stored).__name__} in place of an object")
         stored.setdefault("num_decoder_layers", stored.get("num_layers"))
         if stored["num_decoder_layers"] is None:
             stored["num_decoder_layers"] = stored["num_layers"]
@@ -96,7 +98,7 @@ def _read_config(folder: pathlib.Path) -> T5Config:
         if stored.get("layer_norm_epsilon", 1e-6) != 1e-6:
             raise ValueError(f"layer_norm_epsilon {stored['layer_norm_epsilon']}, expected 1e-6")
         return T5Config(
-            mlp_activations=_ACTIVATIONS[stored.get("feed_forward_proj", "relu")],
+            mlp_activations=_ACTIVATIONS[str(stored.get("feed_forward_proj", "relu"))],
             logits_via_embedding=_is_tied(stored),
             **sizes,
         )
@@ -105,7 +107,7 @@ def _read_config(folder: pathlib.Path) -> T5Config:
             f"No Hugging Face checkpoint in '{folder}': got no {CONFIG}, expected a folder with "
             f"{CONFIG} and {WHOLE}; correct the path"
         ) from None
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+    except (KeyError, ValueError, UserError) as error:
         raise UserError(
             f"Configuration '{path}': got {error}, expected a T5 with feed_forward_proj "
             f"{' or '.join(_ACTIVATIONS)}; convert another model"
@@ -125,11 +127,14 @@ def _files(folder: pathlib.Path) -> dict[str, str]:
     """The file of each array."""
     if (folder / INDEX).is_file():
         try:
-            file_of = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            if any(name != pathlib.Path(name).name for name in file_of.values()):
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            file_of = index.get("weight_map") if isinstance(index, dict) else None
+            if not isinstance(file_of, dict):
+                raise ValueError("no 'weight_map'")
+            if any(str(name) != pathlib.Path(str(name)).name for name in file_of.values()):
                 raise ValueError("a file outside of the folder")
-            return dict(file_of)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            return file_of
+        except ValueError as error:
             raise UserError(
                 f"Damaged index '{folder / INDEX}': got {error}, expected the file of each array; "
                 "restore it from a copy"

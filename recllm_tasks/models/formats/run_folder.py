@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import from_object
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats.checkpoint import Source, Target, Write
 from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
@@ -84,8 +85,10 @@ def _config(run: pathlib.Path) -> T5Config:
     path = run / (NETWORK if (run / NETWORK).is_file() else RUN)
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return T5Config(**(stored if path.name == NETWORK else stored["network"]))
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        if path.name == RUN:
+            stored = stored.get("network") if isinstance(stored, dict) else None
+        return from_object(T5Config, stored)
+    except (OSError, ValueError, UserError) as error:
         raise UserError(
             f"Network in '{path}': got {error}, expected the fields of T5Config; restore that "
             "file from a copy"

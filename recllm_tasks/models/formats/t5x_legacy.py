@@ -32,19 +32,24 @@ class StoredArrays:
         self._folder = folder
         try:
             content = serialization.msgpack_restore((folder / FILE).read_bytes())
-            leaves = traverse_util.flatten_dict(
-                content["optimizer"], is_leaf=lambda _, node: "kvstore" in node
-            )
-            self._leaves = {".".join(path): leaf for path, leaf in leaves.items()}
-            self.names = {".".join(path): path for path in leaves}
-        except Exception as error:  # msgpack and flax raise many kinds
-            if isinstance(error, OSError | MemoryError):
-                raise
-            raise UserError(
-                f"Damaged checkpoint '{folder / FILE}': got {type(error).__name__} {error}, "
-                "expected T5X's msgpack (TensorFlow's checkpoints are not read); restore it from a "
-                "copy"
-            ) from error
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # msgpack and flax raise many kinds; none of our code runs here
+            raise self._damaged(f"{type(error).__name__} {error}") from error
+        tree = content.get("optimizer") if isinstance(content, Mapping) else None
+        if not isinstance(tree, Mapping):
+            raise self._damaged("no 'optimizer'")
+        leaves = traverse_util.flatten_dict(
+            dict(tree), is_leaf=lambda _, node: isinstance(node, Mapping) and "kvstore" in node
+        )
+        self._leaves = {".".join(map(str, path)): leaf for path, leaf in leaves.items()}
+        self.names = {".".join(map(str, path)): path for path in leaves}
+
+    def _damaged(self, got: str) -> UserError:
+        return UserError(
+            f"Damaged checkpoint '{self._folder / FILE}': got {got}, expected T5X's msgpack "
+            "(TensorFlow's checkpoints are not read); restore it from a copy"
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         leaf = self._leaves[name]

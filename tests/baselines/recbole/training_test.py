@@ -104,6 +104,12 @@ def test_a_failure_is_reported_with_its_last_words(stand_in, splits, tmp_path):
         measure("sasrec_ce", splits, tmp_path / "row")
 
 
+def test_a_process_that_is_killed_shows_its_exit_code(stand_in, splits, tmp_path):
+    stand_in("import os, sys; os.write(2, b'a warning'); os.kill(os.getpid(), 9)")
+    with pytest.raises(UserError, match=r"got exit code -9 and 'a warning'"):
+        measure("sasrec_ce", splits, tmp_path / "row")
+
+
 @pytest.mark.parametrize("damage", ["torn", "short"])
 def test_bad_predictions_are_reported(stand_in, splits, tmp_path, damage):
     cut = "pq.write_table(pa.table(columns).slice(1), folder / 'predictions.parquet')"

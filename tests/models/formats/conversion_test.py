@@ -184,6 +184,14 @@ def _cut(path: pathlib.Path) -> None:
             r"Damaged index .* a file outside of the folder",
         ),
         (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": 5}'),
+            r"Damaged index .* no 'weight_map'",
+        ),
+        (
+            lambda f: (f / "config.json").write_text('{"feed_forward_proj": ["relu"]}'),
+            r"Configuration '.*config.json'",
+        ),
+        (
             lambda f: (f / "model.safetensors.index.json").write_text(
                 '{"weight_map": {"shared.weight": "gone.safetensors"}}'
             ),

@@ -12,7 +12,7 @@ import tensorstore as ts
 from flax import serialization, traverse_util
 
 from recllm_tasks.errors import UserError
-from recllm_tasks.models.formats import conversion
+from recllm_tasks.models.formats import conversion, t5x_legacy
 from recllm_tasks.models.formats.parameters import shapes_of
 from recllm_tasks.t5x_bridge import imports
 
@@ -237,3 +237,17 @@ def test_what_t5x_saves_is_converted(t5x, t5x_run, layout, tmp_path, torch_logit
     conversion.convert(source, "hf", tmp_path / "hf")
     expected = _t5x_logits(t5x_run, state, batch)
     np.testing.assert_allclose(torch_logits(tmp_path / "hf", *batch[:2]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"version": 3}, {"optimizer": [1]}])
+def test_msgpack_of_something_else_is_reported(made, tmp_path, content):
+    folder = _copy(made["t5x_legacy"], tmp_path / "copy") / "checkpoint_9"
+    (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(content))
+    with pytest.raises(UserError, match=r"Damaged checkpoint '.*checkpoint': got no 'optimizer'"):
+        conversion.open_source("t5x", folder)
+
+
+def test_our_own_error_is_not_a_damaged_checkpoint(made, monkeypatch):
+    monkeypatch.setattr(t5x_legacy.traverse_util, "flatten_dict", lambda *_, **__: len(None))
+    with pytest.raises(TypeError, match="has no len"):
+        conversion.open_source("t5x", made["t5x_legacy"] / "checkpoint_9")
