@@ -9,6 +9,7 @@ Files are untrusted: `read` checks every type and range.
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -107,6 +108,10 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """The content of a results file."""
         content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
+        for metrics in (content["metrics"], *content["baselines"].values()):
+            for task, values in metrics.items():
+                # An undefined metric is left out: the AUC of users who all like their item.
+                metrics[task] = {key: v for key, v in values.items() if not math.isnan(v)}
         empty = (None, "")
         return {
             key: value for key, value in content.items() if key in _ALWAYS or value not in empty

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -89,3 +90,12 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "results").touch()
     with pytest.raises(UserError, match="Cannot write"):
         SMALL.save(tmp_path)
+
+
+def test_an_undefined_metric_is_left_out(tmp_path):
+    """The AUC of users who all like their item; JSON has no NaN."""
+    metrics = {"toys_rating": {"auc": math.nan}, "toys_retrieval": {"hr@10": 0.5}}
+    dataclasses.replace(SMALL, metrics=metrics, baselines={"popularity": metrics}).save(tmp_path)
+    found = results.read(tmp_path / "results.json")
+    assert found.metrics == {"toys_rating": {}, "toys_retrieval": {"hr@10": 0.5}}
+    assert found.baselines["popularity"] == found.metrics
