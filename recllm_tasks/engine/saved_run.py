@@ -88,15 +88,14 @@ def load(
         )
     network = network or Transformer(_config(run, model_dir))
     mesh = devices.make_mesh(model_parallel)
-    checkpoints = Checkpoints(model_dir)
-    kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
     like = abstract_params(network, mesh)
-    if kind == BEST:
-        params = checkpoints.restore(BEST, like=like)
-    else:
-        params = checkpoints.restore_params(LAST, like=like)
-    step = checkpoints.require_step(kind)
-    checkpoints.close()
+    with Checkpoints(model_dir) as checkpoints:
+        kind = checkpoint or (BEST if checkpoints.latest_step(BEST) is not None else LAST)
+        if kind == BEST:
+            params = checkpoints.restore(BEST, like=like)
+        else:
+            params = checkpoints.restore_params(LAST, like=like)
+        step = checkpoints.require_step(kind)
     vocabulary = os.path.join(model_dir, run_folder.VOCABULARY)
     return SavedRun(run, network, params, step, mesh, vocabulary)
 
