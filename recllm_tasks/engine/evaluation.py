@@ -229,7 +229,7 @@ def evaluate(
     to_measure = saved.tasks(mixture)
     source = tasks.source_of(tasks.get(mixture))
     info = source.info()
-    saved.run.check_dataset(info.dataset, info.fingerprint)
+    saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     settings = {
         "version": __version__,
         "run": dataclasses.asdict(saved.run),

@@ -2,7 +2,7 @@
 
 MODEL_DIR/results/<evaluation>.json  one file for each split and decoding, see `Results.name`
 MODEL_DIR/results.json               a copy of the latest
-MODEL_DIR/per_user/<evaluation>/     per-user results, see per_user.py
+MODEL_DIR/per_user/<evaluation>/     per-user results with their checksums.json, see per_user.py
 
 Files are untrusted: `read` checks every type and range.
 """
@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from recllm_tasks import checksums
 from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import write_json
@@ -113,8 +114,11 @@ class Results:
         }
 
     def save(self, model_dir: str | os.PathLike) -> None:
-        """Writes both files of the evaluation."""
+        """Writes both files of the evaluation, and the checksums of its per-user results."""
         folder, content = pathlib.Path(model_dir), self.as_json()
+        rows = [folder / file for file in self.per_user.values() if (folder / file).is_file()]
+        if rows:
+            checksums.write(rows[0].parent, [file.name for file in rows])
         with contextlib.suppress(OSError):  # write_json reports it
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDER / f"{self.name}.json", content)

@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from recllm_tasks import cli
+from recllm_tasks import checksums, cli
 from recllm_tasks.audit import short_ids
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
@@ -222,7 +222,20 @@ def test_counts_that_differ_from_the_records(stored, audit_records):
     facts = json.loads(path.read_text())
     facts["statistics"]["interactions"] += 1
     path.write_text(json.dumps(facts))
+    checksums.write(stored.directory)
     assert "interactions" in audit_records("whole")["problem"]
+
+
+def test_records_that_a_program_rewrote(stored, audit_records):
+    records = stored.records("test")
+    items = records[USER]["items"]
+    # Another test item that the user does not have: no other check can see it.
+    own = {*items.tolist(), *records[USER]["negatives"].tolist()}
+    items = np.append(items[:-1], next(row for row in range(36) if row not in own))
+    stored.change("test", USER, items=items.astype(np.int32))
+    assert "were changed" in audit_records("records_unchanged")["problem"]
+    checksums.write(stored.directory)
+    assert "were changed" in audit_records("records_unchanged")["problem"]
 
 
 def test_ties_are_reported(stored, run_audit, only_tasks):

@@ -52,4 +52,33 @@ def test_a_new_folder_gets_vocabulary_and_settings_and_a_resumed_one_new_setting
     (tmp_path / "given.model").write_bytes(b"other")
     run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 2")
     assert (folder / "vocabulary.model").read_bytes() == b"pieces"
-    assert (folder / "config.gin").read_text() == "A = 2"
+    assert (folder / "config.gin").read_text().startswith("A = 2\n# checksum: ")
+
+
+def test_a_run_on_records_that_were_changed_is_refused(tmp_path):
+    told = dataclasses.replace(RUN, records_digest="1" * 64)
+    told.check_dataset("toys", "a" * 64, "1" * 64)
+    with pytest.raises(UserError, match=r"Records of dataset 'toys' .* digest 222.* expected 111"):
+        told.check_dataset("toys", "a" * 64, "2" * 64)
+
+
+def test_an_older_run_has_no_digest_and_resumes(tmp_path):
+    (tmp_path / "pieces").write_bytes(b"pieces")
+    content = dataclasses.asdict(RUN)
+    del content["records_digest"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    told = dataclasses.replace(RUN, records_digest="1" * 64)
+    run_folder.open_for_training(str(tmp_path), told, str(tmp_path / "pieces"), "A = 1")
+    told.save(str(tmp_path))
+    other = dataclasses.replace(RUN, records_digest="2" * 64)
+    with pytest.raises(UserError, match="Records of dataset"):
+        run_folder.open_for_training(str(tmp_path), other, str(tmp_path / "pieces"), "A = 1")
+
+
+def test_a_damaged_vocabulary_is_found_on_resuming(tmp_path):
+    (tmp_path / "pieces").write_bytes(b"pieces")
+    folder = tmp_path / "run"
+    run_folder.open_for_training(str(folder), RUN, str(tmp_path / "pieces"), "")
+    (folder / "vocabulary.model").write_bytes(b"piecez")
+    with pytest.raises(UserError, match=r"Damaged file '.*vocabulary\.model'"):
+        run_folder.open_for_training(str(folder), RUN, str(tmp_path / "pieces"), "")

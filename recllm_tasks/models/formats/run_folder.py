@@ -6,13 +6,13 @@ state). A converted folder holds network.json instead of run.json, and only `bes
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import parse_json, write_json
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats.checkpoint import Source, Target, Write
 from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
@@ -83,7 +83,7 @@ def _run_of(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
 def _config(run: pathlib.Path) -> T5Config:
     path = run / (NETWORK if (run / NETWORK).is_file() else RUN)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_bytes())
         return T5Config(**(stored if path.name == NETWORK else stored["network"]))
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
@@ -96,8 +96,7 @@ def _config(run: pathlib.Path) -> T5Config:
 def writer(target: Target) -> Iterator[Write]:
     sizes = dataclasses.asdict(target.config)
     sizes |= {"dtype": np.dtype(sizes["dtype"]).name}
-    text = json.dumps(sizes, indent=2) + "\n"
-    (target.folder / NETWORK).write_text(text, encoding="utf-8")
+    write_json(target.folder / NETWORK, sizes)
     arrays = NewArrays(target.folder / "best" / str(target.step) / _ITEM)
     yield lambda path, array: arrays.write(tuple(path.split("/")), array)
     arrays.close()
