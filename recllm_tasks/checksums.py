@@ -78,14 +78,25 @@ def read(folder: str | os.PathLike) -> dict[str, dict[str, Any]] | None:
     content = read_json(path)
     if content is None:
         return None
-    files = content.get("files")
-    if not is_intact(path.read_bytes()) or not isinstance(files, dict):
+    files = content.get("files") if isinstance(content, dict) else None
+    if not is_intact(path.read_bytes()) or not _are_entries(files):
         raise UserError(
             f"Damaged file '{path}': got no checksums with a checksum of their own, expected what "
             "was written with the files beside it; restore it from a copy, or delete it: the files "
             "are then used unverified"
         )
     return files
+
+
+def _are_entries(files: Any) -> bool:
+    return isinstance(files, dict) and all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        and not os.path.isabs(name)
+        and ".." not in name.split("/")
+        for name, entry in files.items()
+    )
 
 
 def damage(folder: str | os.PathLike, names: Iterable[str] | None = None) -> Iterator[Damage]:

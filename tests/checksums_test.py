@@ -59,6 +59,10 @@ def test_a_change_of_any_byte_of_the_checksums_is_noticed(folder):
         path.write_text(content)
         with pytest.raises(UserError, match=r"Damaged file '.*checksums\.json'"):
             checksums.read(folder)
+    for entries in ({"a": 1}, {"../x": {"bytes": 1, "sha256": ""}}, {"a": {"bytes": 1}}):
+        files.write_json(path, {"files": entries})
+        with pytest.raises(UserError, match=r"Damaged file '.*checksums\.json'"):
+            checksums.read(folder)
 
 
 @pytest.mark.parametrize("kind", ["json", "settings"])

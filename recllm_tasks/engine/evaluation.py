@@ -271,6 +271,7 @@ def evaluate(
     measured = evaluation.run(saved.params, saved.step, keep)
     results = Results(
         **facts,
+        records_digest=info.records_digest,
         ties=info.ties,
         version=__version__,
         initial_step=saved.run.initial_step,

@@ -42,6 +42,7 @@ class Results:
     Attributes:
       dataset, fingerprint: what it was measured on.
       split_fingerprint: shared by all id schemes of a dataset.
+      records_digest: of the dataset's records; shared by all id schemes too.
       ids: the id scheme.
       ties: the order of equal times in the dataset, `published` or `shuffled`.
       model: a name, such as `tiny` or `ease`.
@@ -68,6 +69,7 @@ class Results:
     dataset: str
     fingerprint: str
     split_fingerprint: str
+    records_digest: str = ""
     ids: str = ""
     ties: str = ""
     model: str
@@ -152,6 +154,7 @@ def read(path: pathlib.Path) -> Results:
         ),
         fingerprint=fingerprint,
         split_fingerprint=_fingerprint(fields, "split_fingerprint", fingerprint),
+        records_digest=_fingerprint(fields, "records_digest", ""),
         ids=fields.name("ids", "|".join(ID_SCHEMES), f"one of {', '.join(ID_SCHEMES)}", ""),
         ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
         model=fields.text("model"),

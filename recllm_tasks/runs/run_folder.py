@@ -68,9 +68,9 @@ class Run:
         digests = (records_digest, self.records_digest)
         if name == self.dataset and all(digests) and digests[0] != digests[1]:
             raise UserError(
-                f"Records of dataset '{name}' are not those that the run was trained on: got digest "
-                f"{digests[0][:12]}…, expected {digests[1][:12]}…; `recllm audit {name}` says "
-                "whether they were changed: prepare it again with --overwrite, or train again"
+                f"Records of dataset '{name}' are not those that the run was trained on: got "
+                f"digest {digests[0][:12]}…, expected {digests[1][:12]}…; see whether `recllm "
+                f"audit {name}` finds them changed; if so, prepare it again with --overwrite"
             )
 
     @classmethod
@@ -130,7 +130,7 @@ def open_for_training(model_dir: str, run: Run, vocabulary: str, settings: str) 
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Every value of a run by its name, such as `network.emb_dim`; without the digest of records."""
+    """Every value of a run by its name, such as `network.emb_dim`; not the records' digest."""
     flat = {}
     for name, value in dataclasses.asdict(run).items():
         if name == "records_digest":

@@ -23,6 +23,7 @@ SMALL = Results(
 )
 FULL = dataclasses.replace(
     SMALL,
+    records_digest="ef" * 32,
     ids="random",
     ties="published",
     title="Tiny",
