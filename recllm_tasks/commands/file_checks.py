@@ -95,7 +95,8 @@ def check_folder(folder: pathlib.Path) -> Iterator[Finding]:
         yield Finding("note", str(folder), found, f"cannot be verified; {fix}")
     if not problems:
         size = sum(path.stat().st_size for path in files)
-        yield Finding("ok", str(folder), f"{len(verdicts)} files intact, {size:,} bytes in all")
+        found = f"{len(verdicts)} of {len(files)} files verified and intact, {size:,} bytes in all"
+        yield Finding("ok", str(folder), found)
 
 
 def _files_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -114,7 +114,8 @@ def test_whole_folders_are_intact_and_nothing_is_unverified(dataset, run):
     for folder in (dataset, run):
         (found,) = file_checks.check_folder(folder)
         assert found.kind == "ok"
-        assert found.found.startswith(f"{len(_files(folder))} files intact, ")
+        number = len(_files(folder))
+        assert found.found.startswith(f"{number} of {number} files verified and intact, ")
 
 
 def test_every_flipped_byte_is_found_in_its_file(dataset, run):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import parse_json, write_json
 from recllm_tasks.models.config import T5Config
@@ -33,11 +34,15 @@ def open_folder(folder: pathlib.Path) -> Source:
     """A run's best state, else its last one; or the state whose own folder is given.
 
     Raises:
-      UserError: there is no run or no state, or the state does not fit its network.
+      UserError: there is no run or no state, a file is damaged, or the state does not fit its
+        network.
     """
     run, kind, step = _find(folder)
     config = _config(run)
     where = run / kind / str(step)
+    # Of a converted folder, and of a step that training saved.
+    for verified in (run, where):
+        checksums.check(verified, "restore it from a copy, or use another checkpoint")
     arrays = StoredArrays(where / _ITEM)
     prefix = _KINDS[kind]
     names = {
