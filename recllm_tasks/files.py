@@ -1,9 +1,10 @@
-"""Files that are never half written, and folders that one process at a time writes to."""
+"""Files that are never half written, JSON with a checksum, folders that one process holds."""
 
 import contextlib
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -51,6 +52,12 @@ def _open_new(path: str | os.PathLike, temporary: str, mode: str) -> IO:
         ) from error
 
 
+# How a file ends that holds the SHA-256 of all that is before: JSON with its last field, other text
+# with its last line.
+_JSON_END = '  "checksum": "sha256:{}"\n}}\n'
+_TEXT_END = "# checksum: sha256:{}\n"
+
+
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
     """Holds an existing folder for this process while the block runs.
@@ -88,9 +95,52 @@ def locked(folder: str | os.PathLike, purpose: str) -> Iterator[None]:
 
 
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as f:
-        json.dump(content, f, indent=2)
-        f.write("\n")
+    """Writes an object, and as its last field a `checksum`, which every reader verifies."""
+    _write_sealed(path, json.dumps({**content, "checksum": ""}, indent=2), _JSON_END)
+
+
+def write_settings(path: str | os.PathLike, text: str) -> None:
+    """Writes text in which # starts a comment, and as its last line a comment with a checksum."""
+    _write_sealed(path, text if text.endswith("\n") else f"{text}\n", _TEXT_END)
+
+
+def _write_sealed(path: str | os.PathLike, text: str, end: str) -> None:
+    body = text.removesuffix('  "checksum": ""\n}').encode()
+    with atomic_write(path, "wb") as f:
+        f.write(_sealed(body, end))
+
+
+def _sealed(body: bytes, end: str) -> bytes:
+    return body + end.format(hashlib.sha256(body).hexdigest()).encode()
+
+
+def is_intact(content: bytes) -> bool | None:
+    """Whether a file's content fits the checksum at its end; None if it has none.
+
+    No change of a single byte makes it None.
+    """
+    length = len(_JSON_END.format("0" * 64))
+    if not any(word in content[-length:] for word in (b"checksum", b"sha256:")):
+        return None
+    ends = (_JSON_END, _TEXT_END)
+    return any(content == _sealed(content[: -len(e.format("0" * 64))], e) for e in ends)
+
+
+def parse_json(content: bytes, **options: Any) -> Any:
+    """What `json.loads` makes of a file's content, without its checksum.
+
+    Raises:
+      ValueError: it is not JSON, or does not fit its checksum.
+    """
+    if is_intact(content) is False:
+        raise ValueError(
+            "content that does not fit its checksum (after an intended change, delete the field "
+            "'checksum')"
+        )
+    found = json.loads(content.decode("utf-8"), **options)
+    if isinstance(found, dict):
+        found.pop("checksum", None)
+    return found
 
 
 def from_object(cls: type[T], content: Any) -> T:
@@ -117,7 +167,7 @@ def from_object(cls: type[T], content: Any) -> T:
 def read_json(path: str | os.PathLike) -> dict[str, Any] | None:
     """The content of a JSON file, or None if the file does not exist."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        return parse_json(pathlib.Path(path).read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:

@@ -1,6 +1,8 @@
 """Progress of long work: a bar on a terminal, an occasional line in a log file."""
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -17,6 +19,27 @@ from rich.progress import (
 _LINE_EVERY = 0.1
 
 console = Console(stderr=True, highlight=False)
+
+
+def cache_unwritten(path: str | os.PathLike, error: Exception) -> None:
+    """Says once for each folder and reason that a file cannot be kept there for the next use.
+
+    Args:
+      path: the file.
+      error: of writing it, an OSError or the UserError that it caused.
+    """
+    cause = error if isinstance(error, OSError) else error.__cause__ or error
+    reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    _say_unwritten(os.path.dirname(path), reason)
+
+
+@functools.cache
+def _say_unwritten(folder: str, reason: str) -> None:
+    console.print(
+        f"cannot write to '{folder}': {reason}; what is computed there once is computed again by "
+        "every process: free some space, or make the folder writable",
+        markup=False,
+    )
 
 
 class Work:

@@ -60,7 +60,7 @@ class Recommender:
         """
         dataset, lengths = saved.run.dataset, saved.run.lengths
         info = CatalogSource(dataset, data_dir=data_dir).info()
-        saved.run.check_dataset(dataset, info.fingerprint)
+        saved.run.check_dataset(dataset, info.fingerprint, info.records_digest)
         wording = Wording(info.noun, info.verb, info.verb_past)
         retrieval = tasks.recommendation_task(dataset, "retrieval", wording, data_dir=data_dir)
         task = tasks.with_vocabulary(

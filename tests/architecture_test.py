@@ -28,7 +28,7 @@ FLOORS = (
     ("models",),
     ("data",),
     ("gin_files",),
-    ("errors", "files", "progress"),
+    ("array_file", "checksums", "errors", "files", "progress"),
     ("__init__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,6 +14,7 @@ import pytest
 import seqio
 
 from recllm_tasks import cli
+from recllm_tasks.files import read_json
 
 HEAVY = {"gin", "jax", "numpy", "seqio", "tensorflow"}
 README = pathlib.Path(__file__).parents[1] / "README.md"
@@ -358,7 +359,7 @@ def test_the_task_of_the_readme_trains_evaluates_and_shows(movies, tmp_path, mon
     assert cli.main(["eval", run, "--json", *common]) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["metrics"]["movielens_100k_next_title"]["invalid"] == 0
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    assert read_json(tmp_path / "run" / "results.json") == results
     out = tmp_path / "out.jsonl"
     task = "--gin.MIXTURE_OR_TASK_NAME=movielens_100k_next_title"
     assert cli.main(["infer", run, task, "--out", str(out), *common]) == 0
@@ -375,7 +376,7 @@ def test_eval_prints_the_baselines_beside_the_model(movies, tmp_path, capsys):
     shown = capsys.readouterr().out
     for words in ("movielens_100k_retrieval, test, 30 users", "popularity", "history", "auc"):
         assert words in shown
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    results = read_json(tmp_path / "run" / "results.json")
     keys = {"dataset", "fingerprint", "model", "step", "seed", "split", "metrics", "baselines"}
     assert keys | {"seconds"} <= set(results)
     facts = json.loads(next(movies.rglob("recllm.json")).read_text())

@@ -15,6 +15,7 @@ from recllm_tasks import tasks
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine import inference, optimizer, training
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import read_json, write_json
 from recllm_tasks.models import beam_search
 from recllm_tasks.prompts import vocabulary
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource, data_dir
@@ -136,8 +137,8 @@ def test_a_run_without_its_data_says_what_is_missing(run_dir, tmp_path):
 
 def test_another_preparation_of_the_data_is_refused(run_dir, tmp_path):
     other = pathlib.Path(shutil.copytree(run_dir, tmp_path / "run"))
-    facts = json.loads((other / "run.json").read_text())
-    (other / "run.json").write_text(json.dumps({**facts, "fingerprint": "0" * 64}))
+    facts = read_json(other / "run.json")
+    write_json(other / "run.json", {**facts, "fingerprint": "0" * 64})
     message = r"'gift_cards' is not the one that the run was trained on: .* expected 000000000000"
     with pytest.raises(UserError, match=message):
         Recommender.from_run(str(other))

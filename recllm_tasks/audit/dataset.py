@@ -11,7 +11,7 @@ from recllm_tasks.audit.check import Check
 from recllm_tasks.audit.drawn_negatives import HeldOutNegatives, OwnNegatives
 from recllm_tasks.audit.examples import Batch
 from recllm_tasks.audit.held_out import Confirmation, HeldOut, OwnTarget
-from recllm_tasks.audit.records import Records, read_records
+from recllm_tasks.audit.records import Records, check_unchanged, read_records
 from recllm_tasks.prompts import source
 from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import SPLITS
@@ -43,7 +43,10 @@ def audit(dataset: str, num_seeds: int = 2, with_numbers: bool = False) -> Itera
     Raises:
       UserError: the dataset is not prepared or is damaged.
     """
-    records = read_records(source.CatalogSource(dataset))
+    stored = source.CatalogSource(dataset)
+    records = read_records(stored)
+    if records.info.records_digest:
+        yield check_unchanged(stored)
     for check in _FIRST:
         done = check(records)
         yield done

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
+from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.data.dataset_info import DatasetInfo
+from recllm_tasks.data.dataset_info import DatasetInfo, digest_records
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
 from recllm_tasks.prompts.windows import stored_records
@@ -85,6 +86,24 @@ def read_records(source: CatalogSource) -> Records:
             "expected what `recllm prepare` wrote; run it again with --overwrite"
         ) from error
     return Records(info, catalog, splits)
+
+
+def check_unchanged(source: CatalogSource) -> Check:
+    """The records are, byte for byte, those that were prepared.
+
+    TFRecord's own checksums are valid in a file that a program rewrote.
+    """
+    prepared, found = source.info().records_digest, digest_records(source.dataset_dir())
+    offender = None
+    if found != prepared:
+        problem = f"the records were changed after they were prepared with digest {prepared[:12]}…"
+        offender = Offender(problem, f"digest {found[:12]}…")
+    return Check(
+        "records_unchanged",
+        "the records are those that were prepared",
+        {"digest": found[:12]},
+        offender,
+    )
 
 
 def _read_split(directory: str, split: str) -> Split:

@@ -143,6 +143,7 @@ def save(
         version=__version__,
         step=0,
         seed=seed,
+        records_digest=info.records_digest,
         ties=info.ties,
         settings=measured.settings,
         parameters=int(measured.parameters),

@@ -14,10 +14,10 @@ from recllm_tasks.errors import UserError
 SUMMARY = "prove that a dataset and its tasks leak no held-out data"
 EPILOG = """\
 It reads every record and runs every task over the whole dataset, the custom tasks of --module
-included. It checks that no later interaction is in an earlier split, no target in its own history,
-no negative among the user's interactions, and no validation or test pair in the tokens of a
-training example, and that short ids are in random order. Each check prints one line; a check that
-fails shows its first offending record.
+included. It checks that the records are those that were prepared, that no later interaction is in
+an earlier split, no target in its own history, no negative among the user's interactions, and no
+validation or test pair in the tokens of a training example, and that short ids are in random order.
+Each check prints one line; a check that fails shows its first offending record.
 
 exit code: 0 all checks passed, 1 one failed, 2 the dataset is damaged or not prepared.
 
@@ -42,7 +42,7 @@ def run(args) -> int:
 
     if args.seeds < 1:
         raise UserError(f"Number of seeds: got {args.seeds}, expected at least 1; correct --seeds")
-    fingerprint = session.dataset_info(args.dataset).fingerprint
+    info = session.dataset_info(args.dataset)
     start, checks = time.monotonic(), []
     terminal = Console(highlight=False, soft_wrap=True)
     for check in audit(args.dataset, args.seeds, args.p5):
@@ -54,7 +54,7 @@ def run(args) -> int:
     if args.json:
         results = {
             "dataset": args.dataset,
-            "fingerprint": fingerprint,
+            "fingerprint": info.fingerprint,
             "passed": not failed,
             "seconds": seconds,
             "checks": [check.to_json() for check in checks],
@@ -64,7 +64,15 @@ def run(args) -> int:
         count = f"{len(failed)} of {len(checks)} checks failed" if failed else "all checks passed"
         if not args.p5:
             terminal.print("P5's tasks were not checked; add --p5", style="dim")
-        terminal.print(f"{args.dataset}: {count} in {seconds} s; fingerprint {fingerprint[:12]}")
+        if not info.records_digest:
+            terminal.print(
+                "the records were prepared without a digest, so a change is not seen; prepare the "
+                "dataset again with --overwrite",
+                style="dim",
+            )
+        terminal.print(
+            f"{args.dataset}: {count} in {seconds} s; fingerprint {info.fingerprint[:12]}"
+        )
     return 1 if failed else 0
 
 

@@ -13,22 +13,31 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from recllm_tasks import __version__
-from recllm_tasks.commands import session
+from recllm_tasks.commands import file_checks, session
+from recllm_tasks.commands.file_checks import Finding
 from recllm_tasks.errors import UserError
 from recllm_tasks.t5x_bridge import imports
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-SUMMARY = "check the installation and say how to fix it"
+SUMMARY = "check the installation, or the files of datasets and runs, and say how to fix them"
 EPILOG = """\
-It checks Python, the installed packages against the ranges that recllm_tasks requires, the devices
-that JAX finds, and T5X, which is optional.
+Without PATH it checks Python, the installed packages against the ranges that recllm_tasks requires,
+the devices that JAX finds, and T5X, which is optional.
 
-exit code: 0 everything that is needed fits together, 1 something needs fixing; the line says how.
+With PATH it reads every file of the datasets and runs there and compares it with its checksum. It
+names each file that is damaged or missing, and those that have no checksum.
+
+exit code: 0 everything that is needed fits together, or no file is damaged; 1 something needs
+fixing; the line says how.
+
+examples:
+  recllm doctor
+  recllm doctor ~/recllm_data ~/runs/toys_ut
 """
 
 PYTHONS = ((3, 11), (3, 12))
@@ -49,23 +58,20 @@ _REINSTALL = "make a fresh environment: rm -rf .venv && launch/install.sh"
 _MARKS = {"ok": ("ok    ", "32"), "note": ("note  ", "2"), "problem": ("FAIL  ", "1;31")}
 
 
-class Finding(NamedTuple):
-    """One line: `kind` is ok, note or problem; the `advice` of a problem says how to fix it."""
-
-    kind: str
-    what: str
-    found: str
-    advice: str = ""
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        nargs="*",
+        metavar="PATH",
+        help="a data folder, a prepared dataset's folder, a run's folder, or a folder of runs",
+    )
     parser.add_argument("--json", action="store_true", help="findings as JSON")
     session.add_data_arguments(parser)
 
 
 def run(args) -> int:
     with session.quiet_stderr():
-        findings = list(checkup())
+        findings = list(file_checks.check(args.path) if args.path else checkup())
     problems = [finding for finding in findings if finding.kind == "problem"]
     if args.json:
         sys.stdout.write(json.dumps([finding._asdict() for finding in findings], indent=2) + "\n")
@@ -74,9 +80,8 @@ def run(args) -> int:
         sys.stdout.write(f"{_mark(finding.kind)}{finding.what}: {finding.found}\n")
         if finding.advice:
             sys.stdout.write(f"      {finding.advice}\n")
-    sys.stdout.write(
-        f"{len(problems)} to fix\n" if problems else "everything that is needed fits together\n"
-    )
+    fine = "no file is damaged" if args.path else "everything that is needed fits together"
+    sys.stdout.write(f"{len(problems)} to fix\n" if problems else f"{fine}\n")
     return 1 if problems else 0
 
 

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.data.dataset_info import BUILDER, VERSION, DatasetInfo
+from recllm_tasks.data.dataset_info import BUILDER, VERSION, DatasetInfo, digest_records
 from recllm_tasks.data.records import Shard, plan_shards
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.specs import SPECS
@@ -111,7 +111,6 @@ class RecSequences(FileReaderBuilder):
             raise ValueError("RecSequences: got no data to write; use `recllm prepare`")
         catalog, info = self._prepared.catalog, self._prepared.info
         catalog.save(self.data_dir)
-        info.save(self.data_dir)
         for file in self._prepared.files:
             shutil.copy(file, self.data_dir)
         templates = {split: self._get_filename_template(split) for split in HELD_OUT}
@@ -123,6 +122,8 @@ class RecSequences(FileReaderBuilder):
             templates,
         )
         self._write([shard for shards in plan.values() for shard in shards])
+        info = dataclasses.replace(info, records_digest=digest_records(self.data_dir))
+        info.save(self.data_dir)
         self.info.set_splits(
             tfds.core.SplitDict(
                 [_split_info(split, plan[split], templates[split]) for split in plan]

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recllm_tasks import checksums
 from recllm_tasks.data import id_schemes
 from recllm_tasks.data.metadata import ItemText
 from recllm_tasks.errors import UserError
@@ -63,13 +64,17 @@ class Catalog:
 
     @classmethod
     def load(cls, dataset_dir: str | Path) -> "Catalog":
-        """Reads `catalog.parquet` from the folder of a prepared dataset."""
+        """Reads `catalog.parquet` from the folder of a prepared dataset.
+
+        Raises `UserError` if it is missing, damaged or changed.
+        """
         path = Path(dataset_dir) / FILE_NAME
         if not path.is_file():
             raise UserError(
                 f"no catalog for '{dataset_dir}': got no file {FILE_NAME}, expected a prepared "
                 "dataset's folder; run `recllm prepare` or check the path"
             )
+        checksums.check(path.parent, "run `recllm prepare` again with --overwrite", [FILE_NAME])
         try:
             table = pq.read_table(path)
         except (pa.ArrowException, OSError) as error:

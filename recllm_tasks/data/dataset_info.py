@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recllm_tasks import checksums
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.options import RANDOM, Options
 from recllm_tasks.data.semantic_ids import Collisions
@@ -71,6 +72,18 @@ def compute_split_fingerprint(
     return compute_fingerprint(spec, sources, dataclasses.replace(options, ids=RANDOM), bad_records)
 
 
+def digest_records(directory: str | Path) -> str:
+    """SHA-256 (hex) of the files of records in a folder, and of their names.
+
+    Our choice: the fingerprint is of what determines the records and is known before they exist, so
+    that a prepared dataset is recognised; this digest is of what was written. The same fingerprint
+    gives the same records, byte for byte.
+    """
+    files = sorted(Path(directory).glob("*.tfrecord-*"))
+    facts = [[path.name, checksums.sha256(path)] for path in files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What `prepare` found and chose.
@@ -82,7 +95,8 @@ class DatasetInfo:
     in `Options`; the defaults apply to datasets prepared before there were options. `tie_counts` is
     None if ties were not counted. `ids_digest` and `collisions` describe semantic ids.
     `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
-    datasets use their fingerprint.
+    datasets use their fingerprint. `records_digest` is `digest_records` of what was written, and ""
+    for datasets prepared before there was one.
     """
 
     dataset: str
@@ -108,6 +122,7 @@ class DatasetInfo:
     ids_digest: str = ""
     collisions: Collisions | None = None
     split_fingerprint: str = ""
+    records_digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -122,7 +137,7 @@ class DatasetInfo:
     def load(cls, directory: str | Path) -> "DatasetInfo":
         """Reads the facts of the dataset in `directory` (see `dataset_dir`).
 
-        Raises `UserError` if the dataset is missing or incomplete.
+        Raises `UserError` if the dataset is missing or incomplete, or its facts were changed.
         """
         directory = Path(directory)
         name, data_dir = directory.parent.name, directory.parents[2]
@@ -142,6 +157,8 @@ class DatasetInfo:
                 f"dataset '{name}' is incomplete in {data_dir}: got a folder {directory} without "
                 f"{', '.join(missing)}, expected all files; run `{command} --overwrite`"
             )
+        small = [file for file in _FILES if file != CATALOG_FILE]
+        checksums.check(directory, f"run `{command} --overwrite`", small)
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
             if not isinstance(facts, dict):

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import tensorflow_datasets as tfds
 
+from recllm_tasks import checksums
 from recllm_tasks.data import sequences as sequences_lib
 from recllm_tasks.data.bad_records import FILE_NAME as BAD_RECORDS_FILE
 from recllm_tasks.data.bad_records import MODES as BAD_RECORDS_MODES
@@ -316,6 +317,7 @@ def _write(
                 try_download_gcs=False, register_checksums=False
             ),
         )
+    checksums.write(dataset_dir(scratch, name))
     replace_folder(scratch, dataset_dir(scratch, name), dataset_dir(data_dir, name))
 
 

@@ -1,6 +1,5 @@
 """The valid answers of a task: their texts, and the trie of their tokens for beam search."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import seqio
 
-from recllm_tasks import tasks
+from recllm_tasks import progress, tasks
 from recllm_tasks.engine import trie_file
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.trie import Trie
@@ -40,7 +39,8 @@ def answers_of(task: seqio.Task) -> Answers | None:
 
     A catalog's trie is built once and cached beside the dataset's records as `trie-<key>.npy`. The
     key covers everything that determines it: the dataset's fingerprint, the vocabulary, and how an
-    item is written. A damaged file is replaced. In a read-only folder nothing is cached.
+    item is written. A damaged file is replaced. In a read-only folder nothing is cached, and a line
+    says so once.
     """
     prompt, listed = tasks.prompt_of(task), tasks.answers(task)
     if prompt is None or listed is None:
@@ -54,8 +54,10 @@ def answers_of(task: seqio.Task) -> Answers | None:
     trie = trie_file.load(path)
     if trie is None or trie.num_items != len(texts):
         trie = _build(texts, vocabulary)
-        with contextlib.suppress(OSError, UserError):  # read-only, or full
+        try:
             trie_file.save(trie, path)
+        except (OSError, UserError) as error:  # read-only, or full
+            progress.cache_unwritten(path, error)
     return Answers(texts, text_of_answer, trie)
 
 

@@ -10,6 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
 
 LAST, BEST = "checkpoints", "best"
@@ -60,6 +61,8 @@ class Checkpoints:
             if step in manager.all_steps():
                 manager.delete(step)
             manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            if jax.process_index() == 0:
+                checksums.write(self._dir / kind / str(step))
 
     def latest_step(self, kind: str) -> int | None:
         return self._manager(kind).latest_step() if (self._dir / kind).is_dir() else None
@@ -73,6 +76,7 @@ class Checkpoints:
         step = self.require_step(kind, step)
         folder = self._dir / kind / str(step)
         with _damage_reported(folder):
+            checksums.check(folder, _advice(folder))
             stored = self._manager(kind).item_metadata(step)
             check_fits(str(folder), stored, like)
             return self._manager(kind).restore(step, args=ocp.args.StandardRestore(like))
@@ -93,6 +97,7 @@ class Checkpoints:
         like = {"params": like}
         folder = self._dir / kind / str(self.require_step(kind)) / "default"
         with _damage_reported(folder.parent), ocp.PyTreeCheckpointer() as reader:
+            checksums.check(folder.parent, _advice(folder.parent))
             stored = reader.metadata(folder).item_metadata.tree
             check_fits(str(folder.parent), {"params": stored["params"]}, like)
             restore_args = ocp.checkpoint_utils.construct_restore_args(like)
@@ -130,16 +135,28 @@ def _failure_reported(folder: pathlib.Path, step: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _damage_reported(folder: pathlib.Path) -> Iterator[None]:
-    """Turns Orbax's errors about a checkpoint that it cannot read into UserErrors."""
+    """Turns errors about a checkpoint that cannot be read into UserErrors.
+
+    Where there are checksums, and the files have them, an error of Orbax is not damage.
+    """
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, OSError) as error:
+        if checksums.read(folder) is not None and not isinstance(error, OSError):
+            raise
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(
             f"Damaged checkpoint '{folder}': got '{first[:300]}', expected files as `recllm train` "
-            "wrote them; restore that folder from a copy, or delete it: training then starts from "
-            f"an earlier checkpoint. CHECKPOINT chooses between '{BEST}' and '{LAST}'"
+            f"wrote them; {_advice(folder)}"
         ) from error
+
+
+def _advice(folder: pathlib.Path) -> str:
+    other = LAST if folder.parent.name == BEST else BEST
+    return (
+        f"restore '{folder}' from a copy, or use the run's other state with "
+        f"--gin.CHECKPOINT={other}; to train anew, choose another MODEL_DIR"
+    )
 
 
 def check_fits(where: str, stored: Any, expected: Any) -> None:

@@ -239,7 +239,7 @@ def evaluate(
     to_measure = saved.tasks(mixture)
     source = tasks.source_of(tasks.get(mixture))
     info = source.info()
-    saved.run.check_dataset(info.dataset, info.fingerprint)
+    saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     settings = {
         "version": __version__,
         "run": dataclasses.asdict(saved.run),
@@ -281,6 +281,7 @@ def evaluate(
     measured = evaluation.run(saved.params, saved.step, keep)
     results = Results(
         **facts,
+        records_digest=info.records_digest,
         ties=info.ties,
         version=__version__,
         initial_step=saved.run.initial_step,

@@ -61,7 +61,8 @@ def infer(
             "correct MIXTURE_OR_TASK_NAME"
         )
     source = tasks.source_of(found)
-    saved.run.check_dataset(source.dataset_name, source.info().fingerprint)
+    info = source.info()
+    saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
     decoding = dataclasses.replace(decoding, constrained=True)

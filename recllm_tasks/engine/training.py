@@ -178,6 +178,7 @@ def describe_run(
         mixture=found.name,
         dataset=source.dataset_name,
         fingerprint=source.info().fingerprint,
+        records_digest=source.info().records_digest,
         lengths=dict(lengths),
         network=config,
         seed=seed,

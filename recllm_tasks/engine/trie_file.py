@@ -2,11 +2,10 @@
 
 import itertools
 import os
-import zlib
 
 import numpy as np
 
-from recllm_tasks.files import atomic_write
+from recllm_tasks import array_file
 from recllm_tasks.models.trie import Trie
 
 # Raise this whenever the same tokens would give another file.
@@ -21,6 +20,8 @@ _ARRAYS = (
     "item_rows",
     "item_positions",
 )
+_DTYPE = np.dtype(np.int32)
+
 # Arrays start at multiples of this, in int32: JAX uses aligned host memory without a copy.
 _ALIGNMENT = 16
 
@@ -38,16 +39,7 @@ def save(trie: Trie, path: str | os.PathLike) -> None:
     chunks = []
     for part in parts:
         chunks += [part.data, bytes(4 * (_padded(len(part)) - len(part)))]
-    checksum = 0
-    for chunk in chunks:
-        checksum = zlib.crc32(chunk, checksum)
-    length = _ALIGNMENT + sum(_padded(len(part)) for part in parts)
-    layout = {"descr": "<i4", "fortran_order": False, "shape": (length,)}
-    with atomic_write(path, "wb") as f:
-        np.lib.format.write_array_header_1_0(f, layout)
-        f.write(checksum.to_bytes(4, "little").ljust(4 * _ALIGNMENT, b"\0"))
-        for chunk in chunks:
-            f.write(chunk)
+    array_file.write(path, _DTYPE, chunks)
 
 
 def load(path: str | os.PathLike) -> Trie | None:
@@ -55,16 +47,8 @@ def load(path: str | os.PathLike) -> Trie | None:
 
     The whole file is read once to verify its checksum.
     """
-    try:
-        flat = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):  # the last two: not a complete .npy file
-        return None
-    if not isinstance(flat, np.ndarray) or flat.dtype != np.int32 or flat.ndim != 1:
-        return None
-    head, body = flat[:_ALIGNMENT].tobytes(), flat.view(np.ndarray)[_ALIGNMENT:]
-    if not len(body) or head != zlib.crc32(body.data).to_bytes(4, "little").ljust(
-        4 * _ALIGNMENT, b"\0"
-    ):
+    body = array_file.read(path, _DTYPE)
+    if body is None:
         return None
     num_nodes, num_items, max_depth, eos_id = body[:4].tolist()
     lengths = (4, max_depth, num_nodes + 1, num_nodes - 1, *[num_nodes] * 3, *[num_items] * 2)

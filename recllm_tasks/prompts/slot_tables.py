@@ -2,11 +2,10 @@
 
 Beside the dataset's records lies `tokens-<key>.npy` for each way of writing items. The key is what
 fixes it: the catalog, the vocabulary, and how an item is written. A damaged file is replaced; in a
-folder that cannot be written to, none is kept. Every process maps the same pages, and the tables of
-ten million items are no part of any TensorFlow graph.
+folder that cannot be written to, none is kept, and a line says so once. Every process maps the same
+pages, and the tables of ten million items are no part of any TensorFlow graph.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
@@ -14,6 +13,7 @@ import os
 
 import seqio
 
+from recllm_tasks import checksums, progress
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
@@ -82,8 +82,10 @@ def _stored_table(
     stored = table_file.load(path)
     if stored is None:
         table = _build(forms, texts, catalog, vocabulary, max_tokens)
-        with contextlib.suppress(OSError, UserError):  # read-only, or full
+        try:
             table_file.save(path, table.values, table.splits)
+        except (OSError, UserError) as error:  # read-only, or full
+            progress.cache_unwritten(path, error)
         stored = table_file.load(path) or (table.values, table.splits)
     return TokenTable(*stored)
 
@@ -116,7 +118,7 @@ def table_path(
     """Where a table is kept."""
     facts = [
         table_file.FORMAT_VERSION,
-        _file_digest(os.path.join(folder, CATALOG_FILE)),
+        checksums.sha256(os.path.join(folder, CATALOG_FILE)),
         hashlib.sha256(vocabulary.sp_model).hexdigest(),
         forms,
         texts,
@@ -124,8 +126,3 @@ def table_path(
     ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return os.path.join(folder, f"tokens-{key[:16]}.npy")
-
-
-def _file_digest(path: str) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,16 +1,16 @@
 """Stores a token table as a flat `.npy` array of bytes that NumPy can map into memory."""
 
-import zlib
-
 import numpy as np
 
-from recllm_tasks.files import atomic_write
+from recllm_tasks import array_file
 
 # Increment when the same catalog and vocabulary would give a different file.
 FORMAT_VERSION = 1
 
 # Parts start at multiples of this many bytes.
 _ALIGNMENT = 64
+
+_DTYPE = np.dtype(np.uint8)
 
 
 def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
@@ -30,16 +30,7 @@ def save(path: str, values: np.ndarray, splits: np.ndarray) -> None:
     for part in (header, splits, values):
         data = np.ascontiguousarray(part).data.cast("B")
         chunks += [data, bytes(-len(data) % _ALIGNMENT)]
-    checksum = 0
-    for chunk in chunks:
-        checksum = zlib.crc32(chunk, checksum)
-    length = _ALIGNMENT + sum(map(len, chunks))
-    layout = {"descr": "|u1", "fortran_order": False, "shape": (length,)}
-    with atomic_write(path, "wb") as f:
-        np.lib.format.write_array_header_1_0(f, layout)
-        f.write(checksum.to_bytes(4, "little").ljust(_ALIGNMENT, b"\0"))
-        for chunk in chunks:
-            f.write(chunk)
+    array_file.write(path, _DTYPE, chunks)
 
 
 def load(path: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -47,15 +38,8 @@ def load(path: str) -> tuple[np.ndarray, np.ndarray] | None:
 
     Reads the whole file once to verify its checksum, which covers every byte.
     """
-    try:
-        flat = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):  # the last two if it is no complete .npy file
-        return None
-    if not isinstance(flat, np.ndarray) or flat.dtype != np.uint8 or flat.ndim != 1:
-        return None
-    stored, body = flat[:_ALIGNMENT].tobytes(), flat.view(np.ndarray)[_ALIGNMENT:]
-    checksum = zlib.crc32(body.data).to_bytes(4, "little").ljust(_ALIGNMENT, b"\0")
-    if not len(body) or stored != checksum:
+    body = array_file.read(path, _DTYPE)
+    if body is None:
         return None
     num_splits, num_values, itemsize = body[:24].view(np.int64).tolist()
     values_at = _ALIGNMENT + -(-8 * num_splits // _ALIGNMENT) * _ALIGNMENT

@@ -1,6 +1,7 @@
 """Vocabularies: each dataset's own small one, or a published one bound in gin."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import gin
@@ -9,12 +10,15 @@ import seqio
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
 
 FILE_NAME = "vocabulary.model"
 
 # T5's sentinels at the end of every vocabulary, for span corruption (Raffel et al. 2020).
 SENTINELS = 100
+
+_DAMAGED = "restore the file, or retrain a dataset's own with `recllm prepare … --overwrite`"
 
 
 @gin.configurable(module="vocabulary")
@@ -55,6 +59,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
                     f"No vocabulary at '{path}': expected a SentencePiece model; "
                     "bind vocabulary.sentencepiece_file.path to one, or prepare the dataset"
                 )
+            checksums.check(os.path.dirname(path), _DAMAGED, [os.path.basename(path)])
             self._sentencepiece_model_file, self._model = path, None
         try:
             return super()._model_context()
@@ -62,7 +67,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
             self._sentencepiece_model_file = ""
             raise UserError(
                 f"Damaged vocabulary '{path}': got {error}, expected a SentencePiece model; "
-                "restore the file, or retrain a dataset's own with `recllm prepare … --overwrite`"
+                f"{_DAMAGED}"
             ) from error
 
     def __eq__(self, other):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 import tensorflow as tf
 
+from recllm_tasks import checksums
 from recllm_tasks.data import id_schemes, options
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
@@ -76,7 +77,7 @@ def train_vocabulary(
     phrases: Iterable[str] = (),
     ids: str = options.RANDOM,
 ) -> None:
-    """Trains a SentencePiece model and writes it to `path` atomically.
+    """Trains a SentencePiece model and writes it to `path` atomically, its checksum before it.
 
     Our choice: byte-pair encoding, because it keeps frequent words whole. The unigram trainer only
     considers pieces that occur in two different words, so it splits "Item" or "(1997)". Phrases of
@@ -121,6 +122,7 @@ def train_vocabulary(
         num_threads=1,
         minloglevel=2,
     )
+    checksums.expect(os.path.dirname(path), os.path.basename(path), model.getvalue())
     temporary = f"{path}.{os.getpid()}.tmp"
     with tf.io.gfile.GFile(temporary, "wb") as f:
         f.write(model.getvalue())

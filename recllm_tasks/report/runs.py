@@ -75,7 +75,8 @@ def load(paths: Iterable[str | os.PathLike]) -> list[Run]:
     A baseline within results is kept only if no run of that row is given.
 
     Raises:
-      UserError: a path does not exist or holds no results, or a file is invalid.
+      UserError: a path does not exist or holds no results, a file is invalid, or two runs were
+        measured on different records of one dataset.
     """
     files = list(dict.fromkeys(file for path in paths for file in results.find(path)))
     if not files:
@@ -83,6 +84,7 @@ def load(paths: Iterable[str | os.PathLike]) -> list[Run]:
             "Nothing to report: got no run, expected folders with a results.json; name some"
         )
     runs = [_run(results.read(file), path=file) for file in files]
+    _check_same_records(runs)
     places = {_place(run, task, run.num_examples.get(task)) for run in runs for task in run.metrics}
     for baseline in [baseline for run in runs for baseline in _baselines(run)]:
         new = {}
@@ -95,6 +97,22 @@ def load(paths: Iterable[str | os.PathLike]) -> list[Run]:
         if new:
             runs.append(dataclasses.replace(baseline, metrics=new))
     return runs
+
+
+def _check_same_records(runs: Iterable[Run]) -> None:
+    """Raises UserError if the records of a dataset were changed between two runs."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        if not run.records_digest:
+            continue
+        first = seen.setdefault(run.split_fingerprint, run)
+        if run.records_digest != first.records_digest:
+            raise UserError(
+                f"'records_digest' in '{run.path}': got {run.records_digest[:12]}…, expected "
+                f"{first.records_digest[:12]}… as in '{first.path}', because both belong to one "
+                f"fingerprint; see whether `recllm audit {run.dataset}` finds the records changed, "
+                "and measure the run again, or leave one out"
+            )
 
 
 def _run(found: Results, **more) -> Run:

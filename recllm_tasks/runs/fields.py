@@ -3,7 +3,6 @@
 An invalid value is a UserError that names the file and the key.
 """
 
-import json
 import math
 import pathlib
 import re
@@ -11,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import parse_json
 
 # Far above any results.json or run.json.
 MAX_BYTES = 16 << 20
@@ -42,8 +42,9 @@ class Fields:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES >> 20} MiB")
-            text = path.read_text(encoding="utf-8")
-            content = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+            content = parse_json(
+                path.read_bytes(), parse_constant=_refuse, object_pairs_hook=_unique
+            )
             if not isinstance(content, dict):
                 raise ValueError(_shown(content))
         except (OSError, ValueError, RecursionError) as error:

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recllm_tasks import checksums
 from recllm_tasks import metrics as task_metrics
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
@@ -92,6 +93,8 @@ def write(
     schema = first.schema.with_metadata({_METADATA: json.dumps(facts, sort_keys=True)})
     try:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # `Results.save` writes them once the evaluation is complete.
+        checksums.remove(pathlib.Path(path).parent)
         with atomic_write(path, "wb") as f, pq.ParquetWriter(f, schema) as writer:
             for batch in (first, *batches):
                 table = pa.Table.from_batches([batch]).replace_schema_metadata(schema.metadata)
@@ -117,8 +120,10 @@ def read(path: str | os.PathLike, schema: pa.Schema | None = None) -> Iterator[p
       schema: RANKED or RATED, which the file must have; None accepts either.
 
     Raises:
-      UserError: the file does not exist, or is not a file of per-user results.
+      UserError: the file does not exist, is damaged, or is not a file of per-user results.
     """
+    path = pathlib.Path(path)
+    checksums.check(path.parent, "measure the run again, or delete the file", [path.name])
     with _opened(path) as file:
         if not 0 < file.metadata.num_rows <= MAX_ROWS:
             raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")

@@ -2,7 +2,7 @@
 
 MODEL_DIR/results/<evaluation>.json  one file for each split and decoding, see `Results.name`
 MODEL_DIR/results.json               a copy of the latest
-MODEL_DIR/per_user/<evaluation>/     per-user results, see per_user.py
+MODEL_DIR/per_user/<evaluation>/     per-user results with their checksums.json, see per_user.py
 
 Files are untrusted: `read` checks every type and range.
 """
@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from recllm_tasks import checksums
 from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, write_json
@@ -42,6 +43,7 @@ class Results:
     Attributes:
       dataset, fingerprint: what it was measured on.
       split_fingerprint: shared by all id schemes of a dataset.
+      records_digest: of the dataset's records; shared by all id schemes too.
       ids: the id scheme.
       ties: the order of equal times in the dataset, `published` or `shuffled`.
       model: a name, such as `tiny` or `ease`.
@@ -68,6 +70,7 @@ class Results:
     dataset: str
     fingerprint: str
     split_fingerprint: str
+    records_digest: str = ""
     ids: str = ""
     ties: str = ""
     model: str
@@ -108,18 +111,19 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """The content of a results file."""
         content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
-        for metrics in (content["metrics"], *content["baselines"].values()):
-            for task, values in metrics.items():
-                # An undefined metric is left out: the AUC of users who all like their item.
-                metrics[task] = {key: v for key, v in values.items() if not math.isnan(v)}
+        content["metrics"] = _defined(self.metrics)
+        content["baselines"] = {name: _defined(found) for name, found in self.baselines.items()}
         empty = (None, "")
         return {
             key: value for key, value in content.items() if key in _ALWAYS or value not in empty
         }
 
     def save(self, model_dir: str | os.PathLike) -> None:
-        """Writes both files of the evaluation."""
+        """Writes both files of the evaluation, and the checksums of its per-user results."""
         folder, content = pathlib.Path(model_dir), self.as_json()
+        rows = [folder / file for file in self.per_user.values() if (folder / file).is_file()]
+        if rows:
+            checksums.write(rows[0].parent, [file.name for file in rows])
         with contextlib.suppress(OSError):  # write_json reports it
             (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         write_json(folder / FOLDER / f"{self.name}.json", content)
@@ -153,6 +157,7 @@ def read(path: pathlib.Path) -> Results:
         ),
         fingerprint=fingerprint,
         split_fingerprint=_fingerprint(fields, "split_fingerprint", fingerprint),
+        records_digest=_fingerprint(fields, "records_digest", ""),
         ids=fields.name("ids", "|".join(ID_SCHEMES), f"one of {', '.join(ID_SCHEMES)}", ""),
         ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
         model=fields.text("model"),
@@ -177,6 +182,14 @@ def read(path: pathlib.Path) -> Results:
     )
     _check_run(path, results)
     return dataclasses.replace(results, per_user=_per_user(fields.within("per_user"), results))
+
+
+def _defined(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Without those that are undefined: the AUC of users who all like their item."""
+    return {
+        task: {key: value for key, value in values.items() if not math.isnan(value)}
+        for task, values in metrics.items()
+    }
 
 
 def _fingerprint(fields: Fields, key: str, default: str | None = None) -> str:

@@ -4,6 +4,7 @@ run.json               what was trained on what: see `Run`
 config.gin             every setting that the run started with
 config-<step>.gin      those with which it was resumed at a step, where they are others
 vocabulary.model       the SentencePiece model that the run reads and writes with
+checksums.json         of vocabulary.model; JSON and config.gin hold their own
 checkpoints/<step>/    the last state, to resume from (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
 events.out.tfevents.*  TensorBoard scalars
@@ -13,14 +14,22 @@ results.json           the latest evaluation; results/ and per_user/ hold all: s
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import LOCK, atomic_write, from_object, locked, write_json
+from recllm_tasks.files import (
+    LOCK,
+    atomic_write,
+    from_object,
+    locked,
+    parse_json,
+    write_json,
+    write_settings,
+)
 
 FILE_NAME = "run.json"
 VOCABULARY = "vocabulary.model"
@@ -41,6 +50,7 @@ class Run:
       model: a name for tables, such as `tiny`.
       initial_checkpoint: where training started from; None is random parameters.
       initial_step: the step that training started from.
+      records_digest: of that dataset's records; "" if it was prepared without one.
     """
 
     mixture: str
@@ -52,24 +62,32 @@ class Run:
     model: str
     initial_checkpoint: str | None = None
     initial_step: int = 0
+    records_digest: str = ""
 
     def save(self, model_dir: str) -> None:
         write_json(pathlib.Path(model_dir) / FILE_NAME, dataclasses.asdict(self))
 
-    def check_dataset(self, name: str, fingerprint: str) -> None:
-        """Raises UserError if the dataset has the run's name but another fingerprint."""
+    def check_dataset(self, name: str, fingerprint: str, records_digest: str = "") -> None:
+        """Raises UserError if a dataset of the run's name has another fingerprint or records."""
         if name == self.dataset and fingerprint != self.fingerprint:
             raise UserError(
                 f"Dataset '{name}' is not the one that the run was trained on: got fingerprint "
                 f"{fingerprint[:12]}…, expected {self.fingerprint[:12]}…; the item ids may differ: "
                 "prepare it from the same files with the same --seed, or train again"
             )
+        digests = (records_digest, self.records_digest)
+        if name == self.dataset and all(digests) and digests[0] != digests[1]:
+            raise UserError(
+                f"Records of dataset '{name}' are not those that the run was trained on: got "
+                f"digest {digests[0][:12]}…, expected {digests[1][:12]}…; see whether `recllm "
+                f"audit {name}` finds them changed; if so, prepare it again with --overwrite"
+            )
 
     @classmethod
     def load(cls, model_dir: str) -> "Run":
         path = pathlib.Path(model_dir) / FILE_NAME
         try:
-            run = from_object(cls, json.loads(path.read_text(encoding="utf-8")))
+            run = from_object(cls, parse_json(path.read_bytes()))
             if not isinstance(run.lengths, dict) or set(run.lengths) != {"inputs", "targets"}:
                 raise ValueError(f"lengths {run.lengths}")
             return run
@@ -112,7 +130,7 @@ def held(model_dir: str) -> Iterator[None]:
 
 
 def open_for_training(
-    model_dir: str, run: Run, vocabulary: str, settings: str, done: int | None
+    model_dir: str, run: Run, vocabulary: str, settings: str, done: int | None = None
 ) -> list[str]:
     """Fills the folder, or checks that it holds the same run.
 
@@ -131,20 +149,23 @@ def open_for_training(
     """
     path = pathlib.Path(model_dir)
     if (path / FILE_NAME).exists():
-        found = _flat(Run.load(model_dir))
+        before = Run.load(model_dir)
+        checksums.check(path, "restore it from a copy, or train in another folder", [VOCABULARY])
+        found = _flat(before)
         for name, value in _flat(run).items():
             if found.get(name) != value:
                 raise UserError(
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
                     f"{found.get(name)!r}; choose another folder, or delete this one"
                 )
+        before.check_dataset(run.dataset, run.fingerprint, run.records_digest)
     else:
         with open(vocabulary, "rb") as source, atomic_write(path / VOCABULARY, "wb") as f:
             shutil.copyfileobj(source, f)
+        checksums.write(path, [VOCABULARY])
         run.save(model_dir)
     if done is None or not (path / SETTINGS).exists():
-        with atomic_write(path / SETTINGS) as f:
-            f.write(settings)
+        write_settings(path / SETTINGS, settings)
         return []
     before = _bindings((path / SETTINGS).read_text(encoding="utf-8"))
     now = _bindings(settings)
@@ -154,8 +175,7 @@ def open_for_training(
         if before.get(name) != now.get(name)
     ]
     if changes:
-        with atomic_write(path / f"{SETTINGS.removesuffix('.gin')}-{done}.gin") as f:
-            f.write(settings)
+        write_settings(path / f"{SETTINGS.removesuffix('.gin')}-{done}.gin", settings)
     return changes
 
 
@@ -165,21 +185,21 @@ def _bindings(settings: str) -> dict[str, str]:
     for line in settings.splitlines():
         if line.startswith("#") or not line.strip():
             continue
-        left, equals, right = line.partition(" = ")
+        left, equals, right = line.partition(" =")
         if equals and not line[0].isspace():
-            name, found[left] = left, right.strip()
-        elif line.rstrip().endswith("= \\") and not line[0].isspace():
-            name = line.rstrip().removesuffix("= \\").strip()
-            found[name] = ""
-        elif name:
+            name = left
+            found[name] = right.strip().removesuffix("\\")
+        else:
             found[name] = f"{found[name]} {line.strip()}".strip()
     return found
 
 
 def _flat(run: Run) -> dict[str, Any]:
-    """Every value of a run by its name, such as `network.emb_dim`."""
+    """Every value of a run by its name, such as `network.emb_dim`; not the records' digest."""
     flat = {}
     for name, value in dataclasses.asdict(run).items():
+        if name == "records_digest":
+            continue
         if isinstance(value, Mapping):
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:

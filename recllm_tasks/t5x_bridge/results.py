@@ -124,6 +124,7 @@ class ResultsEvaluator(seqio.Evaluator):
                     files[task.name] = str(path.relative_to(folder))
             Results(
                 **facts,
+                records_digest=info.records_digest,
                 ties=info.ties,
                 version=__version__,
                 decoding=self._decoding,

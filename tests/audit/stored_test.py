@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from recllm_tasks import cli
+from recllm_tasks import checksums, cli
 from recllm_tasks.audit import short_ids
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, Split
@@ -86,6 +86,7 @@ def test_popularity_that_counts_a_held_out_interaction(stored, audit_records):
     catalog = Catalog.load(stored.directory)
     catalog.train_count[row] += 1
     catalog.save(stored.directory)
+    checksums.write(stored.directory)
     offender = audit_records("train_popularity")
     assert offender["position"] == row
     assert f"'{catalog.item[row]}'" in offender["problem"]
@@ -102,6 +103,7 @@ def renumber(stored, order):
     }
     columns.update(short_id=catalog.short_id, train_count=catalog.train_count[old])
     Catalog(**columns).save(stored.directory)
+    checksums.write(stored.directory)
     for split in ("train", "validation", "test"):
         records = stored.records(split)
         for record in records.values():
@@ -222,7 +224,17 @@ def test_counts_that_differ_from_the_records(stored, audit_records):
     facts = json.loads(path.read_text())
     facts["statistics"]["interactions"] += 1
     path.write_text(json.dumps(facts))
+    checksums.write(stored.directory)
     assert "interactions" in audit_records("whole")["problem"]
+
+
+def test_records_that_a_program_rewrote(stored, audit_records):
+    # No other check reads ratings.
+    ratings = stored.records("test")[USER]["ratings"]
+    stored.change("test", USER, ratings=ratings[::-1] + 1)
+    assert "were changed" in audit_records("records_unchanged")["problem"]
+    checksums.write(stored.directory)
+    assert "were changed" in audit_records("records_unchanged")["problem"]
 
 
 def test_ties_are_reported(stored, run_audit, only_tasks):

@@ -164,13 +164,16 @@ def test_a_damaged_file_is_replaced(damage, folder, encoded):
     jax.tree.map(np.testing.assert_array_equal, before.trie, after.trie)
 
 
-def test_a_folder_that_cannot_be_written_to_keeps_no_trie(folder, encoded, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_keeps_no_trie_and_says_so(
+    folder, encoded, monkeypatch, capsys
+):
     expected = answers_of(_task("{short_id}"))
     # Not even root can make a file in /proc, and elsewhere there is no such folder.
     monkeypatch.setattr(answer_tries, "trie_path", lambda *_: "/proc/trie.npy")
     found = answers_of(_task("{short_id}"))
     assert encoded == [36, 36]
     jax.tree.map(np.testing.assert_array_equal, expected.trie, found.trie)
+    assert "cannot write to '/proc': " in capsys.readouterr().err
 
 
 def test_two_answers_are_kept_nowhere(folder):

@@ -1,5 +1,6 @@
 """Token tables: built once, kept whole, no part of a graph, refused where they would not do."""
 
+import errno
 import os
 import pathlib
 import shutil
@@ -72,12 +73,18 @@ def test_a_damaged_file_is_replaced(source, damage):
     assert table_file.load(path) is not None
 
 
-def test_a_folder_that_cannot_be_written_to_keeps_none(source, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_keeps_none_and_says_so_once(
+    source, monkeypatch, capsys
+):
     def refuse(*_):
-        raise PermissionError
+        raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(table_file, "save", refuse)
-    assert len(_table(source)) == len(source.catalog()) + 2
+    for _ in range(2):
+        assert len(_table(source)) == len(source.catalog()) + 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("Permission denied; what is computed") == 1
+    assert "cannot write to" in said
     assert not _files(source)
 
 

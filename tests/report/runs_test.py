@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from recllm_tasks import checksums
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir, open_dataset
 from recllm_tasks.errors import UserError
 from recllm_tasks.report import conditions, run_tables, runs, user_results
@@ -110,6 +111,16 @@ def test_run_json_must_tell_of_the_same_dataset(make_run, draw_ranks):
     (folder / "run.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match=r"'fingerprint' in '.*run\.json'"):
         runs.load([folder])
+
+
+def test_runs_on_different_records_of_one_dataset_are_refused(make_run, draw_ranks, change):
+    one, two, none = (make_run(name, ranks=draw_ranks(20, 0.5)) for name in ("a", "b", "c"))
+    change(one, records_digest="12" * 32)
+    change(two, records_digest="12" * 32)
+    assert len(runs.load([one, two, none])) == 3
+    change(two, records_digest="34" * 32)
+    with pytest.raises(UserError, match=r"'records_digest' in '.*/b/results\.json': got 343434"):
+        runs.load([one, two, none])
 
 
 def test_nothing_there(tmp_path):
@@ -225,6 +236,7 @@ def test_datasets_lie_in_several_folders(of_gift_cards, small_data_dir, tmp_path
             (there / file.name).write_bytes(file.read_bytes())
     info, other = DatasetInfo.load(here), "cd" * 32
     dataclasses.replace(info, fingerprint=other, split_fingerprint=other).save(there)
+    checksums.write(there)
     one = of_gift_cards("one", fingerprint=info.fingerprint)
     two, none = of_gift_cards("two", fingerprint=other), of_gift_cards("none")
     folders = [str(small_data_dir), str(tmp_path)]

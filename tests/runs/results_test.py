@@ -24,6 +24,7 @@ SMALL = Results(
 )
 FULL = dataclasses.replace(
     SMALL,
+    records_digest="ef" * 32,
     ids="random",
     ties="published",
     title="Tiny",
@@ -53,6 +54,7 @@ def test_what_is_written_is_read(written, tmp_path):
     assert results.find(tmp_path) == [path]
     assert results.read(path) == results.read(tmp_path / "results.json") == written
     content = json.loads(path.read_text())
+    assert content.pop("checksum").startswith("sha256:")
     assert set(content) >= KEYS
     assert content == written.as_json()
 

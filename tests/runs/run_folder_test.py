@@ -43,13 +43,60 @@ def test_a_dataset_with_another_fingerprint_is_refused():
         RUN.check_dataset("toys", "b" * 64)
 
 
-def test_a_new_folder_gets_vocabulary_and_settings_and_a_resumed_one_new_settings(tmp_path):
+def test_a_folder_keeps_its_first_settings_and_those_that_changed(tmp_path):
     (tmp_path / "given.model").write_bytes(b"pieces")
     folder, vocabulary = tmp_path / "run", str(tmp_path / "given.model")
+    folder.mkdir()
     run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 1")
     assert Run.load(str(folder)) == RUN
     assert (folder / "vocabulary.model").read_bytes() == b"pieces"
     (tmp_path / "given.model").write_bytes(b"other")
-    run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 2")
+    assert not run_folder.open_for_training(str(folder), RUN, vocabulary, "# A\nA = 1\n", 5)
+    changes = run_folder.open_for_training(str(folder), RUN, vocabulary, "A = 2", 7)
+    assert changes == ["A: started with 1, now 2"]
     assert (folder / "vocabulary.model").read_bytes() == b"pieces"
-    assert (folder / "config.gin").read_text() == "A = 2"
+    assert (folder / "config.gin").read_text().startswith("A = 1\n# checksum: ")
+    assert (folder / "config-7.gin").read_text().startswith("A = 2\n# checksum: ")
+    assert not (folder / "config-5.gin").exists()
+
+
+def test_values_of_several_lines_are_compared_whole(tmp_path):
+    settings = "long.name = \\\n    {'a': 1,\n     'b': 2}\nB = 1\n"
+    assert not run_folder.open_for_training(*_new(tmp_path), settings)
+    changes = run_folder.open_for_training(*_new(tmp_path), settings.replace("2", "3"), 1)
+    assert changes == ["long.name: started with {'a': 1, 'b': 2}, now {'a': 1, 'b': 3}"]
+
+
+def _new(tmp_path):
+    (tmp_path / "pieces").write_bytes(b"pieces")
+    return str(tmp_path), RUN, str(tmp_path / "pieces")
+
+
+def test_a_run_on_records_that_were_changed_is_refused(tmp_path):
+    told = dataclasses.replace(RUN, records_digest="1" * 64)
+    told.check_dataset("toys", "a" * 64, "1" * 64)
+    with pytest.raises(UserError, match=r"Records of dataset 'toys' .* digest 222.* expected 111"):
+        told.check_dataset("toys", "a" * 64, "2" * 64)
+
+
+def test_an_older_run_has_no_digest_and_resumes(tmp_path):
+    (tmp_path / "pieces").write_bytes(b"pieces")
+    content = dataclasses.asdict(RUN)
+    del content["records_digest"]
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    told = dataclasses.replace(RUN, records_digest="1" * 64)
+    run_folder.open_for_training(str(tmp_path), told, str(tmp_path / "pieces"), "A = 1")
+    told.save(str(tmp_path))
+    other = dataclasses.replace(RUN, records_digest="2" * 64)
+    with pytest.raises(UserError, match="Records of dataset"):
+        run_folder.open_for_training(str(tmp_path), other, str(tmp_path / "pieces"), "A = 1")
+
+
+def test_a_damaged_vocabulary_is_found_on_resuming(tmp_path):
+    (tmp_path / "pieces").write_bytes(b"pieces")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run_folder.open_for_training(str(folder), RUN, str(tmp_path / "pieces"), "")
+    (folder / "vocabulary.model").write_bytes(b"piecez")
+    with pytest.raises(UserError, match=r"Damaged file '.*vocabulary\.model'"):
+        run_folder.open_for_training(str(folder), RUN, str(tmp_path / "pieces"), "")

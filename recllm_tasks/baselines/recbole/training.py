@@ -25,7 +25,7 @@ from recllm_tasks.baselines.recbole import exported
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import read_json, write_json
+from recllm_tasks.files import atomic_write, read_json, write_json
 
 PROGRAM = pathlib.Path(__file__).with_name("process")
 FOLDER = "recbole"
@@ -156,7 +156,8 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
         exported.write_users(within / "users.parquet", splits.of(model.kinds[0]), rated)
         exported.write_users(within / "validation.parquet", validation, rated)
         write_json(within / "facts.json", facts)
-    write_json(within / "job.json", _job(name, budget, splits.evaluated.num_items))
+    with atomic_write(within / "job.json") as f:
+        json.dump(_job(name, budget, splits.evaluated.num_items), f, indent=2)
 
 
 def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:

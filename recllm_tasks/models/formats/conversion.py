@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from recllm_tasks import progress
+from recllm_tasks import checksums, progress
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.formats import hugging_face_folder, run_folder, t5x, t5x_legacy
 from recllm_tasks.models.formats.checkpoint import Source, Target
@@ -103,6 +103,7 @@ def convert(
             shutil.copyfile(source.vocabulary, made / _VOCABULARIES[format])
         note = {"source": source.where, "step": step, "dtype": dtype}
         (made / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        checksums.write(made)
     return open_source("t5x" if format == "t5x_legacy" else format, folder)
 
 

@@ -6,14 +6,14 @@ state). A converted folder holds network.json instead of run.json, and only `bes
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import from_object
+from recllm_tasks.files import from_object, parse_json, write_json
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats.checkpoint import Source, Target, Write
 from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
@@ -34,11 +34,15 @@ def open_folder(folder: pathlib.Path) -> Source:
     """A run's best state, else its last one; or the state whose own folder is given.
 
     Raises:
-      UserError: there is no run or no state, or the state does not fit its network.
+      UserError: there is no run or no state, a file is damaged, or the state does not fit its
+        network.
     """
     run, kind, step = _find(folder)
     config = _config(run)
     where = run / kind / str(step)
+    # Of a converted folder, and of a step that training saved.
+    for verified in (run, where):
+        checksums.check(verified, "restore it from a copy, or use another checkpoint")
     arrays = StoredArrays(where / _ITEM)
     prefix = _KINDS[kind]
     names = {
@@ -84,7 +88,7 @@ def _run_of(folder: pathlib.Path) -> tuple[pathlib.Path, tuple[str, ...]]:
 def _config(run: pathlib.Path) -> T5Config:
     path = run / (NETWORK if (run / NETWORK).is_file() else RUN)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_bytes())
         if path.name == RUN:
             stored = stored.get("network") if isinstance(stored, dict) else None
         return from_object(T5Config, stored)
@@ -99,8 +103,7 @@ def _config(run: pathlib.Path) -> T5Config:
 def writer(target: Target) -> Iterator[Write]:
     sizes = dataclasses.asdict(target.config)
     sizes |= {"dtype": np.dtype(sizes["dtype"]).name}
-    text = json.dumps(sizes, indent=2) + "\n"
-    (target.folder / NETWORK).write_text(text, encoding="utf-8")
+    write_json(target.folder / NETWORK, sizes)
     arrays = NewArrays(target.folder / "best" / str(target.step) / _ITEM)
     yield lambda path, array: arrays.write(tuple(path.split("/")), array)
     arrays.close()

@@ -237,6 +237,19 @@ def test_what_is_there_is_kept_unless_a_conversion_wrote_it(hf_folder, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "mine"]
 
 
+def test_a_changed_byte_of_a_converted_checkpoint_is_found_on_opening(hf_folder, tmp_path):
+    made = tmp_path / "made"
+    _convert("hf", "recllm", hf_folder, made)
+    path = max(
+        (p for p in (made / "best").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
+    )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"Damaged file '{path}'"):
+        conversion.open_source("recllm", made)
+
+
 def test_a_full_disk_is_reported_before_anything_is_written(hf_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion.shutil, "disk_usage", lambda _: conversion.os.terminal_size([9]))
     monkeypatch.setattr(
