@@ -72,7 +72,7 @@ def realised_masks(
     )
     for batch, other in zip(asked, kept, strict=True):
         is_full_B = lengths_of(batch["history"]).numpy() == window
-        mim.add(*(row_sums(b["masked"]).numpy() for b in (batch, other)), is_full_B)
+        mim.add(row_sums(batch["masked"]).numpy(), row_sums(other["masked"]).numpy(), is_full_B)
     prompt = Prompt(templates.MASKED_LANGUAGE_MODELING, source)
     for batch in _batches(source, vocabulary, lengths, seed, [prompt], masking.MIN_MLM_ITEMS):
         sizes = lengths_of(batch["inputs"]) - 1
