@@ -6,7 +6,8 @@ All metrics are floats in [0, 1], and NaN without examples. `HR@k`, `NDCG@k` and
 Letters: U examples, K beams, B users of a block, N items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,8 @@ from recllm_tasks.errors import UserError
 
 HIT_RATIO_CUTS = (1, 5, 10)
 NDCG_CUTS = (5, 10)
+
+Answer = TypeVar("Answer", bound=Hashable)
 
 
 def hit_ratio(ranks: npt.ArrayLike, k: int) -> float:
@@ -67,6 +70,21 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(wins / (num_positive * num_negative))
 
 
+def distinct(answers: Iterable[Answer]) -> list[Answer]:
+    """The different answers of a list, best first: of equal ones the best keeps its position.
+
+    Our choice: a candidate's rank is one more than the number of *different* better answers, in
+    every row of a table. Candidates drawn with replacement (Paper, Table 11) hold copies, which a
+    beam search cannot list twice, so counting them would rank only baselines by another rule.
+    """
+    return list(dict.fromkeys(answers))
+
+
+def rank_among(target: Answer, answers: Sequence[Answer]) -> float:
+    """Rank of the target among `distinct` answers: 1 is best, inf a miss."""
+    return answers.index(target) + 1 if target in answers else float("inf")
+
+
 def distinct_answers(beams: Sequence[str]) -> list[str]:
     """The answers of one example, **best first**, from its K `beams`, **worst first**.
 
@@ -77,7 +95,7 @@ def distinct_answers(beams: Sequence[str]) -> list[str]:
     two token spellings of one item are one recommendation. An answer that is not an item keeps its
     position. HR@10 thus looks at the ten best distinct answers.
     """
-    return list(dict.fromkeys(answer for beam in reversed(beams) if (answer := beam.strip())))
+    return distinct(answer for beam in reversed(beams) if (answer := beam.strip()))
 
 
 def ranks_of_targets(
@@ -100,9 +118,7 @@ def ranks_of_targets(
     ranks = np.full(len(targets), np.inf)
     for example, (target, beams) in enumerate(zip(targets, predictions)):
         _check_beams(beams)
-        answers = distinct_answers(beams)
-        if target.strip() in answers:
-            ranks[example] = answers.index(target.strip()) + 1
+        ranks[example] = rank_among(target.strip(), distinct_answers(beams))
     return ranks
 
 
@@ -111,9 +127,9 @@ def ranks_from_scores(
 ) -> npt.NDArray[np.float64]:
     """Rank of each target in its user's list by score: [B], 1 is best, inf a miss.
 
-    Of equal scores the earlier column comes first. Constant scores hit only by chance, provided
-    that the order of columns does not depend on the target: sort candidates by catalog row before
-    scoring.
+    Columns are different items, so it equals `rank_among` of the list. Of equal scores the earlier
+    column comes first. Constant scores hit only by chance, provided that the order of columns does
+    not depend on the target: sort candidates by catalog row before scoring.
 
     Args:
       scores_BxN: float, higher is better; -inf leaves an item out of the list.

@@ -41,7 +41,7 @@ UTILIZATION = 0.4
 USABLE = 0.9
 
 # As in gin/runs/t5x_finetune.gin and t5x_eval.gin.
-LENGTHS = {"encoder": 1024, "decoder": 128}
+LENGTHS = {"encoder": 1024, "decoder": 256}
 TRAIN_DTYPE, BEAM_DTYPE = "bfloat16", "float32"
 BEAMS, DECODE_BATCH = 20, 32
 # Items in a catalog as large as Toys, and tokens per id in the published vocabulary.

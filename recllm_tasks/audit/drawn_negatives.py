@@ -5,15 +5,18 @@ from scipy import stats
 
 from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.examples import Batch
+from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.short_ids import TAIL
+from recllm_tasks.data.options import DISTINCT
 from recllm_tasks.data.sequences import HELD_OUT
 
 
 class OwnNegatives:
     """Among the offered items, the user has interacted with the target only.
 
-    In training this refers to the train split: negatives must not depend on later interactions.
+    In training this refers to the train split: negatives must not depend on later interactions. In
+    a dataset prepared with distinct candidates, no item is offered twice.
     """
 
     def __init__(self, records: Records):
@@ -40,6 +43,23 @@ class OwnNegatives:
                 position=int(batch.window[odd[0]]),
             )
 
+        ordered = np.sort(batch.offered, axis=1)
+        is_again = ordered[:, 1:] == ordered[:, :-1]
+        if (
+            self._offender is None
+            and self._records.info.candidate_sampling == DISTINCT
+            and is_again.any()
+        ):
+            example, place = np.argwhere(is_again)[0]
+            self._offender = Offender(
+                f"an item offered twice by {batch.task} (seed {batch.seed}), expected distinct "
+                "candidates",
+                value=self._records.catalog.short_id[ordered[example, place]],
+                user=self._records.user(int(batch.user[example])),
+                split=batch.split,
+                position=int(batch.window[example]),
+            )
+
     def check(self) -> Check:
         figures = {"examples": self._examples, "offered": self._offered}
         claim = "no drawn negative that the user has interacted with in the split"
@@ -52,7 +72,7 @@ class HeldOutNegatives:
     If negatives avoided them, an item that is never drawn would be recognisable as held out.
     Negatives are drawn by popularity in the train split among the items that the user does not have
     there (Paper §4.1). So the probability that a draw is a held-out item is known, and their number
-    closely follows a Poisson distribution.
+    closely follows a Poisson distribution. Of distinct candidates it varies less than that.
     """
 
     def __init__(self, records: Records):
@@ -65,8 +85,10 @@ class HeldOutNegatives:
         pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
         new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
         left = np.maximum(1, counts.sum() - mass)
-        self._held_out = held_out
-        self._probability = np.where(new, counts[held_out], 0).sum(axis=1) / left
+        self._held_out, self._left, self._train = held_out, left, train
+        self._counts_of_held_out = np.where(new, counts[held_out], 0)
+        self._counts = counts
+        self._is_distinct = records.info.candidate_sampling == DISTINCT
         self._found: dict[str, int] = {}
         self._expected: dict[str, float] = {}
 
@@ -76,9 +98,18 @@ class HeldOutNegatives:
             return
         held_out = self._held_out[batch.user]
         found = sum(int((batch.offered == column[:, None]).sum()) for column in held_out.T)
-        expected = draws * float(self._probability[batch.user].sum())
+        expected = float(self._expected_of(batch.user, draws).sum())
         self._found[batch.task] = self._found.get(batch.task, 0) + found
         self._expected[batch.task] = self._expected.get(batch.task, 0.0) + expected
+
+    def _expected_of(self, users: np.ndarray, draws: int) -> np.ndarray:
+        """How many held-out items are among a user's negatives on average, float64 [B]."""
+        counts = self._counts_of_held_out[users]
+        if draws == 1 or not self._is_distinct:
+            return draws * counts.sum(axis=1) / self._left[users]
+        own = self._train.take(users)
+        rates = rates_of_distinct(self._counts, Ragged(self._counts[own.values], own.splits), draws)
+        return -np.expm1(-counts * rates[:, np.newaxis]).sum(axis=1)
 
     def check(self) -> Check:
         offender = None
@@ -98,3 +129,39 @@ class HeldOutNegatives:
                 )
         claim = "held-out items are train negatives as often as expected by chance"
         return Check("held_out_negatives", claim, figures, offender)
+
+
+def rates_of_distinct(counts: np.ndarray, own: Ragged, draws: int) -> np.ndarray:
+    """Rates r of `draws` distinct items by popularity: one of count c is drawn with 1 - exp(-c r).
+
+    Draws without replacement in proportion to the counts pick the items whose exponential clocks
+    of these rates ring first (Rosén 1997). Our choice: the time at which `draws` have rung on
+    average in place of its distribution. Chances are within 1 % for 7 of 40 items, and closer for
+    more draws.
+
+    Args:
+      counts: int64 [N], of all items.
+      own: int64 [B, n], counts of the items that each user is not offered.
+      draws: at most as many as a user's other items of count above 0.
+
+    Returns:
+      float64 [B].
+    """
+    value_K, number_K = np.unique(counts[counts > 0], return_counts=True)
+    left_B = counts.sum() - np.bincount(own.rows, own.values, minlength=len(own))
+    rates_B = draws / np.maximum(left_B, 1)
+    # The mean is concave in the rate, so Newton's steps from below stay below.
+    for _ in range(100):
+        silent_BxK = number_K * np.exp(-value_K * rates_B[:, np.newaxis])
+        silent_own = np.exp(-own.values * rates_B[own.rows])
+        rung_B = (number_K.sum() - silent_BxK.sum(axis=1)) - np.bincount(
+            own.rows, 1 - silent_own, minlength=len(own)
+        )
+        slope_B = silent_BxK @ value_K - np.bincount(
+            own.rows, own.values * silent_own, minlength=len(own)
+        )
+        missing_B = draws - rung_B
+        if (missing_B < 1e-6 * draws).all():
+            break
+        rates_B += missing_B / np.maximum(slope_B, np.finfo(np.float64).tiny)
+    return rates_B

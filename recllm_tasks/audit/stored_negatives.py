@@ -5,12 +5,14 @@ import numpy as np
 from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.data.negatives import SPLITS
+from recllm_tasks.data.options import DISTINCT
 
 
 def check_stored_negatives(records: Records) -> Check:
     """Each user has `candidates` - 1 negatives, none of them from the user's whole sequence.
 
-    Paper §4.1: 99, in validation and test. The train split stores none.
+    Paper §4.1: 99, in validation and test. The train split stores none. In a dataset prepared with
+    distinct candidates no user has one twice.
     """
     offender = None
     for name, split in records.splits.items():
@@ -34,9 +36,28 @@ def check_stored_negatives(records: Records) -> Check:
                 split=name,
                 position=int(negatives.positions[own[0]]),
             )
+        if offender is None and records.info.candidate_sampling == DISTINCT:
+            offender = _repeated(records, name)
     figures = {name: len(records.splits[name].negatives.values) for name in SPLITS}
     claim = "no stored negative that the user has interacted with"
     return Check("stored_negatives", claim, figures, offender)
+
+
+def _repeated(records: Records, split: str) -> Offender | None:
+    """The first negative that a user has twice."""
+    negatives = records.splits[split].negatives
+    pairs = records.pair(negatives.rows, negatives.values)
+    _, first = np.unique(pairs, return_index=True)
+    again = np.setdiff1d(np.arange(len(pairs)), first)
+    if not len(again):
+        return None
+    return Offender(
+        f"a negative twice in a dataset of distinct candidates ({len(again):,} in all)",
+        value=records.catalog.short_id[negatives.values[again[0]]],
+        user=records.user(int(negatives.rows[again[0]])),
+        split=split,
+        position=int(negatives.positions[again[0]]),
+    )
 
 
 def check_popularity(records: Records) -> Check:

@@ -56,40 +56,52 @@ def rank_items(
 
 
 def rank_candidates(score_block: ScoreBlock, interactions: SplitInteractions) -> Ranked:
-    """Ranks each target among itself and its C stored negatives.
-
-    A negative drawn twice takes two positions, as in the prompt's list of candidates.
+    """Ranks each target among itself and its C stored negatives, as `rank_offered` does.
 
     Raises:
       UserError: the split has no negatives.
     """
-    candidates_Ux1C, place_U = candidates_of(interactions)
+    candidates_Ux1C = candidates_of(interactions)
     ranks, lists = [], []
-    for block in _blocks(len(place_U)):
+    for block in _blocks(len(candidates_Ux1C)):
         candidates_Bx1C = candidates_Ux1C[block]
         scores_Bx1C = np.take_along_axis(score_block(block), candidates_Bx1C, axis=1)
-        ranks.append(metrics.ranks_from_scores(scores_Bx1C, place_U[block]))
-        best = best_columns(scores_Bx1C, LIST_LENGTH)
-        lists += [row[columns] for row, columns in zip(candidates_Bx1C, best)]
+        found = rank_offered(candidates_Bx1C, scores_Bx1C, interactions.targets[block])
+        ranks.append(found.ranks)
+        lists += found.lists
     return Ranked(np.concatenate(ranks), lists)
 
 
-def candidates_of(
-    interactions: SplitInteractions,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int_]]:
-    """The target and its negatives, int32 [U, 1 + C], and the target's column, [U].
+def rank_offered(
+    candidates_Bx1C: npt.NDArray[np.integer],
+    scores_Bx1C: npt.NDArray[np.floating],
+    targets_B: npt.NDArray[np.integer],
+) -> Ranked:
+    """Ranks each target among the items offered beside it, whose copies count once.
 
-    Catalog order does not reveal the target.
+    Args:
+      candidates_Bx1C: catalog rows, ascending, the target among them. Of equal scores the earlier
+        row comes first, which does not reveal the target.
+      scores_Bx1C: of each candidate, higher is better.
+      targets_B: catalog rows.
+    """
+    best = best_columns(scores_Bx1C, scores_Bx1C.shape[1])
+    lists = [metrics.distinct(row[order].tolist()) for row, order in zip(candidates_Bx1C, best)]
+    ranks = [metrics.rank_among(target, row) for target, row in zip(targets_B.tolist(), lists)]
+    return Ranked(np.array(ranks), [np.array(row[:LIST_LENGTH], np.int32) for row in lists])
+
+
+def candidates_of(interactions: SplitInteractions) -> npt.NDArray[np.int32]:
+    """The target and its negatives in catalog order, int32 [U, 1 + C].
+
+    A negative that was drawn twice stands there twice.
     """
     if interactions.negatives is None:
         raise UserError(
             "negatives for 'ranking baseline': got none, expected some in each record; "
             "evaluate the validation or the test split"
         )
-    candidates_Ux1C = np.sort(
-        np.column_stack([interactions.targets, interactions.negatives]), axis=1
-    )
-    return candidates_Ux1C, np.argmax(candidates_Ux1C == interactions.targets[:, None], axis=1)
+    return np.sort(np.column_stack([interactions.targets, interactions.negatives]), axis=1)
 
 
 def retrieval(
@@ -104,6 +116,8 @@ def best_columns(scores_BxN: npt.NDArray[np.floating], k: int) -> list[npt.NDArr
 
     Of equal scores the earlier column comes first, as in `metrics.ranks_from_scores`.
     """
+    if np.isnan(scores_BxN).any():
+        raise ValueError("scores for 'best_columns': got NaN, expected numbers or -inf")
     k = min(k, scores_BxN.shape[1])
     last_Bx1 = np.partition(scores_BxN, -k, axis=1)[:, [-k]]
     listed_BxN = (scores_BxN >= last_Bx1) & (scores_BxN > -np.inf)

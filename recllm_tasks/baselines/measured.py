@@ -21,6 +21,9 @@ from recllm_tasks.files import read_json
 from recllm_tasks.runs import memory, per_user, results
 from recllm_tasks.runs.results import Results
 
+# How ranks are counted, so that a row that was ranked in another way is measured again.
+RANKS = "among different items"
+
 # Users of a batch of per-user results.
 _BATCH = 1 << 14
 
@@ -98,7 +101,7 @@ def measure_lists(
 
 def fingerprint(row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of everything that a row's results depend on."""
-    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings]
+    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings, RANKS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates", type=int, default=defaults.candidates, help="number of items to rank (100)"
     )
     options.add_argument(
+        "--candidate_sampling",
+        default=defaults.candidate_sampling,
+        help="negatives of ranking: drawn with_replacement (the default) or all distinct",
+    )
+    options.add_argument(
         "--seed", type=int, default=defaults.seed, help="for short ids, negatives and ties (0)"
     )
     options.add_argument(

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=3, help="number of examples")
     parser.add_argument("--seed", type=int, default=0, help="for order and sampling")
     parser.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
-    parser.add_argument("--targets_length", type=int, default=128, help="tokens of the target")
+    parser.add_argument("--targets_length", type=int, default=256, help="tokens of the target")
     parser.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
     parser.add_argument(
         "--throughput",

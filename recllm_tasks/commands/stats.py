@@ -15,14 +15,23 @@ EPILOG = """\
 For the paper's datasets (toys, beauty, sports), the paper's numbers stand beside ours. The rating
 task is counted only if the dataset has ratings.
 
+With --targets_length, it also prints how many of the masks of MIM and MLM fit into targets of that
+length, counted over one sampled epoch: the share of examples that lose a mask, and of all masked
+items (MIM) or corrupted tokens (MLM) that are lost.
+
 examples:
   recllm stats toys --data_dir ~/recllm_data
   recllm stats movielens_100k --json
+  recllm stats beauty --targets_length 256 --vocabulary spiece.model
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", help="a prepared dataset, such as toys")
+    parser.add_argument("--targets_length", type=int, help="also count masks in so many tokens")
+    parser.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
+    parser.add_argument("--vocabulary", help="SentencePiece model; the dataset's own by default")
+    parser.add_argument("--seed", type=int, default=0, help="of the masks that are counted")
     parser.add_argument("--json", action="store_true", help="counts as JSON")
     session.add_data_arguments(parser)
 
@@ -34,6 +43,7 @@ def run(args) -> int:
     info = session.dataset_info(args.dataset)
     table_7 = SPECS[args.dataset].table7 if args.dataset in SPECS else None
     table_10, samples = TABLE_10.get(args.dataset, {}), _samples(info)
+    masks = _masks(args, info) if args.targets_length is not None else {}
     if args.json:
         results = {
             "dataset": info.dataset,
@@ -46,14 +56,67 @@ def run(args) -> int:
             },
             "table_10": {"paper": _as_json(table_10) or None, "here": _as_json(samples)},
         }
+        if masks:
+            lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
+            counts = {task: dataclasses.asdict(found) for task, found in masks.items()}
+            results["masks"] = {"lengths": lengths, **counts}
         sys.stdout.write(json.dumps(results, indent=2) + "\n")
     else:
         console = Console(highlight=False)
         console.print(_table_7(info, table_7))
         console.print(_table_10(samples, table_10))
+        if masks:
+            console.print(_table_of_masks(args, info, masks))
         console.print(_ids(info))
         console.print(f"fingerprint {info.fingerprint}")
     return 0
+
+
+def _masks(args, info) -> dict:
+    """`realised_masks` of the dataset; the error for a length names the option."""
+    import gin
+
+    from recllm_tasks.errors import UserError
+    from recllm_tasks.prompts.realised_masks import realised_masks
+    from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.prompts.templates import Wording
+    from recllm_tasks.prompts.vocabulary import DatasetVocabulary
+
+    for option in ("inputs_length", "targets_length"):
+        value = getattr(args, option)
+        if value < 3:
+            raise UserError(f"--{option}: got {value}, expected at least 3 tokens; give more")
+    if args.vocabulary:
+        gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
+    source = CatalogSource(args.dataset)
+    lengths = {"inputs": args.inputs_length, "targets": args.targets_length}
+    vocabulary = DatasetVocabulary(source.vocabulary_file)
+    wording = Wording(info.noun, info.verb, info.verb_past)
+    return realised_masks(args.dataset, wording, vocabulary, lengths, args.seed)
+
+
+def _table_of_masks(args, info, masks) -> Table:
+    title = (
+        f"Masks cut off by {args.inputs_length:,} + {args.targets_length:,} tokens (%), one "
+        "sampled epoch"
+    )
+    table = Table(title=title, title_justify="left")
+    for name in ("task", "examples", "cut", f"cut, of {info.window} items", "masks", "lost"):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for task, found in masks.items():
+        table.add_row(
+            task,
+            f"{found.examples:,}",
+            _percent(found.cut, found.examples),
+            _percent(found.cut_of_full, found.full),
+            f"{found.masks:,}",
+            _percent(found.lost, found.masks),
+        )
+    return table
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "–"
 
 
 def _ids(info) -> str:

@@ -11,6 +11,7 @@ from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import BUILDER, VERSION, DatasetInfo, digest_records
+from recllm_tasks.data.options import DISTINCT
 from recllm_tasks.data.records import Shard, plan_shards
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.specs import SPECS
@@ -119,6 +120,7 @@ class RecSequences(FileReaderBuilder):
             catalog.train_count,
             info.seed,
             info.candidates - 1,
+            info.candidate_sampling == DISTINCT,
             templates,
         )
         self._write([shard for shards in plan.values() for shard in shards])

@@ -9,7 +9,7 @@ from typing import Any
 
 from recllm_tasks import checksums
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
-from recllm_tasks.data.options import RANDOM, Options
+from recllm_tasks.data.options import RANDOM, WITH_REPLACEMENT, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
@@ -46,7 +46,7 @@ def compute_fingerprint(
     it is "" for other ids.
     """
     chosen = dataclasses.asdict(options)
-    ids = chosen.pop("ids")
+    ids, sampling = chosen.pop("ids"), chosen.pop("candidate_sampling")
     facts = [
         FORMAT_VERSION,
         spec.name,
@@ -57,6 +57,8 @@ def compute_fingerprint(
         bad_records,
         # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
         *([] if ids == RANDOM else [ids, ids_digest]),
+        # Likewise those of datasets whose candidates are drawn with replacement.
+        *([] if sampling == WITH_REPLACEMENT else [{"candidate_sampling": sampling}]),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -91,12 +93,12 @@ class DatasetInfo:
     `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
     `short_users_dropped` counts users with fewer than three interactions, whom leave-one-out cannot
     split; `bad_records` counts lines set aside. `source_files` maps the name of each raw file to
-    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as
-    in `Options`; the defaults apply to datasets prepared before there were options. `tie_counts` is
-    None if ties were not counted. `ids_digest` and `collisions` describe semantic ids.
-    `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
-    datasets use their fingerprint. `records_digest` is `digest_records` of what was written, and ""
-    for datasets prepared before there was one.
+    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `candidate_sampling`,
+    `ties` and `ids` are as in `Options`; the defaults apply to datasets prepared before there were
+    options. `tie_counts` is None if ties were not counted. `ids_digest` and `collisions` describe
+    semantic ids. `split_fingerprint` is the same for all id schemes, so results on them can be
+    compared; older datasets use their fingerprint. `records_digest` is `digest_records` of what was
+    written, and "" for datasets prepared before there was one.
     """
 
     dataset: str
@@ -123,6 +125,7 @@ class DatasetInfo:
     collisions: Collisions | None = None
     split_fingerprint: str = ""
     records_digest: str = ""
+    candidate_sampling: str = Options.candidate_sampling
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from recllm_tasks.data.options import Options
+from recllm_tasks.data.options import DISTINCT, WITH_REPLACEMENT, Options
 from recllm_tasks.data.sequences import Sequences
 from recllm_tasks.errors import UserError
 
 SPLITS = ("validation", "test")
+
+_DEFAULTS = Options()
 
 # Users whose negatives are drawn together.
 _BATCH = 1024
@@ -80,6 +82,62 @@ class Remaining:
         return tf.reshape(tf.searchsorted(self._cumulative, flat, side="right"), shape)
 
 
+def draw_distinct(
+    cumulative_counts: tf.Tensor, excluded_rows: tf.RaggedTensor, seeds: tf.Tensor, num: int
+) -> tf.Tensor:
+    """Draws `num` different items for each user by popularity: int32 [B, num], in order of draws.
+
+    Each is drawn in proportion to its count among the items that remain after those before it. The
+    draw is exact, and a user's items depend on that user's seed alone: a round draws `num` items
+    with replacement from what remains and drops repeats, which leaves draws from the others; the
+    next round excludes what was drawn. Every round finds at least one item.
+
+    Args:
+      cumulative_counts: int64 [N], as in `Remaining`.
+      excluded_rows: int32 [B, L], as in `Remaining`.
+      seeds: int32 [B, 2], of each user.
+      num: at most the number of items that remain for each user.
+
+    Raises:
+      tf.errors.InvalidArgumentError: fewer remain. `prepare` refuses such a dataset.
+    """
+
+    def is_unfinished(unused_round: tf.Tensor, drawn: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(drawn < 0)
+
+    def draw(number: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # A finished user may have no other item left, so nothing more is excluded there.
+        kept = (drawn >= 0) & tf.reduce_any(drawn < 0, axis=1, keepdims=True)
+        so_far = tf.RaggedTensor.from_row_lengths(
+            drawn[kept], tf.reduce_sum(tf.cast(kept, tf.int64), axis=1), validate=False
+        )
+        remaining = Remaining(cumulative_counts, tf.concat([excluded_rows, so_far], axis=1))
+        numbers = tf.map_fn(
+            lambda each: uniform(fold_in(each[0], (number,))[0], num, each[1]),
+            (seeds, remaining.left),
+            fn_output_signature=tf.TensorSpec([num], tf.int64),
+        )
+        return number + 1, _first_distinct(tf.concat([drawn, remaining.items(numbers)], axis=1))
+
+    nothing = tf.fill([excluded_rows.nrows(), tf.constant(num, tf.int64)], -1)
+    nothing = tf.ensure_shape(nothing, [None, num])
+    return tf.while_loop(is_unfinished, draw, (tf.constant(0), nothing))[1]
+
+
+def _first_distinct(items: tf.Tensor) -> tf.Tensor:
+    """The first n different items of each row in order, then -1: int32 [B, 2 n] to [B, n].
+
+    -1 among the items is none.
+    """
+    width = items.shape[1]
+    # Item and place as one number: equal items become neighbours, the first place in front.
+    ordered = tf.sort(tf.cast(items, tf.int64) * width + tf.range(width, dtype=tf.int64), axis=1)
+    item, place = ordered // width, ordered % width
+    is_first = tf.concat([item[:, :1] >= 0, item[:, 1:] > tf.maximum(item[:, :-1], -1)], axis=1)
+    places = tf.sort(tf.where(is_first, place, width), axis=1)[:, : width // 2]
+    return tf.gather(tf.pad(items, [[0, 0], [0, 1]], constant_values=-1), places, batch_dims=1)
+
+
 def user_seeds(users: tf.Tensor, salt: tf.Tensor | int) -> tf.Tensor:
     """Seeds (int32 [B, 2]) from users' raw ids (string [B]) and a salt (int32 scalar or [B])."""
     hashes = tf.cast(tf.strings.to_hash_bucket_fast(users, 2**31 - 1), tf.int32)
@@ -98,7 +156,7 @@ def uniform(seed: tf.Tensor, num: int, bound: tf.Tensor) -> tf.Tensor:
     )
 
 
-def fold_in(seed: tf.Tensor, salts: Sequence[int]) -> list[tf.Tensor]:
+def fold_in(seed: tf.Tensor, salts: Sequence[int | tf.Tensor]) -> list[tf.Tensor]:
     """`tf.random.fold_in(seed, salt)` for each salt, int32 [2]."""
     key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
     word = tf.raw_ops.StatelessRandomUniformFullIntV2(
@@ -107,22 +165,37 @@ def fold_in(seed: tf.Tensor, salts: Sequence[int]) -> list[tf.Tensor]:
     return [tf.concat([word, [salt]], axis=0) for salt in salts]
 
 
-def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
-    """Raises `UserError` if some user's items leave no item of the train split to draw."""
-    # No user repeats an item, so only a user of that many can have all.
+def check_enough_items(
+    name: str, sequences: Sequences, train_count: np.ndarray, options: Options = _DEFAULTS
+) -> None:
+    """Raises `UserError` if some user's items leave too few items of the train split to draw."""
     trained = np.count_nonzero(train_count)
-    exhausted = [
-        user
-        for user in np.flatnonzero(sequences.lengths >= trained)
-        if np.count_nonzero(train_count[sequences.items[sequences.of_split(user, "test")]])
-        == trained
-    ]
+    needed = options.candidates - 1 if options.candidate_sampling == DISTINCT else 1
+    # Only a user of that many items can leave fewer.
+    left = {
+        user: trained
+        - np.count_nonzero(
+            train_count[np.unique(sequences.items[sequences.of_split(user, "test")])]
+        )
+        for user in np.flatnonzero(sequences.lengths > trained - needed)
+    }
+    exhausted = [user for user, number in left.items() if not number]
     if exhausted:
         (first,) = sequences.take(np.array(exhausted[:1])).users
         raise UserError(
             f"no negatives for '{name}': got user '{first}' "
             f"({len(exhausted)} such users in all), whose items are all that the train split has, "
             "expected at least one other item; take a larger dataset"
+        )
+    few = [user for user, number in left.items() if number < needed]
+    if few:
+        (first,) = sequences.take(np.array(few[:1])).users
+        least = min(left.values())
+        raise UserError(
+            f"distinct negatives for '{name}': got {left[few[0]]:,} items of the train split that "
+            f"user '{first}' does not have ({len(few)} such users in all, {least:,} at least), "
+            f"expected {needed:,} or more for {options.candidates:,} candidates; give --candidates "
+            f"{least + 1} or --candidate_sampling {WITH_REPLACEMENT}"
         )
 
 
@@ -132,17 +205,21 @@ def draw_negatives(
     seed: int,
     split: str,
     num: int = Options.candidates - 1,
+    distinct: bool = False,
 ) -> np.ndarray:
     """Draws the negatives of all users for `validation` or `test`: int32 [users, num].
 
     None is an item of the user's whole sequence (Paper §4.1: 99 negatives by popularity). The draw
-    depends on `seed`, the user's raw id, the split and the counts alone.
+    depends on `seed`, the user's raw id, the split and the counts alone. With `distinct`, a user's
+    negatives are different items.
     """
     cumulative_counts = tf.constant(np.cumsum(train_count), tf.int64)
     salt = seed * len(SPLITS) + SPLITS.index(split)
     items = tf.RaggedTensor.from_row_splits(sequences.items, sequences.offsets)
 
     def draw(users: tf.Tensor, items: tf.RaggedTensor) -> tf.Tensor:
+        if distinct:
+            return draw_distinct(cumulative_counts, items, user_seeds(users, salt), num)
         remaining = Remaining(cumulative_counts, items)
         numbers = tf.map_fn(
             lambda each: uniform(each[0], num, each[1]),

@@ -9,6 +9,8 @@ MIN_INTERACTIONS = 3
 # Salts derived from the seed are int32.
 MAX_SEED = 2**30 - 1
 PUBLISHED, SHUFFLED = TIES = ("published", "shuffled")
+# Of the negatives of ranking.
+WITH_REPLACEMENT, DISTINCT = CANDIDATE_SAMPLINGS = ("with_replacement", "distinct")
 # See id_schemes.py.
 RANDOM, SEMANTIC, ATOMIC = ID_SCHEMES = ("random", "semantic", "atomic")
 
@@ -27,6 +29,8 @@ class Options:
         as the published splits do, `shuffled` draws one. The published files sort ties by item
         id, which gives away part of the answer.
       ids: how short ids are written, see id_schemes.py; `random` is the paper's.
+      candidate_sampling: how the negatives of ranking are drawn by popularity: `with_replacement`,
+        as in Table 11, whose candidates hold two pairs; or `distinct`, no item twice.
     """
 
     k_core: int = 5
@@ -36,6 +40,7 @@ class Options:
     seed: int = 0
     ties: str = PUBLISHED
     ids: str = RANDOM
+    candidate_sampling: str = WITH_REPLACEMENT
 
     def check(self, name: str) -> None:
         """Raises `UserError` for an option out of range; `name` is the dataset's, for errors."""
@@ -64,7 +69,11 @@ class Options:
                 f"like_threshold for '{name}': got {threshold!r}, expected a number of stars; "
                 "correct it"
             )
-        for option, choices in (("ties", TIES), ("ids", ID_SCHEMES)):
+        for option, choices in (
+            ("ties", TIES),
+            ("ids", ID_SCHEMES),
+            ("candidate_sampling", CANDIDATE_SAMPLINGS),
+        ):
             if getattr(self, option) not in choices:
                 raise UserError(
                     f"{option} for '{name}': got '{getattr(self, option)}', expected one of "

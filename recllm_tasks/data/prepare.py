@@ -164,7 +164,8 @@ def _find_stored(
         raise UserError(
             f"dataset '{name}' already exists in {directory} with other options: got k_core "
             f"{info.k_core}, like threshold {info.like_threshold:g}, window {info.window}, "
-            f"{info.candidates} candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, "
+            f"{info.candidates} candidates ({info.candidate_sampling}), seed {info.seed}, ties "
+            f"{info.ties}, ids {info.ids}, "
             f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this "
             "call; give --overwrite to replace it, or another --data_dir"
         )
@@ -210,7 +211,7 @@ def _read(
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
-    check_enough_items(spec.name, sequences, train_count)
+    check_enough_items(spec.name, sequences, train_count, options)
     if metadata:
         say(f"{spec.name}: reading {_names(metadata)}")
     with stages.stage("metadata"):

@@ -38,7 +38,8 @@ class Shard:
     """One file of records to write: those from `start` to `stop` in the order of `split`.
 
     `path` is the file, `sequences_dir` the folder that `plan_shards` completed, `negatives` the
-    number of negatives per user, which `seed` fixes.
+    number of negatives per user, which `seed` fixes, and `distinct` whether they are different
+    items.
     """
 
     path: str
@@ -48,6 +49,7 @@ class Shard:
     sequences_dir: str
     seed: int
     negatives: int
+    distinct: bool = False
 
 
 def plan_shards(
@@ -55,6 +57,7 @@ def plan_shards(
     train_count: np.ndarray,
     seed: int,
     negatives: int,
+    distinct: bool,
     templates: dict[str, tfds.core.ShardedFileTemplate],
 ) -> dict[str, list[Shard]]:
     """Cuts each split into shards of nearly equal size, independent of the number of cores.
@@ -64,6 +67,7 @@ def plan_shards(
       train_count: int64 [N], how often each item occurs in the train split.
       seed: for the negatives.
       negatives: number of negatives per user.
+      distinct: whether a user's negatives are different items.
       templates: file names by split.
     """
     np.asarray(train_count, np.int64).tofile(Path(sequences_dir) / _TRAIN_COUNT)
@@ -81,6 +85,7 @@ def plan_shards(
                 sequences_dir=str(sequences_dir),
                 seed=seed,
                 negatives=negatives,
+                distinct=distinct,
             )
             for i in range(num_shards)
         ]
@@ -94,7 +99,9 @@ def write_shard(shard: Shard) -> None:
     sequences = Sequences.open(folder).take(numbers)
     if shard.split in SPLITS_WITH_NEGATIVES:
         train_count = np.fromfile(folder / _TRAIN_COUNT, np.int64)
-        negatives = draw_negatives(sequences, train_count, shard.seed, shard.split, shard.negatives)
+        negatives = draw_negatives(
+            sequences, train_count, shard.seed, shard.split, shard.negatives, shard.distinct
+        )
     else:
         negatives = np.zeros([len(sequences.users), 0], np.int32)
     try:

@@ -1,4 +1,4 @@
-"""Adafactor, and two learning rate schedules: the paper's, and one for short runs."""
+"""Adafactor, and two learning rate schedules: one for fine-tuning, and one for short runs."""
 
 import jax.numpy as jnp
 import optax
@@ -7,8 +7,9 @@ from recllm_tasks.errors import UserError, check_number, check_whole
 
 
 def constant_with_warmup(learning_rate: float = 0.001, warmup_steps: int = 1000) -> optax.Schedule:
-    """Linear warm-up over `warmup_steps`, then constant (paper §4.1).
+    """Linear warm-up over `warmup_steps`, then constant; paper §4.1 names the rate and the steps.
 
+    Our choice: linear and then constant, as T5 was fine-tuned, where the paper names no schedule.
     The first step has `learning_rate / warmup_steps`, as in T5X's `constant * linear_warmup`.
     """
     _check(learning_rate, warmup_steps)
@@ -43,7 +44,7 @@ def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adafactor as in T5's training: factored, with updates relative to the parameters' scale.
 
     Source: Shazeer and Stern 2018, with T5X's settings (no momentum, clipping at 1, decay 0.8).
-    The paper names no optimizer; T5X uses this one for fine-tuning.
+    Our choice: the paper names no optimizer; T5X uses this one for fine-tuning.
     """
     if not callable(schedule):
         raise UserError(

@@ -36,7 +36,7 @@ def check_lengths(lengths: Mapping[str, int]) -> None:
     if not isinstance(lengths, Mapping) or set(lengths) != set(SIDES):
         raise UserError(
             f"TASK_FEATURE_LENGTHS: got {lengths!r}, expected tokens of both sides, such as "
-            "{'inputs': 1024, 'targets': 128}; correct it"
+            "{'inputs': 1024, 'targets': 256}; correct it"
         )
     for name, length in lengths.items():
         check_whole(f"TASK_FEATURE_LENGTHS['{name}']", length, 1)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import gin
 import tensorflow as tf
 
-from recllm_tasks.data.negatives import Remaining, fold_in, uniform, user_seeds
+from recllm_tasks.data.negatives import Remaining, draw_distinct, fold_in, uniform, user_seeds
+from recllm_tasks.data.options import DISTINCT
 from recllm_tasks.prompts.batches import Batch, lengths_of, map_batches
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.windows import uniform_below
@@ -31,10 +32,11 @@ def ranking_negatives(each_epoch: bool = False) -> bool:
 def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
     """A preprocessor that adds `candidates` (int32 [B, C]): the target among C - 1 negatives.
 
-    Evaluation takes the negatives stored in the record. Training draws them by popularity, with
-    replacement, from the items that are not in the user's training split; they and the target's
-    place are fixed by the user's and the window's identity (Our choice: so that every run and
-    every epoch ranks the same lists), or with `ranking_negatives` by SeqIO's seeds.
+    Evaluation takes the negatives stored in the record. Training draws them by popularity from the
+    items that are not in the user's training split, with replacement unless the dataset's
+    candidates are distinct. They and the target's place are fixed by the user's and the window's
+    identity (Our choice: so that every run and every epoch ranks the same lists), or with
+    `ranking_negatives` by SeqIO's seeds.
     """
 
     def add(batch: Batch, seed: tf.Tensor | None = None) -> Batch:
@@ -51,9 +53,7 @@ def list_candidates(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.dat
                 seeds = tf.random.stateless_uniform(
                     tf.shape(seeds), seed, None, None, dtype=tf.int32
                 )
-            remaining = Remaining(_cumulative_counts(source), batch["exclude"])
-            place, numbers = _draw(seeds, remaining.left, num)
-            negatives = remaining.items(numbers)
+            place, negatives = _draw_items(source, seeds, batch["exclude"], num)
         place, columns = place[:, tf.newaxis], tf.range(num + 1)
         # Behind the target's place each negative stands one place further.
         shifted = tf.minimum(columns - tf.cast(columns > place, tf.int32), num - 1)
@@ -87,6 +87,20 @@ def pair_with_negative(source: CatalogSource) -> Callable[[tf.data.Dataset], tf.
 
 def _cumulative_counts(source: CatalogSource) -> tf.Tensor:
     return tf.cumsum(tf.constant(source.catalog().train_count, tf.int64))
+
+
+def _draw_items(
+    source: CatalogSource, seeds: tf.Tensor, excluded_rows: tf.RaggedTensor, num: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """A place among `num` + 1, int32 [B], and `num` items that are not excluded, int32 [B, num]."""
+    cumulative_counts = _cumulative_counts(source)
+    if source.info().candidate_sampling == DISTINCT:
+        place, _ = _draw(seeds, tf.ones_like(seeds[:, 0], tf.int64), num)
+        of_items = tf.map_fn(lambda seed: fold_in(seed, (_NEGATIVES,))[0], seeds)
+        return place, draw_distinct(cumulative_counts, excluded_rows, of_items, num)
+    remaining = Remaining(cumulative_counts, excluded_rows)
+    place, numbers = _draw(seeds, remaining.left, num)
+    return place, remaining.items(numbers)
 
 
 def _draw(seeds: tf.Tensor, bounds: tf.Tensor, num: int) -> tuple[tf.Tensor, tf.Tensor]:

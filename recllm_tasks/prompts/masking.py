@@ -125,20 +125,18 @@ def corrupt_spans(batch: Batch, seed: tf.Tensor, sequence_length, output_feature
     inputs = batch["inputs"]
     sizes = lengths_of(inputs) - 1
     tokens = slices(inputs.values, starts_of(inputs), sizes)
-    num_noise = tf.maximum(tf.constant(1, tf.int64), tf.minimum(_share(sizes), sizes - 1))
-    if sequence_length is not None:
-        num_noise = tf.minimum(num_noise, _most_noise(sequence_length["targets"]))
-    num_spans = tf.cast(tf.round(tf.cast(num_noise, tf.float32) / MEAN_SPAN), tf.int64)
-    most_spans = tf.minimum(tf.constant(SENTINELS, tf.int64), sizes - num_noise)
+    noise = num_noise(sizes, None if sequence_length is None else sequence_length["targets"])
+    num_spans = tf.cast(tf.round(tf.cast(noise, tf.float32) / MEAN_SPAN), tf.int64)
+    most_spans = tf.minimum(tf.constant(SENTINELS, tf.int64), sizes - noise)
     num_spans = tf.maximum(tf.constant(1, tf.int64), tf.minimum(num_spans, most_spans))
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
-    noise_lengths = split_into(num_noise, num_spans, seeds[0]).values
-    kept_lengths = split_into(sizes - num_noise, num_spans, seeds[1]).values
+    noise_lengths = split_into(noise, num_spans, seeds[0]).values
+    kept_lengths = split_into(sizes - noise, num_spans, seeds[1]).values
     # Spans alternate; `starts` are those of the first and of what comes behind it.
     lengths = tf.reshape(tf.stack([kept_lengths, noise_lengths], axis=1), [-1])
     starts = tf.reshape(tf.cumsum(lengths, exclusive=True), [-1, 2])
     kept = slices(tokens.values, starts[:, 0], kept_lengths)
-    noise = slices(tokens.values, starts[:, 1], noise_lengths)
+    hidden = slices(tokens.values, starts[:, 1], noise_lengths)
     spans = of_lengths(kept_lengths, num_spans)
     marks = of_columns(tf.cast(vocabulary.vocab_size - 1 - places_of(spans), tf.int32))
     eos = tf.constant([vocabulary.eos_id])
@@ -149,7 +147,16 @@ def corrupt_spans(batch: Batch, seed: tf.Tensor, sequence_length, output_feature
         splits = tf.gather(together.row_splits, spans.row_splits)
         return join([of_splits(together.values, splits), eos])
 
-    return {**batch, "inputs": joined([kept, marks]), "targets": joined([marks, noise])}
+    return {**batch, "inputs": joined([kept, marks]), "targets": joined([marks, hidden])}
+
+
+def num_noise(sizes: tf.Tensor, targets_length: int | None) -> tf.Tensor:
+    """How many of `sizes` tokens MLM corrupts, int64 [B]: a fifth, but not more than fit.
+
+    None for the length of the targets sets no limit.
+    """
+    noise = tf.maximum(tf.constant(1, tf.int64), tf.minimum(_share(sizes), sizes - 1))
+    return noise if targets_length is None else tf.minimum(noise, _most_noise(targets_length))
 
 
 def _most_noise(length: int) -> int:

@@ -217,6 +217,17 @@ def _metric_of(mixture: str) -> str | None:
     return f"inference_eval/{selection.task}/eval/{selection.metric}"
 
 
+def is_unvalidated(model_dir: str, mixture: str, checkpoint: str | None) -> bool:
+    """Whether a run was killed between saving its last state and the end of its validation.
+
+    T5X would go on without validating that state, and never choose it.
+    """
+    metric, step = _metric_of(mixture), latest_step(model_dir)
+    if metric is None or step is None or step == step_of(checkpoint):
+        return False
+    return step not in checkpoints.populate_metrics_for_steps(model_dir, metric, [step])
+
+
 def checkpointer(mixture: str) -> Callable[..., checkpoints.Checkpointer]:
     """`SaveCheckpointConfig.checkpointer_cls`: keeps the best state in validation, and the last.
 

@@ -2,6 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recllm_tasks import metrics
 from recllm_tasks.baselines import evaluation
@@ -32,8 +34,8 @@ def test_a_repeated_purchase_is_a_miss_without_seen_items(shop):
 
 
 def test_ranking_ranks_the_target_among_its_negatives(shop):
-    # 2 below 5, 3, 5 (a double takes two positions); 3 below 5; 1 below 2 and 4.
-    assert evaluation.rank_candidates(by_row(shop), shop).ranks.tolist() == [4, 2, 3]
+    # 2 below 5 and 3 (5 was drawn twice and counts once); 3 below 5; 1 below 2 and 4.
+    assert evaluation.rank_candidates(by_row(shop), shop).ranks.tolist() == [3, 2, 3]
 
 
 def test_constant_scores_do_not_find_the_target(shop):
@@ -64,6 +66,36 @@ def test_blocks_give_what_one_block_gives(seed, shop, monkeypatch):
     assert sizes == [2, 1, 2, 1]
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_baselines_and_language_models_rank_by_one_definition(seed):
+    """The same order of the same candidates, as scores and as a beam search's answers."""
+    rng = np.random.default_rng(seed)
+    candidates_Bx1C = np.sort(rng.integers(12, size=(3, 9)), axis=1)
+    targets_B = candidates_Bx1C[:, 4]
+    scores_BxN = rng.integers(4, size=(3, 12)).astype(float)
+    scores_Bx1C = np.take_along_axis(scores_BxN, candidates_Bx1C, axis=1)
+    found = evaluation.rank_offered(candidates_Bx1C, scores_Bx1C, targets_B)
+    order_Bx1C = np.argsort(-scores_Bx1C, axis=1, kind="stable")
+    beams = [
+        [f"I{item}" for item in row[order][::-1]]
+        for row, order in zip(candidates_Bx1C, order_Bx1C, strict=True)
+    ]
+    answers = metrics.ranks_of_targets([f"I{item}" for item in targets_B], beams)
+    assert found.ranks.tolist() == answers.tolist()
+    for row, scores, target, rank in zip(
+        candidates_Bx1C, scores_Bx1C, targets_B, found.ranks, strict=True
+    ):
+        score = dict(zip(row.tolist(), scores.tolist(), strict=True))
+        ahead = [item for item in score if (-score[item], item) < (-score[target], target)]
+        assert rank == 1 + len(ahead)
+
+
+def test_scores_of_candidates_that_are_not_numbers():
+    with pytest.raises(ValueError, match="got NaN, expected numbers or -inf"):
+        evaluation.rank_offered(np.array([[1, 2]]), np.array([[np.nan, 1.0]]), np.array([1]))
+
+
 def test_no_negatives_no_ranking(shop):
     with pytest.raises(UserError, match="evaluate the validation or the test split"):
         evaluation.rank_candidates(by_row(shop), dataclasses.replace(shop, negatives=None))
@@ -83,7 +115,7 @@ def test_lists_are_a_stable_sort_and_agree_with_the_ranks(seed, shop, monkeypatc
             assert items[int(found.ranks[user]) - 1] == shop.targets[user]
     found = evaluation.rank_candidates(lambda block: scores[block], shop)
     for user, items in enumerate(found.lists):
-        offered = sorted([shop.targets[user], *shop.negatives[user]])
+        offered = sorted({shop.targets[user], *shop.negatives[user]})
         assert items.tolist() == sorted(offered, key=lambda item: -scores[user, item])
         assert items[int(found.ranks[user]) - 1] == shop.targets[user]
 

@@ -88,3 +88,22 @@ def test_an_unknown_or_unprepared_dataset(tmp_path, capsys):
     assert "did you mean 'toys'" in capsys.readouterr().err
     assert cli.main(["stats", "beauty", "--data_dir", str(tmp_path)]) == 2
     assert "recllm prepare beauty" in capsys.readouterr().err
+
+
+def test_masks_are_counted_for_a_length(small_data_dir, capsys):
+    arguments = ["stats", NAME, "--data_dir", str(small_data_dir), "--targets_length", "20"]
+    assert cli.main([*arguments, "--json"]) == 0
+    masks = json.loads(capsys.readouterr().out)["masks"]
+    assert masks["lengths"] == {"inputs": 1024, "targets": 20}
+    assert 0 < masks["mim"]["cut"] <= masks["mim"]["examples"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr().out
+    share = 100 * masks["mlm"]["lost"] / masks["mlm"]["masks"]
+    (mlm,) = (line for line in printed.splitlines() if " mlm " in line and "DS" not in line)
+    assert f" {share:.1f} " in mlm
+
+
+def test_a_length_for_masks_that_is_too_short(small_data_dir, capsys):
+    arguments = ["stats", NAME, "--data_dir", str(small_data_dir), "--targets_length", "2"]
+    assert cli.main(arguments) == 2
+    assert "--targets_length: got 2, expected at least 3 tokens" in capsys.readouterr().err

@@ -104,7 +104,16 @@ def test_fingerprint_depends_on_content_and_options_only():
     others = [of(sha256="t"), of(name="beauty"), of(bad_records="quarantine")]
     others += [of(k_core=6), of(seed=1), of(window=9), of(candidates=9), of(ties="shuffled")]
     others += [of(like_threshold=2.0)]
-    assert len({of(), *others}) == 10
+    others += [of(candidate_sampling="distinct")]
+    assert len({of(), *others}) == 11
+
+
+def test_fingerprints_of_the_default_options_never_change():
+    """Stored datasets and results carry them: a new option leaves them as they are by default."""
+    spec, source = SPECS["toys"], SourceFile(Path("a"), "s", 1)
+    assert compute_fingerprint(spec, [source], Options(), "error") == (
+        "b291ea00b6639b0e9da270e0516f5349c7e96f6e0ea0e8e5fab9f7c5eb53dd22"
+    )
 
 
 def test_split_fingerprint_depends_on_all_but_ids():

@@ -1,12 +1,16 @@
+import itertools
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from recllm_tasks.data import negatives
 from recllm_tasks.data.negatives import Remaining, fold_in, uniform, user_seeds
+from recllm_tasks.data.options import Options
 from recllm_tasks.data.sequences import Sequences
 from recllm_tasks.errors import UserError
 
@@ -146,7 +150,118 @@ def test_same_in_eager_in_a_graph_and_in_map():
     assert len(set(eager[0].numpy())) < 99
 
 
+def draw_distinct(counts, excluded, num, seeds=None):
+    """`num` different items for each user, whose rows `excluded` lists."""
+    cumulative = tf.cumsum(tf.constant(counts, tf.int64))
+    rows = tf.ragged.constant(excluded, tf.int32, ragged_rank=1, row_splits_dtype=tf.int64)
+    if seeds is None:
+        seeds = [[user, 5] for user in range(len(excluded))]
+    seeds = tf.constant(seeds, tf.int32)
+    # A graph draws for many users in the time in which eager TensorFlow draws for a few.
+    draw = negatives.draw_distinct if len(excluded) < 9 else tf.function(negatives.draw_distinct)
+    return draw(cumulative, rows, seeds, num).numpy()
+
+
+@pytest.mark.parametrize("num", [1, 2, 3])
+@pytest.mark.parametrize("own", [[], [4], [3, 2, 3]])
+def test_distinct_draws_have_the_exact_probabilities(num, own):
+    """Of every order of items: w1 / W, then w2 / (W - w1), and so on."""
+    counts, users = np.array(COUNTS_OF_SIX), 6_000
+    allowed = [row for row in range(6) if counts[row] and row not in own]
+    drawn = draw_distinct(counts, [own] * users, num)
+    orders = list(itertools.permutations(allowed, num))
+    probability = []
+    for order in orders:
+        left, chance = counts[allowed].sum(), 1.0
+        for row in order:
+            chance *= counts[row] / left
+            left -= counts[row]
+        probability.append(chance)
+    number_of = {order: number for number, order in enumerate(orders)}
+    found = np.bincount([number_of[tuple(row)] for row in drawn.tolist()], minlength=len(orders))
+    expected = users * np.array(probability)
+    chi_square = ((found - expected) ** 2 / expected).sum()
+    assert chi_square < stats.chi2.isf(1e-3, len(orders) - 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_distinct_draws_are_different_and_allowed(data):
+    counts = data.draw(st.lists(st.sampled_from([0, 1, 3, 10**6]), min_size=2, max_size=9))
+    rows = st.lists(st.integers(0, len(counts) - 1), max_size=9)
+    excluded = data.draw(st.lists(rows, min_size=1, max_size=3))
+    allowed = [{row for row, c in enumerate(counts) if c and row not in own} for own in excluded]
+    num = data.draw(st.integers(1, len(counts)))
+    if num > min(map(len, allowed)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            draw_distinct(counts, excluded, num)
+        return
+    for drawn, own in zip(draw_distinct(counts, excluded, num), allowed, strict=True):
+        assert len(set(drawn)) == num
+        assert set(drawn) <= own
+
+
+def test_distinct_draws_depend_on_the_users_seed_alone():
+    """Another user who needs more rounds, such as one of whom all that is left is drawn, is none
+    of their business."""
+    counts = [10**6, 1, 1, 10**6, 5, 5, 7]
+    excluded = [[], [0, 3, 6], [1]]
+    seeds = [[3, 1], [4, 1], [5, 1]]
+    together = draw_distinct(counts, excluded, 4, seeds)
+    for own, seed, drawn in zip(excluded, seeds, together, strict=True):
+        assert draw_distinct(counts, [own], 4, [seed]).tolist() == [drawn.tolist()]
+    assert sorted(together[1]) == [1, 2, 4, 5]
+
+
+def test_distinct_draws_are_pinned_to_their_seed():
+    """If this fails, datasets with distinct candidates change: raise FORMAT_VERSION."""
+    assert draw_distinct(COUNTS_OF_SIX, [[3], []], 4, [[7, 8], [7, 9]]).tolist() == [
+        [4, 1, 0, 5],
+        [1, 4, 0, 3],
+    ]
+
+
+def test_distinct_draws_are_the_same_in_a_graph_and_in_map():
+    cumulative = tf.cumsum(tf.constant(COUNTS_OF_SIX, tf.int64))
+    rows = tf.ragged.constant([[4], []], tf.int32, row_splits_dtype=tf.int64)
+    seeds = tf.constant([[1, 2], [3, 4]])
+    eager = negatives.draw_distinct(cumulative, rows, seeds, 3)
+    graph = tf.function(negatives.draw_distinct)(cumulative, rows, seeds, 3)
+    (mapped,) = tf.data.Dataset.from_tensors((rows, seeds)).map(
+        lambda rows, seeds: negatives.draw_distinct(cumulative, rows, seeds, 3)
+    )
+    np.testing.assert_array_equal(graph, eager)
+    np.testing.assert_array_equal(mapped, eager)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_stored_negatives_may_be_distinct(split):
+    drawn = negatives.draw_negatives(SEQUENCES, COUNTS, 0, split, num=2, distinct=True)
+    assert drawn.dtype == np.int32
+    for number in range(3):
+        own = SEQUENCES.items[SEQUENCES.of_split(number, "test")]
+        assert len(set(drawn[number]) - set(own)) == 2
+    # All that the second user does not have.
+    assert set(drawn[1]) == {0, 1}
+
+
+def test_user_who_leaves_too_few_distinct_items_is_named():
+    counts, distinct = np.array([1, 1, 1, 1, 0]), {"candidate_sampling": "distinct"}
+    sequences = sequences_of([0, 1], [2, 0, 1, 4], [3, 2, 1])
+    negatives.check_enough_items("tiny", sequences, counts, Options(candidates=2, **distinct))
+    message = (
+        r"'tiny': got 1 items of the train split that user 'u1' does not have \(2 such users in "
+        r"all, 1 at least\), expected 2 or more for 3 candidates; give --candidates 2 or "
+        "--candidate_sampling with_replacement"
+    )
+    with pytest.raises(UserError, match=message):
+        negatives.check_enough_items("tiny", sequences, counts, Options(candidates=3, **distinct))
+    negatives.check_enough_items("tiny", sequences, counts, Options(candidates=3))
+
+
 def test_nobody_is_drawn_for():
+    assert draw_distinct(COUNTS_OF_SIX, [], 3, np.zeros([0, 2], np.int32)).shape == (0, 3)
+
     assert draw(COUNTS_OF_SIX, []).shape == (0, 99)
 
 

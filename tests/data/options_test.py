@@ -104,6 +104,26 @@ def test_candidates_and_window_come_from_the_dataset(make):
     assert make()[0].statistics.train_windows == 30
 
 
+def test_distinct_candidates_of_a_whole_dataset(make):
+    """Stored ones and, of the same options, nothing else but them."""
+    distinct = make(candidates=8, candidate_sampling="distinct")
+    assert distinct[0].candidate_sampling == "distinct"
+    default = make(candidates=8)
+    for user, (items, record) in distinct[2].items():
+        assert len(set(record["negatives"].tolist())) == 7
+        assert default[2][user][0] == items
+    repeats = [len(set(record["negatives"].tolist())) < 7 for _, record in default[2].values()]
+    assert any(repeats)
+    assert distinct[0].split_fingerprint != default[0].split_fingerprint
+
+
+def test_too_many_distinct_candidates(make):
+    with pytest.raises(UserError, match=r"got 28 items .* give --candidates 29 or"):
+        make(candidates=40, candidate_sampling="distinct")
+    with pytest.raises(UserError, match="expected one of with_replacement, distinct"):
+        make(candidate_sampling="none")
+
+
 def test_only_the_seed_changes_the_short_ids(make):
     default, other = make(), make(seed=3)
     assert make(candidates=8, window=4, ties="shuffled", k_core=3)[1].item == default[1].item

@@ -1,5 +1,7 @@
 """Masks hide a fifth, everything hidden is asked for, and nothing is lost."""
 
+import inspect
+
 import numpy as np
 import pytest
 import seqio
@@ -36,7 +38,7 @@ def _corrupt(sizes, seed, targets_length=None, inside_map=False):
             )
         (corrupted,) = dataset
     else:
-        corrupted = masking.corrupt_spans.__wrapped__(
+        corrupted = inspect.unwrap(masking.corrupt_spans)(
             batch, tf.constant([seed, 3]), lengths, _FEATURES
         )
     return list(

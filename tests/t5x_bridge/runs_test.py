@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
@@ -194,10 +195,16 @@ def test_twenty_random_kills_end_as_an_undisturbed_run_does(
             process.wait()
             killed += 1
     assert killed >= 5
-    names = [{p.name for p in run.glob("checkpoint_*")} for run in (whole, tmp_path / "killed")]
-    assert names[0] == names[1]
-    for name in names[0]:
-        pair = _params(whole / name), _params(tmp_path / "killed" / name)
+    runs = whole, tmp_path / "killed"
+    from recllm_tasks.t5x_bridge import finetuning
+
+    best = [
+        pathlib.Path(finetuning.checkpoint_to_use(str(run), "gift_cards_ut_at")).name
+        for run in runs
+    ]
+    assert best[0] == best[1]
+    for name in (best[0], "checkpoint_40"):
+        pair = (_params(run / name) for run in runs)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *pair)
 
 

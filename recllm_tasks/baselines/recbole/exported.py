@@ -78,7 +78,7 @@ def write_users(path: pathlib.Path, interactions: SplitInteractions, rated: bool
     if rated:
         columns["liked"] = pa.array(interactions.targets_liked())
     else:
-        candidates, _ = candidates_of(interactions)
+        candidates = candidates_of(interactions)
         columns["candidates"] = pa.array(list(candidates), pa.list_(pa.int32()))
     with atomic_write(path, "wb") as f:
         pq.write_table(pa.table(columns), f)

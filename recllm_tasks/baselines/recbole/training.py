@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recllm_tasks import metrics
 from recllm_tasks.baselines import evaluation
 from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.baselines.measured import Measured
@@ -114,15 +113,11 @@ def measure(
 def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
     """Retrieval and ranking, from ranks, lists and scores of candidates."""
     lists = [np.array(items, np.int32) for items in table["items"].to_pylist()]
-    candidates_Ux1C, place_U = evaluation.candidates_of(interactions)
+    candidates_Ux1C = evaluation.candidates_of(interactions)
     scores_Ux1C = np.array(table["candidate_scores"].to_pylist())
-    best = evaluation.best_columns(scores_Ux1C, evaluation.LIST_LENGTH)
     return {
         "retrieval": evaluation.Ranked(table["rank"].to_numpy(), lists),
-        "ranking": evaluation.Ranked(
-            metrics.ranks_from_scores(scores_Ux1C, place_U),
-            [row[columns] for row, columns in zip(candidates_Ux1C, best)],
-        ),
+        "ranking": evaluation.rank_offered(candidates_Ux1C, scores_Ux1C, interactions.targets),
     }
 
 
