@@ -183,7 +183,7 @@ def _bindings(settings: str) -> dict[str, str]:
     """The values of gin's text by name; a value may go on over several lines."""
     found, name = {}, ""
     for line in settings.splitlines():
-        if line.startswith("#") or not line.strip():
+        if line.startswith(("#", "import ", "from ")) or not line.strip():
             continue
         left, equals, right = line.partition(" =")
         if equals and not line[0].isspace():

@@ -61,7 +61,7 @@ def test_a_folder_keeps_its_first_settings_and_those_that_changed(tmp_path):
 
 
 def test_values_of_several_lines_are_compared_whole(tmp_path):
-    settings = "long.name = \\\n    {'a': 1,\n     'b': 2}\nB = 1\n"
+    settings = "from a import b\nimport c\nlong.name = \\\n    {'a': 1,\n     'b': 2}\nB = 1\n"
     assert not run_folder.open_for_training(*_new(tmp_path), settings)
     changes = run_folder.open_for_training(*_new(tmp_path), settings.replace("2", "3"), 1)
     assert changes == ["long.name: started with {'a': 1, 'b': 2}, now {'a': 1, 'b': 3}"]
