@@ -167,16 +167,20 @@ def open_for_training(
     if done is None or not (path / SETTINGS).exists():
         write_settings(path / SETTINGS, settings)
         return []
-    before = _bindings((path / SETTINGS).read_text(encoding="utf-8"))
-    now = _bindings(settings)
-    changes = [
-        f"{name}: started with {before.get(name, 'nothing')}, now {now.get(name, 'nothing')}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
+    changes = changed_settings((path / SETTINGS).read_text(encoding="utf-8"), settings)
     if changes:
         write_settings(path / f"{SETTINGS.removesuffix('.gin')}-{done}.gin", settings)
     return changes
+
+
+def changed_settings(before: str, now: str) -> list[str]:
+    """The settings, texts of gin, that differ, one line each."""
+    then, new = _bindings(before), _bindings(now)
+    return [
+        f"{name}: started with {then.get(name, 'nothing')}, now {new.get(name, 'nothing')}"
+        for name in sorted({*then, *new})
+        if then.get(name) != new.get(name)
+    ]
 
 
 def _bindings(settings: str) -> dict[str, str]:

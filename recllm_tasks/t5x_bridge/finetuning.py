@@ -260,6 +260,8 @@ def checkpoint_to_use(model_dir: str | None, mixture: str, checkpoint: str | Non
         )
     metric = _metric_of(mixture)
     values = checkpoints.populate_metrics_for_steps(model_dir, metric, steps) if metric else {}
+    # An AUC is undefined where all users like their item.
+    values = {step: float(value) for step, value in values.items() if not np.isnan(value)}
     # Ties go to the earlier step, as in training.
-    best = max(values, key=lambda step: (float(values[step]), -step)) if values else max(steps)
+    best = max(values, key=lambda step: (values[step], -step)) if values else max(steps)
     return os.path.join(model_dir or "", f"checkpoint_{best}")

@@ -14,12 +14,12 @@ import seqio
 import tensorflow as tf
 from t5x import gin_utils
 
-from recllm_tasks import __version__, tasks
+from recllm_tasks import __version__, progress, tasks
 from recllm_tasks.engine import user_rows
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
-from recllm_tasks.runs import per_user
+from recllm_tasks.runs import per_user, run_folder
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results, name_of
 from recllm_tasks.t5x_bridge.finetuning import step_of
@@ -39,7 +39,7 @@ def summarize_run(
     seed: int,
     checkpoint: str | None,
 ) -> None:
-    """T5X's `summarize_config_fn`, which also writes RUN.
+    """T5X's `summarize_config_fn`, which also writes RUN, and reports settings that changed.
 
     Args:
       model_dir: folder of the run.
@@ -50,8 +50,13 @@ def summarize_run(
       seed: RANDOM_SEED.
       checkpoint: what training starts from.
     """
+    settings = os.path.join(model_dir, run_folder.SETTINGS)
+    before = tf.io.gfile.GFile(settings).read() if tf.io.gfile.exists(settings) else None
     gin_utils.summarize_gin_config(model_dir, summary_writer, step)
     if jax.process_index() == 0:
+        if before is not None:
+            for change in run_folder.changed_settings(before, tf.io.gfile.GFile(settings).read()):
+                progress.console.print(f"other settings than before: {change}", markup=False)
         run = (mixture, model, seed, step_of(checkpoint))
         with tf.io.gfile.GFile(os.path.join(model_dir, RUN), "w") as f:
             f.write(json.dumps(dict(zip(_RUN_KEYS, run)), indent=2) + "\n")

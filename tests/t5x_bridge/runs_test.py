@@ -72,7 +72,9 @@ def stopped(t5x, start, small_data_dir, tmp_path_factory):
     run = tmp_path_factory.mktemp("t5x") / "run"
     _train(start, small_data_dir, run, 20)
     kept = {path.name for path in run.glob("checkpoint_*")}
-    return _train(start, small_data_dir, run, 30), kept
+    log = _done(start("train", *_arguments(small_data_dir, run, 30)))
+    assert "other settings than before: TRAIN_STEPS: started with 20, now 30" in log
+    return run, kept
 
 
 @pytest.fixture(scope="module")
