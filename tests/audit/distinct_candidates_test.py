@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
+from recllm_tasks import checksums
 from recllm_tasks.audit.drawn_negatives import rates_of_distinct
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import FILE_NAME, dataset_dir
@@ -47,7 +48,9 @@ def test_repeats_are_found_where_candidates_should_be_distinct(
     data_dir = prepared(small_data_dir, tmp_path)
     path = dataset_dir(data_dir, NAME) / FILE_NAME
     facts = json.loads(path.read_text())
+    del facts["checksum"]
     path.write_text(json.dumps({**facts, "candidate_sampling": "distinct"}))
+    (path.parent / checksums.FILE_NAME).unlink()
     code, checks = run_audit(data_dir)
     assert code == 1
     offender = checks["stored_negatives"]["offender"]
