@@ -49,6 +49,7 @@ def audit(dataset: str, num_seeds: int = 2, with_numbers: bool = False) -> Itera
         yield done
         if not done.passed:
             return
+    records = records.aligned()
     for check in _STORED:
         yield check(records)
     yield from _Tasks(records, dataset, num_seeds, with_numbers).checks()

@@ -7,7 +7,6 @@ from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.examples import Batch
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.short_ids import TAIL
-from recllm_tasks.data.sequences import HELD_OUT
 
 
 class OwnNegatives:
@@ -57,16 +56,16 @@ class HeldOutNegatives:
 
     def __init__(self, records: Records):
         self._records = records
-        held_out = records.splits["test"].items.last_columns(HELD_OUT["train"])
-        train = records.splits["train"].items
-        counts = records.catalog.train_count
-        mass = np.bincount(train.rows, counts[train.values], minlength=len(train))
-        # A held-out item that is also in the history cannot be drawn; `no_repeats` reports it.
-        pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
-        new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
+        self._records, size = records, len(records.catalog)
+        counts, users = records.catalog.train_count, len(records.users)
+        own = np.unique(records.own("train"))
+        mass = np.bincount(own // size, counts[own % size], minlength=users)
+        # A held-out item that is also in the train record cannot be drawn.
+        held_out = np.unique(records.own_later("train"))
+        self._held_out = held_out[~is_in(held_out, own)]
+        user, row = self._held_out // size, self._held_out % size
         left = np.maximum(1, counts.sum() - mass)
-        self._held_out = held_out
-        self._probability = np.where(new, counts[held_out], 0).sum(axis=1) / left
+        self._probability = np.bincount(user, counts[row], minlength=users) / left
         self._found: dict[str, int] = {}
         self._expected: dict[str, float] = {}
 
@@ -74,8 +73,8 @@ class HeldOutNegatives:
         draws = batch.offered.shape[1] - 1
         if batch.split != "train" or draws < 1 or not (batch.user >= 0).all():
             return
-        held_out = self._held_out[batch.user]
-        found = sum(int((batch.offered == column[:, None]).sum()) for column in held_out.T)
+        pairs = self._records.pair(batch.user[:, np.newaxis], batch.offered)
+        found = int(is_in(pairs, self._held_out).sum())
         expected = draws * float(self._probability[batch.user].sum())
         self._found[batch.task] = self._found.get(batch.task, 0) + found
         self._expected[batch.task] = self._expected.get(batch.task, 0.0) + expected

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from recllm_tasks.audit.check import Check, Offender
-from recllm_tasks.audit.records import Records
+from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.statistics import Statistics
 
@@ -55,7 +55,7 @@ def _misplaced_users(records: Records) -> Iterator[Offender]:
         for before, user in zip(split.users, split.users[1:]):
             if before == user:
                 yield Offender("two records", "2", user.decode(errors="replace"), name)
-        users, test_users = {*split.users}, {*records.users}
+        users, test_users = {*split.users}, {*records.splits["test"].users}
         for user in sorted(users ^ test_users):
             missing_in = "test" if user in users else name
             problem = f"no record in the {missing_in} split"
@@ -109,11 +109,23 @@ def _unequal_rows(first, second) -> Iterator[int]:
 
 
 def check_repeats(records: Records) -> Check:
-    """No sequence has an item twice, so no target is in its own history."""
-    items = records.splits["test"].items
+    """No sequence has an item twice, so no target is in its own history.
+
+    Where repeats are kept, they are counted, and the check never fails.
+    """
+    items = records.whole
     pairs = records.pair(items.rows, items.values)
     order = np.argsort(pairs, kind="stable")
     again = np.sort(order[1:][np.diff(pairs[order]) == 0])
+    figures: dict[str, int | float] = {"sequences": len(items), "repeats": len(again)}
+    if records.info.keeps_repeats:
+        test = records.splits["test"].items
+        targets, size = test.last_columns(1)[:, 0], len(records.catalog)
+        history = test.without_last(1)
+        own = np.sort(history.rows * np.int64(size) + history.values)
+        known = is_in(np.arange(len(test)) * np.int64(size) + targets, own) & (targets >= 0)
+        figures["users whose test item is in their history"] = int(known.sum())
+        return Check("no_repeats", "repeats counted", figures)
     offender = None
     if len(again):
         offender = Offender(
@@ -123,7 +135,6 @@ def check_repeats(records: Records) -> Check:
             split="test",
             position=int(items.positions[again[0]]),
         )
-    figures = {"sequences": len(items), "repeats": len(again)}
     return Check("no_repeats", "no target in its own history", figures, offender)
 
 

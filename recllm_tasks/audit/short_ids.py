@@ -32,8 +32,8 @@ def check_order(records: Records) -> Check:
     size = len(records.catalog)
     numbers = read_numbers(records.catalog.short_id)
     place_of = ranks_of(numbers)
-    test = records.splits["test"]
-    seen = test.items.take(np.argsort(natural_ranks([user.decode() for user in test.users])))
+    by_user = np.argsort(natural_ranks([user.decode() for user in records.users]))
+    seen = records.whole.take(by_user)
     rows, first_place = np.unique(seen.values, return_index=True)
     orders = {
         "raw-id order": (np.arange(size), natural_ranks(records.catalog.item)),

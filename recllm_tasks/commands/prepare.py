@@ -85,6 +85,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="order at equal times: published (that of the files) or shuffled",
     )
     options.add_argument(
+        "--repeats",
+        default=defaults.repeats,
+        help="items that a user has several times: first (default) keeps the first interaction, "
+        "keep keeps all, for music or groceries",
+    )
+    options.add_argument(
         "--ids",
         default=defaults.ids,
         help="short ids: random numbers (random, the default), codes of the items' content "
@@ -173,7 +179,9 @@ def _as_json(info) -> dict:
         "dataset": info.dataset,
         **info.statistics.to_json(),
         "has_ratings": info.has_ratings,
+        "repeats": info.repeats,
         "duplicates_dropped": info.duplicates_dropped,
+        "repeats_kept": info.repeats_kept,
         "short_users_dropped": info.short_users_dropped,
         "bad_records": info.bad_records,
         "ids": info.ids,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
-from recllm_tasks.data.options import RANDOM, Options
+from recllm_tasks.data.options import KEEP, RANDOM, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
@@ -19,6 +19,10 @@ from recllm_tasks.errors import UserError
 BUILDER = "rec_sequences"
 VERSION = "1.0.0"
 FILE_NAME = "recllm.json"
+
+# Options that older datasets did not have. They are in a fingerprint only where they are not the
+# default, so that fingerprints stay the same.
+_LATER_OPTIONS = ("repeats",)
 
 # Increased whenever the same raw files would give different records or another catalog.
 FORMAT_VERSION = 1
@@ -45,6 +49,8 @@ def compute_fingerprint(
     """
     chosen = dataclasses.asdict(options)
     ids = chosen.pop("ids")
+    later = {name: chosen.pop(name) for name in _LATER_OPTIONS}
+    changed = {name: value for name, value in later.items() if value != getattr(Options, name)}
     facts = [
         FORMAT_VERSION,
         spec.name,
@@ -55,6 +61,7 @@ def compute_fingerprint(
         bad_records,
         # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
         *([] if ids == RANDOM else [ids, ids_digest]),
+        *([changed] if changed else []),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -74,12 +81,14 @@ def compute_split_fingerprint(
 class DatasetInfo:
     """What `prepare` found and chose.
 
-    `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
+    `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept, and
+    `repeats_kept` those that stay in the sequences: see `Options.repeats`;
     `short_users_dropped` counts users with fewer than three interactions, whom leave-one-out cannot
     split; `bad_records` counts lines set aside. `source_files` maps the name of each raw file to
-    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `ties` and `ids` are as
-    in `Options`; the defaults apply to datasets prepared before there were options. `tie_counts` is
-    None if ties were not counted. `ids_digest` and `collisions` describe semantic ids.
+    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `ties`, `ids` and
+    `repeats` are as in `Options`; the defaults apply to datasets prepared before there were
+    options. `tie_counts` is None if ties were not counted. `ids_digest` and `collisions` describe
+    semantic ids.
     `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
     datasets use their fingerprint.
     """
@@ -107,6 +116,13 @@ class DatasetInfo:
     ids_digest: str = ""
     collisions: Collisions | None = None
     split_fingerprint: str = ""
+    repeats: str = Options.repeats
+    repeats_kept: int = 0
+
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether a sequence may hold an item several times, so that a seen item may be next."""
+        return self.repeats == KEEP
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""

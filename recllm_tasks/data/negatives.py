@@ -109,12 +109,14 @@ def fold_in(seed: tf.Tensor, salts: Sequence[int]) -> list[tf.Tensor]:
 
 def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
     """Raises `UserError` if some user's items leave no item of the train split to draw."""
-    # No user repeats an item, so only a user of that many can have all.
+    # Only a user of that many interactions can have all.
     trained = np.count_nonzero(train_count)
     exhausted = [
         user
         for user in np.flatnonzero(sequences.lengths >= trained)
-        if np.count_nonzero(train_count[sequences.items[sequences.of_split(user, "test")]])
+        if np.count_nonzero(
+            train_count[np.unique(sequences.items[sequences.of_split(user, "test")])]
+        )
         == trained
     ]
     if exhausted:

@@ -9,6 +9,7 @@ MIN_INTERACTIONS = 3
 # Salts derived from the seed are int32.
 MAX_SEED = 2**30 - 1
 PUBLISHED, SHUFFLED = TIES = ("published", "shuffled")
+FIRST, KEEP = REPEATS = ("first", "keep")
 # See id_schemes.py.
 RANDOM, SEMANTIC, ATOMIC = ID_SCHEMES = ("random", "semantic", "atomic")
 
@@ -27,6 +28,8 @@ class Options:
         as the published splits do, `shuffled` draws one. The published files sort ties by item
         id, which gives away part of the answer.
       ids: how short ids are written, see id_schemes.py; `random` is the paper's.
+      repeats: what becomes of an item that a user has several times; `first` keeps the first
+        interaction, as the published splits do, `keep` keeps all.
     """
 
     k_core: int = 5
@@ -36,6 +39,7 @@ class Options:
     seed: int = 0
     ties: str = PUBLISHED
     ids: str = RANDOM
+    repeats: str = FIRST
 
     def check(self, name: str) -> None:
         """Raises `UserError` for an option out of range; `name` is the dataset's, for errors."""
@@ -64,7 +68,7 @@ class Options:
                 f"like_threshold for '{name}': got {threshold!r}, expected a number of stars; "
                 "correct it"
             )
-        for option, choices in (("ties", TIES), ("ids", ID_SCHEMES)):
+        for option, choices in (("ties", TIES), ("ids", ID_SCHEMES), ("repeats", REPEATS)):
             if getattr(self, option) not in choices:
                 raise UserError(
                     f"{option} for '{name}': got '{getattr(self, option)}', expected one of "

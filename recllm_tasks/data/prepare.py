@@ -31,7 +31,7 @@ from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_embeddings import check_embeddings, embed
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
-from recllm_tasks.data.options import SEMANTIC, SHUFFLED, Options
+from recllm_tasks.data.options import KEEP, SEMANTIC, SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
@@ -164,8 +164,8 @@ def _find_stored(
             f"dataset '{name}' already exists in {directory} with other options: got k_core "
             f"{info.k_core}, like threshold {info.like_threshold:g}, window {info.window}, "
             f"{info.candidates} candidates, seed {info.seed}, ties {info.ties}, ids {info.ids}, "
-            f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this "
-            "call; give --overwrite to replace it, or another --data_dir"
+            f"repeats {info.repeats}, {info.noun}, {info.verb_past} and files {info.source_files}, "
+            "expected those of this call; give --overwrite to replace it, or another --data_dir"
         )
     return None
 
@@ -196,14 +196,20 @@ def _read(
         with stages.stage("core", connection):
             if options.ties == SHUFFLED:
                 shuffle_ties(connection, options.seed)
-            duplicates = sequences_lib.build_core(connection, spec.name, options.k_core)
+            duplicates = sequences_lib.build_core(
+                connection, spec.name, options.k_core, options.repeats
+            )
             short_users = sequences_lib.drop_short_users(connection, spec.name)
             tie_counts = count_ties(connection, options.ties)
+            repeats = sequences_lib.count_repeats(connection) if options.repeats == KEEP else 0
         with stages.stage("order", connection):
             items = sequences_lib.order_items(connection, options.seed)
             sequences = sequences_lib.order_sequences(connection, sequences_dir)
     (scratch / "work.duckdb").unlink()
-    say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
+    if options.repeats == KEEP:
+        say(f"{spec.name}: kept {repeats:,} repeated (user, item) interactions")
+    else:
+        say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
     if short_users:
         say(f"{spec.name}: dropped {short_users:,} users with fewer than 3 interactions")
     if not has_ratings:
@@ -226,6 +232,7 @@ def _read(
         has_ratings=has_ratings,
         **dataclasses.asdict(options),
         duplicates_dropped=duplicates,
+        repeats_kept=repeats,
         short_users_dropped=short_users,
         bad_records=bad.count,
         source_files=_hashes([*interactions, *metadata]),

@@ -1,4 +1,4 @@
-"""Sequences: duplicates dropped, k-core, time order, leave-one-out.
+"""Sequences: duplicates dropped or kept, k-core, time order, leave-one-out.
 
 DuckDB does the work on disk, with numbers in place of raw ids. The result is in flat files that any
 process can map into memory; nothing else grows with the number of interactions.
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recllm_tasks.data.options import MIN_INTERACTIONS
+from recllm_tasks.data.options import FIRST, MIN_INTERACTIONS
 from recllm_tasks.errors import UserError
 
 HELD_OUT = {"train": 2, "validation": 1, "test": 0}
@@ -81,12 +81,15 @@ class Sequences:
         return counts
 
 
-def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) -> int:
+def build_core(
+    connection: duckdb.DuckDBPyConnection, name: str, k_core: int, repeats: str = FIRST
+) -> int:
     """Turns the table `raw_interactions` into `core`; returns the number of duplicates dropped.
 
-    A repeated (user, item) pair keeps its first interaction in time. Then users and items with
-    fewer than `k_core` interactions are removed until none is left. In `core` and in the tables
-    `user_codes` and `item_codes`, users and items are numbers in no particular order.
+    A repeated (user, item) pair keeps its first interaction in time, unless `repeats` is `keep`:
+    then all stay, and each counts for the k-core. Then users and items with fewer than `k_core`
+    interactions are removed until none is left. In `core` and in the tables `user_codes` and
+    `item_codes`, users and items are numbers in no particular order.
     """
     # Lines are numbered, so the order of rows may change; keeping it costs memory.
     connection.execute("set preserve_insertion_order = false")
@@ -102,17 +105,7 @@ def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) ->
     """)
     connection.execute("drop table raw_interactions")
     before = _count(connection, "core")
-    # Only repeated pairs are sorted: they are few, and sorting everything would spill to disk.
-    duplicates = _delete(
-        connection,
-        """rowid in (
-            select rowid from (
-                select rowid, row_number() over (partition by "user", item order by time, line) as n
-                from core where ("user", item) in
-                    (select ("user", item) from core group by "user", item having count(*) > 1)
-            ) where n > 1)
-        """,
-    )
+    duplicates = _drop_repeats(connection) if repeats == FIRST else 0
     removed = True
     while removed:
         removed = 0
@@ -127,6 +120,27 @@ def build_core(connection: duckdb.DuckDBPyConnection, name: str, k_core: int) ->
             "or give a smaller k_core (at least 3)"
         )
     return duplicates
+
+
+def _drop_repeats(connection: duckdb.DuckDBPyConnection) -> int:
+    # Only repeated pairs are sorted: they are few, and sorting everything would spill to disk.
+    return _delete(
+        connection,
+        """rowid in (
+            select rowid from (
+                select rowid, row_number() over (partition by "user", item order by time, line) as n
+                from core where ("user", item) in
+                    (select ("user", item) from core group by "user", item having count(*) > 1)
+            ) where n > 1)
+        """,
+    )
+
+
+def count_repeats(connection: duckdb.DuckDBPyConnection) -> int:
+    """How many interactions of `core` are with an item that the user had before."""
+    pairs = 'select count(*) from (select distinct "user", item from core)'
+    (distinct,) = connection.execute(pairs).fetchall()[0]
+    return _count(connection, "core") - distinct
 
 
 def drop_short_users(connection: duckdb.DuckDBPyConnection, name: str) -> int:
