@@ -156,7 +156,7 @@ def check_next_id(records: Records) -> Check:
             position=int(records.splits["test"].items.lengths[number] - 1),
         )
     figures = {
-        "HR@10": round(float(hit.mean()), 5),
+        "HR@10": round(float(hit[has_two].mean()), 5) if has_two.any() else 0.0,
         "chance": round(chance, 5),
         "pairs found": hits,
         **({"by previous id - 1": before} if is_semantic else {}),

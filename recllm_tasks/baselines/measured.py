@@ -128,6 +128,7 @@ def save(
         "fingerprint": info.fingerprint,
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
+        "protocol": info.protocol,
         "model": row.name,
         "split": splits.split,
         "row_fingerprint": row_fingerprint,

@@ -91,6 +91,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "keep keeps all, for music or groceries",
     )
     options.add_argument(
+        "--split",
+        default=defaults.split,
+        help="held out for validation and test: leave_one_out (default), each user's last two "
+        "interactions; or time, each user's first one from --validation_from and --test_from on",
+    )
+    for split in ("validation", "test"):
+        options.add_argument(
+            f"--{split}_from",
+            metavar="DATE",
+            help=f"for --split time: where {split} begins, 2014-01-31 (UTC) or seconds since 1970",
+        )
+    for split in ("validation", "test"):
+        options.add_argument(
+            f"--{split}_share",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help=f"instead of dates: the share of the interactions in the {split} period, such as "
+            ".1",
+        )
+    options.add_argument(
         "--ids",
         default=defaults.ids,
         help="short ids: random numbers (random, the default), codes of the items' content "
@@ -183,6 +204,10 @@ def _as_json(info) -> dict:
         "duplicates_dropped": info.duplicates_dropped,
         "repeats_kept": info.repeats_kept,
         "short_users_dropped": info.short_users_dropped,
+        "split": info.split,
+        "validation_from": info.validation_from,
+        "test_from": info.test_from,
+        "split_counts": info.split_counts and dataclasses.asdict(info.split_counts),
         "bad_records": info.bad_records,
         "ids": info.ids,
         "collisions": info.collisions and dataclasses.asdict(info.collisions),

@@ -12,7 +12,7 @@ from recllm_tasks.data.options import KEEP, RANDOM, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
-from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.statistics import SplitCounts, Statistics
 from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
 
@@ -22,7 +22,14 @@ FILE_NAME = "recllm.json"
 
 # Options that older datasets did not have. They are in a fingerprint only where they are not the
 # default, so that fingerprints stay the same.
-_LATER_OPTIONS = ("repeats",)
+_LATER_OPTIONS = (
+    "repeats",
+    "split",
+    "validation_from",
+    "test_from",
+    "validation_share",
+    "test_share",
+)
 
 # Increased whenever the same raw files would give different records or another catalog.
 FORMAT_VERSION = 1
@@ -82,13 +89,15 @@ class DatasetInfo:
     """What `prepare` found and chose.
 
     `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept, and
-    `repeats_kept` those that stay in the sequences: see `Options.repeats`;
-    `short_users_dropped` counts users with fewer than three interactions, whom leave-one-out cannot
-    split; `bad_records` counts lines set aside. `source_files` maps the name of each raw file to
-    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `ties`, `ids` and
-    `repeats` are as in `Options`; the defaults apply to datasets prepared before there were
-    options. `tie_counts` is None if ties were not counted. `ids_digest` and `collisions` describe
-    semantic ids.
+    `repeats_kept` those that stay in the sequences: see `Options.repeats`; `short_users_dropped`
+    counts users with fewer than three interactions, whom leave-one-out cannot split, or those of
+    whom a split by time has no record; `bad_records` counts lines set aside. `source_files` maps
+    the name of each raw file to its SHA-256, in reading order. `like_threshold`, `window`,
+    `candidates`, `ties`, `ids`, `repeats` and `split` are as in `Options`; the defaults apply to
+    datasets prepared before there were options. The dates are those of the cuts, also where shares
+    were given.
+    `split_counts` is None for datasets that are older than it, `tie_counts` if ties were not
+    counted. `ids_digest` and `collisions` describe semantic ids.
     `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
     datasets use their fingerprint.
     """
@@ -118,11 +127,26 @@ class DatasetInfo:
     split_fingerprint: str = ""
     repeats: str = Options.repeats
     repeats_kept: int = 0
+    split: str = Options.split
+    validation_from: float | None = None
+    test_from: float | None = None
+    validation_share: float = 0.0
+    test_share: float = 0.0
+    split_counts: SplitCounts | None = None
 
     @property
     def keeps_repeats(self) -> bool:
         """Whether a sequence may hold an item several times, so that a seen item may be next."""
         return self.repeats == KEEP
+
+    @property
+    def protocol(self) -> str:
+        """What results on this dataset mean: rows of two protocols never share a table."""
+        return "-".join([self.split, *(["repeats"] if self.keeps_repeats else [])])
+
+    def users_of(self, split: str) -> int:
+        """Records of a split."""
+        return self.split_counts.users[split] if self.split_counts else self.statistics.users
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -160,7 +184,11 @@ class DatasetInfo:
         try:
             facts = json.loads((directory / FILE_NAME).read_text(encoding="utf-8"))
             facts["statistics"] = Statistics(**facts["statistics"])
-            for field, kind in (("tie_counts", TieCounts), ("collisions", Collisions)):
+            for field, kind in (
+                ("tie_counts", TieCounts),
+                ("collisions", Collisions),
+                ("split_counts", SplitCounts),
+            ):
                 if facts.get(field):
                     facts[field] = kind(**facts[field])
             facts["split_fingerprint"] = facts.get("split_fingerprint") or facts["fingerprint"]

@@ -110,13 +110,11 @@ def fold_in(seed: tf.Tensor, salts: Sequence[int]) -> list[tf.Tensor]:
 def check_enough_items(name: str, sequences: Sequences, train_count: np.ndarray) -> None:
     """Raises `UserError` if some user's items leave no item of the train split to draw."""
     # Only a user of that many interactions can have all.
-    trained = np.count_nonzero(train_count)
+    trained, items, offsets = np.count_nonzero(train_count), sequences.items, sequences.offsets
     exhausted = [
         user
         for user in np.flatnonzero(sequences.lengths >= trained)
-        if np.count_nonzero(
-            train_count[np.unique(sequences.items[sequences.of_split(user, "test")])]
-        )
+        if np.count_nonzero(train_count[np.unique(items[offsets[user] : offsets[user + 1]])])
         == trained
     ]
     if exhausted:
@@ -137,8 +135,9 @@ def draw_negatives(
 ) -> np.ndarray:
     """Draws the negatives of all users for `validation` or `test`: int32 [users, num].
 
-    None is an item of the user's whole sequence (Paper §4.1: 99 negatives by popularity). The draw
-    depends on `seed`, the user's raw id, the split and the counts alone.
+    None is an item of the user's whole sequence, later interactions included (Paper §4.1: 99
+    negatives by popularity). The draw depends on `seed`, the user's raw id, the split and
+    the counts alone.
     """
     cumulative_counts = tf.constant(np.cumsum(train_count), tf.int64)
     salt = seed * len(SPLITS) + SPLITS.index(split)

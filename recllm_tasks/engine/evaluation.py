@@ -255,6 +255,7 @@ def evaluate(
         "fingerprint": info.fingerprint,
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
+        "protocol": info.protocol,
         "model": saved.run.model,
         "mixture": saved.run.mixture,
         "step": saved.step,

@@ -71,7 +71,7 @@ class CatalogSource:
         return _catalog(self.dataset_dir())
 
     def num_users(self) -> int:
-        """U, of any split: leave-one-out keeps an interaction of every user for training."""
+        """U, of all splits together."""
         return self.info().statistics.users
 
     def vocabulary_file(self) -> str:
@@ -272,7 +272,7 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         return _window_numbers(self.dataset_dir(), window, self.needs_ratings, self.needs_history)
 
     def rows_of_users(self) -> tf.lookup.StaticHashTable:
-        """From a user's raw id to its place among the training records, int32.
+        """From a user's raw id to its place among the training records, int32; -1 for no place.
 
         Records lie in the order of hashes of the raw ids, so that a user's place says nothing.
         """

@@ -64,7 +64,7 @@ READING = (
     "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
     "chosen on the same users. Bold is the best of a column.",
     "Rows share a column only if they were measured on the same dataset with the same fingerprint "
-    "(of the data without short ids), the same split and the same number of users. Empty cells "
+    "(of the data without short ids), the same protocol, split and number of users. Empty cells "
     "were not measured.",
 )
 

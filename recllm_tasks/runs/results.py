@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from recllm_tasks.data.options import ID_SCHEMES
+from recllm_tasks.data.options import ID_SCHEMES, LEAVE_ONE_OUT, PROTOCOLS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import write_json
 from recllm_tasks.runs import per_user, run_folder
@@ -42,6 +42,8 @@ class Results:
       dataset, fingerprint: what it was measured on.
       split_fingerprint: shared by all id schemes of a dataset.
       ids: the id scheme.
+      protocol: how the dataset was split, see `DatasetInfo.protocol`; older files are of
+        leave-one-out.
       ties: the order of equal times in the dataset, `published` or `shuffled`.
       model: a name, such as `tiny` or `ease`.
       title: the model's name in tables.
@@ -68,6 +70,7 @@ class Results:
     fingerprint: str
     split_fingerprint: str
     ids: str = ""
+    protocol: str = LEAVE_ONE_OUT
     ties: str = ""
     model: str
     title: str = ""
@@ -149,6 +152,12 @@ def read(path: pathlib.Path) -> Results:
         fingerprint=fingerprint,
         split_fingerprint=_fingerprint(fields, "split_fingerprint", fingerprint),
         ids=fields.name("ids", "|".join(ID_SCHEMES), f"one of {', '.join(ID_SCHEMES)}", ""),
+        protocol=fields.name(
+            "protocol",
+            f"({'|'.join(PROTOCOLS)})(-[a-z]{{1,20}}){{0,3}}",
+            f"{' or '.join(PROTOCOLS)}, and what differs from it",
+            LEAVE_ONE_OUT,
+        ),
         ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
         model=fields.text("model"),
         title=fields.text("title", ""),

@@ -109,6 +109,7 @@ class ResultsEvaluator(seqio.Evaluator):
             "fingerprint": info.fingerprint,
             "split_fingerprint": info.split_fingerprint,
             "ids": info.ids,
+            "protocol": info.protocol,
             "step": step,
             "split": self._split,
             **self._run(),
