@@ -72,7 +72,9 @@ class HeldOut:
             elif self._offender is None and self._confirmation.holds(batch, example, row):
                 self._offender = self._offender_of(batch, example, row)
         if self._offender is None:
-            self._offender = self._pair_without_user(batch) or self._title(batch)
+            self._offender = (
+                self._withheld_item(batch) or self._pair_without_user(batch) or self._title(batch)
+            )
 
     def _times(self, batch: Batch, ids: Ids) -> dict[tuple[int, int], int]:
         """How often every held-out item is in the tokens, by (example, row)."""
@@ -82,6 +84,24 @@ class HeldOut:
         found = np.stack([ids.example[held_out], ids.row[held_out]], axis=1)
         pairs, times = np.unique(found, axis=0, return_counts=True)
         return {(int(e), int(r)): int(n) for (e, r), n in zip(pairs, times)}
+
+    def _withheld_item(self, batch: Batch) -> Offender | None:
+        """A train example that contains an item that is kept out of training."""
+        withheld = self._records.withheld
+        if self._split != "train" or withheld is None:
+            return None
+        for ids in (batch.in_inputs, batch.in_targets):
+            for at in np.flatnonzero(withheld[ids.row]):
+                example, row = int(ids.example[at]), int(ids.row[at])
+                if self._confirmation.holds(batch, example, row):
+                    number = int(batch.user[example])
+                    return Offender(
+                        f"an item that is withheld from training, in an example of {batch.task}",
+                        value=self._records.catalog.short_id[row],
+                        user=self._records.user(number) if number >= 0 else None,
+                        split=self._split,
+                    )
+        return None
 
     def _title(self, batch: Batch) -> Offender | None:
         """The first example that reveals a held-out item by its title alone."""

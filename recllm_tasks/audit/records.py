@@ -10,6 +10,7 @@ import tensorflow as tf
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo
+from recllm_tasks.data.sequences import withheld_items
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
 from recllm_tasks.prompts.windows import stored_records
@@ -56,6 +57,12 @@ class Records:
     def users(self) -> list[bytes]:
         """The raw ids of all users, in order."""
         return sorted({user for split in self.splits.values() for user in split.users})
+
+    @functools.cached_property
+    def withheld(self) -> np.ndarray | None:
+        """Items that are kept out of training, bool [N]; None if there are none."""
+        info = self.info
+        return withheld_items(self.catalog.item, info.seed, info.withhold_items)
 
     def aligned(self) -> "Records":
         """The same, with a row in each split for every user: an empty one if it has no record.

@@ -60,7 +60,7 @@ def check_same_users(records: Records) -> Check:
 
 
 def _has_all_users(records: Records) -> bool:
-    return records.info.split == LEAVE_ONE_OUT
+    return records.info.split == LEAVE_ONE_OUT and not records.info.withhold_items
 
 
 def _misplaced_users(records: Records) -> Iterator[Offender]:
@@ -103,6 +103,18 @@ def check_splits(records: Records) -> Check:
 
 def _expected(records: Records) -> dict[str, tuple[Ragged, str]]:
     """What the records of a split must hold, and what that is."""
+    found, withheld = _with_withheld(records), records.withheld
+    if withheld is not None:
+        rows, what = found["train"]
+        kept = ~withheld[rows.values]
+        lengths = np.bincount(rows.rows[kept], minlength=len(rows))
+        rows = Ragged.of_lengths(rows.values[kept], lengths)
+        found["train"] = (rows, f"{what}, and without withheld items")
+    return found
+
+
+def _with_withheld(records: Records) -> dict[str, tuple[Ragged, str]]:
+    """`_expected`, if no item was withheld."""
     train, validation, test = (records.splits[name].items for name in HELD_OUT)
     if records.info.split == LEAVE_ONE_OUT:
         return {

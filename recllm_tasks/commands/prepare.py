@@ -112,6 +112,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ".1",
         )
     options.add_argument(
+        "--withhold_items",
+        type=float,
+        default=defaults.withhold_items,
+        metavar="SHARE",
+        help="keep a share of the items, such as .05, out of training; they stay in histories and "
+        "targets of validation and test, for id schemes that can name new items (--ids semantic)",
+    )
+    options.add_argument(
         "--ids",
         default=defaults.ids,
         help="short ids: random numbers (random, the default), codes of the items' content "
@@ -207,6 +215,7 @@ def _as_json(info) -> dict:
         "split": info.split,
         "validation_from": info.validation_from,
         "test_from": info.test_from,
+        "withhold_items": info.withhold_items,
         "split_counts": info.split_counts and dataclasses.asdict(info.split_counts),
         "bad_records": info.bad_records,
         "ids": info.ids,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
-from recllm_tasks.data.options import KEEP, RANDOM, Options
+from recllm_tasks.data.options import KEEP, RANDOM, TIME, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
@@ -29,6 +29,7 @@ _LATER_OPTIONS = (
     "test_from",
     "validation_share",
     "test_share",
+    "withhold_items",
 )
 
 # Increased whenever the same raw files would give different records or another catalog.
@@ -95,7 +96,7 @@ class DatasetInfo:
     the name of each raw file to its SHA-256, in reading order. `like_threshold`, `window`,
     `candidates`, `ties`, `ids`, `repeats` and `split` are as in `Options`; the defaults apply to
     datasets prepared before there were options. The dates are those of the cuts, also where shares
-    were given.
+    were given. `withhold_items` is as in `Options`.
     `split_counts` is None for datasets that are older than it, `tie_counts` if ties were not
     counted. `ids_digest` and `collisions` describe semantic ids.
     `split_fingerprint` is the same for all id schemes, so results on them can be compared; older
@@ -132,6 +133,7 @@ class DatasetInfo:
     test_from: float | None = None
     validation_share: float = 0.0
     test_share: float = 0.0
+    withhold_items: float = 0.0
     split_counts: SplitCounts | None = None
 
     @property
@@ -142,7 +144,13 @@ class DatasetInfo:
     @property
     def protocol(self) -> str:
         """What results on this dataset mean: rows of two protocols never share a table."""
-        return "-".join([self.split, *(["repeats"] if self.keeps_repeats else [])])
+        changes = {"repeats": self.keeps_repeats, "withheld": self.withhold_items > 0}
+        return "-".join([self.split, *(name for name, is_it in changes.items() if is_it)])
+
+    @property
+    def hides_items(self) -> bool:
+        """Whether the protocol keeps some items out of training, texts included."""
+        return self.split == TIME or self.withhold_items > 0
 
     def users_of(self, split: str) -> int:
         """Records of a split."""

@@ -9,6 +9,8 @@ from recllm_tasks.errors import UserError
 MIN_INTERACTIONS = 3
 # Salts derived from the seed are int32.
 MAX_SEED = 2**30 - 1
+# Beyond, too little is left to learn from.
+MAX_WITHHELD = 0.5
 PUBLISHED, SHUFFLED = TIES = ("published", "shuffled")
 LEAVE_ONE_OUT, TIME = PROTOCOLS = ("leave_one_out", "time")
 FIRST, KEEP = REPEATS = ("first", "keep")
@@ -41,6 +43,8 @@ class Options:
       validation_from, test_from: for a split by time, the first moments of validation and of test:
         seconds since 1970, or an ISO date in UTC, which becomes such a number.
       validation_share, test_share: instead of dates, the latest shares of the interactions.
+      withhold_items: the share of the items that are kept out of training, drawn by the seed; they
+        stay in histories and as targets of validation and test.
     """
 
     k_core: int = 5
@@ -56,6 +60,7 @@ class Options:
     test_from: float | str | None = None
     validation_share: float = 0.0
     test_share: float = 0.0
+    withhold_items: float = 0.0
 
     def __post_init__(self):
         for option in _DATES:
@@ -101,6 +106,12 @@ class Options:
                     f"{option} for '{name}': got '{getattr(self, option)}', expected one of "
                     f"{', '.join(choices)}; give one of them"
                 )
+        share = self.withhold_items
+        if type(share) not in (int, float) or not 0 <= share <= MAX_WITHHELD:
+            raise UserError(
+                f"withhold_items for '{name}': got {share!r}, expected a share from 0 to "
+                f"{MAX_WITHHELD}, such as .05; correct it"
+            )
         self._check_split(name)
 
     def _check_split(self, name: str) -> None:

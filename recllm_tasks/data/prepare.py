@@ -223,7 +223,12 @@ def _read(
             repeats = sequences_lib.count_repeats(connection) if options.repeats == KEEP else 0
         with stages.stage("order", connection):
             items = sequences_lib.order_items(connection, options.seed)
-            sequences = sequences_lib.order_sequences(connection, sequences_dir, cuts)
+            sequences = sequences_lib.order_sequences(
+                connection,
+                sequences_dir,
+                cuts,
+                sequences_lib.withheld_items(items, options.seed, options.withhold_items),
+            )
     (scratch / "work.duckdb").unlink()
     if options.repeats == KEEP:
         say(f"{spec.name}: kept {repeats:,} repeated (user, item) interactions")
@@ -235,8 +240,10 @@ def _read(
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
     check_enough_items(spec.name, sequences, train_count)
-    sizes = {split: sequences.sizes_of(split) for split in sequences_lib.HELD_OUT}
+    sizes = {split: sequences.record_sizes(split) for split in sequences_lib.HELD_OUT}
     longest = np.maximum.reduce(list(sizes.values()))
+    has_record = longest > 0
+    used = np.maximum.reduce([sequences.sizes_of(split) for split in sizes])
     counts = SplitCounts(
         users={split: int(np.count_nonzero(of)) for split, of in sizes.items()},
         new_users=new_users,
@@ -245,7 +252,8 @@ def _read(
             split: int(np.count_nonzero(train_count[sequences.targets(split)] == 0))
             for split in ("validation", "test")
         },
-        unused=interactions_left - int(longest.sum()) if cuts else 0,
+        unused=interactions_left - int(used.sum()) if cuts else 0,
+        withheld=0 if sequences.withheld is None else int(sequences.withheld.sum()),
     )
     if cuts:
         check_examples(spec.name, cuts, counts.users)
@@ -270,7 +278,9 @@ def _read(
         bad_records=bad.count,
         source_files=_hashes([*interactions, *metadata]),
         fingerprint="",
-        statistics=Statistics.from_lengths(longest, len(items), options.window, sizes["train"]),
+        statistics=Statistics.from_lengths(
+            longest[has_record], len(items), options.window, sizes["train"][has_record]
+        ),
         split_counts=counts,
         tie_counts=tie_counts,
     )

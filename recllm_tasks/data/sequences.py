@@ -5,7 +5,8 @@ process can map into memory; nothing else grows with the number of interactions.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -33,7 +34,8 @@ class Sequences:
     `offsets[u + 1]` of `items` (int32, rows of the catalog) and `ratings` (float32, NaN where
     unknown). `offsets` is int64 [users + 1]. A split's record is the start of a user's
     interactions: `sizes` (int64 [users] by split) says how many, 0 for no record; it is empty in
-    leave-one-out, where `HELD_OUT` says so.
+    leave-one-out, where `HELD_OUT` says so. Of it the train record leaves out the items that are
+    `withheld` (bool [N] by row of the catalog, or None).
     """
 
     users: Sequence[str] | pa.ChunkedArray
@@ -41,6 +43,7 @@ class Sequences:
     items: np.ndarray
     ratings: np.ndarray
     sizes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    withheld: np.ndarray | None = None
 
     @classmethod
     def open(cls, folder: str | Path) -> "Sequences":
@@ -58,6 +61,9 @@ class Sequences:
                 for split in HELD_OUT
                 if (folder / f"size_{split}").exists()
             },
+            withheld=np.fromfile(folder / "withheld", bool)
+            if (folder / "withheld").exists()
+            else None,
         )
 
     def take(self, numbers: np.ndarray) -> "Sequences":
@@ -71,6 +77,7 @@ class Sequences:
             items=self.items[entries],
             ratings=self.ratings[entries],
             sizes={split: sizes[numbers] for split, sizes in self.sizes.items()},
+            withheld=self.withheld,
         )
 
     @property
@@ -79,14 +86,41 @@ class Sequences:
         return np.diff(self.offsets)
 
     def of_split(self, user: int | np.integer, split: str) -> slice:
-        """The entries that the record of user number `user` holds in `split`."""
+        """The entries that the record of user number `user` holds in `split`, withheld included."""
         start, stop = self.offsets[user], self.offsets[user + 1]
         return slice(
             start, start + self.sizes[split][user] if self.sizes else stop - HELD_OUT[split]
         )
 
-    def sizes_of(self, split: str) -> np.ndarray:
+    def entries(self, user: int | np.integer, split: str) -> slice | np.ndarray:
+        """Where the items of the record of user number `user` in `split` stand."""
+        part = self.of_split(user, split)
+        if split != "train" or self.withheld is None:
+            return part
+        return part.start + np.flatnonzero(~self.withheld[self.items[part]])
+
+    def record_sizes(self, split: str) -> np.ndarray:
         """Items of each user's record in `split`, 0 for none, int64 [users]."""
+        sizes = self.sizes_of(split)
+        if split != "train" or self.withheld is None:
+            return sizes
+        kept = []
+        for first, entries in self._train_parts():
+            part = sizes[first : first + _USERS]
+            users = np.repeat(np.arange(len(part)), part)
+            of = np.bincount(users, ~self.withheld[self.items[entries]], minlength=len(part))
+            kept.append(of.astype(np.int64))
+        return np.concatenate(kept)
+
+    def _train_parts(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first user, entries of the train records) of users, part by part."""
+        sizes = self.sizes_of("train")
+        for first in range(0, len(sizes), _USERS):
+            part = slice(first, first + _USERS)
+            yield first, _entries(self.offsets[:-1][part], sizes[part])
+
+    def sizes_of(self, split: str) -> np.ndarray:
+        """`record_sizes`, withheld items included."""
         return self.sizes[split] if self.sizes else self.lengths - HELD_OUT[split]
 
     def targets(self, split: str) -> np.ndarray:
@@ -97,12 +131,9 @@ class Sequences:
     def count_train(self, num_items: int) -> np.ndarray:
         """How often each item occurs in the train split, int64 [num_items]."""
         counts = np.zeros(num_items, np.int64)
-        sizes = self.sizes_of("train")
-        for first in range(0, len(sizes), _USERS):
-            part = slice(first, first + _USERS)
-            entries = _entries(self.offsets[:-1][part], sizes[part])
+        for _, entries in self._train_parts():
             counts += np.bincount(self.items[entries], minlength=num_items)
-        return counts
+        return counts if self.withheld is None else np.where(self.withheld, 0, counts)
 
 
 def _entries(starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -250,15 +281,36 @@ def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
     return rows.to_arrow_table().column(0).to_pylist()
 
 
+def withheld_items(items: Sequence[str], seed: int, share: float) -> np.ndarray | None:
+    """Which items of the catalog are kept out of training, bool [N]; None for a share of 0.
+
+    Our choice: by the SHA-256 of `withheld:seed:item`, so the draw depends on nothing else, and a
+    larger share holds the items of a smaller one.
+    """
+    if not share:
+        return None
+    digests = [hashlib.sha256(f"withheld:{seed}:{item}".encode()).digest() for item in items]
+    order = sorted(range(len(items)), key=digests.__getitem__)
+    withheld = np.zeros(len(items), bool)
+    withheld[order[: max(1, round(share * len(items)))]] = True
+    return withheld
+
+
 def order_sequences(
-    connection: duckdb.DuckDBPyConnection, folder: str | Path, cuts: Cuts | None = None
+    connection: duckdb.DuckDBPyConnection,
+    folder: str | Path,
+    cuts: Cuts | None = None,
+    withheld: np.ndarray | None = None,
 ) -> Sequences:
     """Sorts each user's interactions of `core` and writes them to `folder`, for `Sequences.open`.
 
     The sort by time is stable: times are often days, and the published splits keep the file's order
-    among ties. Call `order_items` first. `cuts` are those of a split by time.
+    among ties. Call `order_items` first. `cuts` are those of a split by time; for `withheld` see
+    `Sequences`.
     """
     folder = Path(folder)
+    if withheld is not None:
+        withheld.tofile(folder / "withheld")
     counts = f"count(*) as length, {cuts.counts}" if cuts else "count(*) as length"
     sizes = cuts.sizes() if cuts else {}
     connection.execute(f"""
@@ -298,7 +350,7 @@ def order_sequences(
     found = Sequences.open(folder)
     for split in HELD_OUT:
         numbers = np.array(open_record_order(folder, split))
-        kept = numbers[found.sizes_of(split)[numbers] > 0]
+        kept = numbers[found.record_sizes(split)[numbers] > 0]
         if len(kept) < len(numbers):
             kept.tofile(folder / f"order_{split}")
     return found

@@ -70,6 +70,7 @@ class SplitCounts:
       new_targets: validation and test examples whose target is such an item.
       unused: interactions that no record holds: later than a user's targets, or of users without a
         record.
+      withheld: items of the catalog that were kept out of training on request.
     """
 
     users: dict[str, int]
@@ -77,6 +78,7 @@ class SplitCounts:
     new_items: int
     new_targets: dict[str, int]
     unused: int = 0
+    withheld: int = 0
 
 
 def count_train_windows(train_lengths: np.ndarray, window: int = Options.window) -> int:

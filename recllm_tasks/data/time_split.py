@@ -118,20 +118,27 @@ def drop_users_without_record(connection: duckdb.DuckDBPyConnection, cuts: Cuts)
 
 
 def describe(info: DatasetInfo) -> list[str]:
-    """What a split by time holds and leaves out, in lines for people; nothing of another split."""
+    """What a split by time or withheld items leave out, in lines for people."""
     counts = info.split_counts
-    if info.split != TIME or counts is None:
+    if counts is None or not info.hides_items:
         return []
     users, new_users = counts.users, counts.new_users
+    new_items = (
+        f"{counts.new_items:,} items without an interaction in train; they are the target of "
+        f"{counts.new_targets['validation']:,} validation and {counts.new_targets['test']:,} test "
+        "examples"
+    )
+    if counts.withheld:
+        new_items = f"{counts.withheld:,} items withheld from training; {new_items}"
+    if info.split != TIME:
+        return [new_items]
     return [
         f"split by time: validation from {written(info.validation_from or 0)}, test from "
         f"{written(info.test_from or 0)}; {users['train']:,} train, "
         f"{users['validation']:,} validation and {users['test']:,} test users",
         f"without an earlier interaction, so without an example: {new_users['validation']:,} "
         f"users of the validation period, {new_users['test']:,} of the test period",
-        f"{counts.new_items:,} items without an interaction in train; they are the target of "
-        f"{counts.new_targets['validation']:,} validation and {counts.new_targets['test']:,} test "
-        "examples",
+        new_items,
         f"{counts.unused:,} interactions unused: after a user's targets, or of users without a "
         "record",
     ]
