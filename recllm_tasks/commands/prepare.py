@@ -24,6 +24,8 @@ examples:
   recllm prepare toys --data_dir ~/recllm_data --download
   recllm prepare mystore --interactions purchases.csv --items products.csv \\
     --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
+  recllm prepare grocer --interactions log.csv --repeats keep --split time \\
+    --validation_from 2014-01-31 --test_from 2014-03-31
   recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
     --items meta_Books.jsonl.gz
 
