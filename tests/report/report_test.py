@@ -377,3 +377,13 @@ def test_a_protocol_that_is_not_the_datasets_is_reported(make_run, draw_ranks):
     made_up = make_run("made_up", ranks=draw_ranks(60, 0.2), protocol="by_day")
     with pytest.raises(UserError, match=r"'protocol' in .*got 'by_day', expected leave_one_out or"):
         runs.load([made_up])
+
+
+def test_two_datasets_of_two_protocols_share_no_table(make_run, draw_ranks):
+    last = make_run("last", ranks=draw_ranks(60, 0.3))
+    dated = make_run("dated", ranks=draw_ranks(60, 0.2), protocol="time", fingerprint="ef" * 32)
+    path = dated / "results.json"
+    path.write_text(path.read_text().replace('"toys"', '"beauty"'))
+    made = report.build(runs.load([last, dated]), {})
+    found = [table for table in made.tables if table.title.startswith("Table 1")]
+    assert [len(table.groups) for table in found] == [1, 1]
