@@ -67,7 +67,7 @@ class Recommender:
             seqio.Task(f"{dataset}_retrieval", **retrieval), saved.vocabulary
         )
         self.catalog = tasks.source_of(task).catalog()
-        self.lookup = ItemLookup(self.catalog)
+        self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams
         self._params = saved.params
         num_beams = min(decoding.num_beams, len(self.catalog))
@@ -111,7 +111,8 @@ class Recommender:
           k: at most num_beams. If the catalog is smaller, histories get fewer.
 
         Raises:
-          UserError: a history is empty, has an unknown item or one item twice; or `k` is wrong.
+          UserError: a history is empty, has an unknown item, or one item twice though the dataset
+            keeps no repeats; or `k` is wrong.
         """
         if isinstance(histories, str):
             raise UserError(

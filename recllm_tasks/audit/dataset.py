@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import seqio
 
-from recllm_tasks.audit import examples, leave_one_out, short_ids, stored_negatives
+from recllm_tasks.audit import examples, short_ids, splits, stored_negatives
 from recllm_tasks.audit.ablation import HeldOutAblation, same_arrays, use_data_dir
 from recllm_tasks.audit.check import Check
 from recllm_tasks.audit.drawn_negatives import HeldOutNegatives, OwnNegatives
@@ -17,15 +17,15 @@ from recllm_tasks.prompts.candidates import OFFERS
 from recllm_tasks.prompts.source import SPLITS
 
 # The other checks assume that these hold.
-_FIRST = (leave_one_out.check_whole, leave_one_out.check_same_users)
+_FIRST = (splits.check_same_users, splits.check_whole)
 _STORED = (
-    leave_one_out.check_splits,
-    leave_one_out.check_repeats,
+    splits.check_splits,
+    splits.check_repeats,
     stored_negatives.check_stored_negatives,
     stored_negatives.check_popularity,
     short_ids.check_order,
     short_ids.check_next_id,
-    leave_one_out.check_ties,
+    splits.check_ties,
 )
 
 
@@ -52,6 +52,7 @@ def audit(dataset: str, num_seeds: int = 2, with_numbers: bool = False) -> Itera
         yield done
         if not done.passed:
             return
+    records = records.aligned()
     for check in _STORED:
         yield check(records)
     yield from _Tasks(records, dataset, num_seeds, with_numbers).checks()

@@ -9,7 +9,6 @@ from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.short_ids import TAIL
 from recllm_tasks.data.options import DISTINCT
-from recllm_tasks.data.sequences import HELD_OUT
 
 
 class OwnNegatives:
@@ -76,19 +75,20 @@ class HeldOutNegatives:
     """
 
     def __init__(self, records: Records):
-        self._records = records
-        held_out = records.splits["test"].items.last_columns(HELD_OUT["train"])
-        train = records.splits["train"].items
-        counts = records.catalog.train_count
-        mass = np.bincount(train.rows, counts[train.values], minlength=len(train))
-        # A held-out item that is also in the history cannot be drawn; `no_repeats` reports it.
-        pairs = records.pair(np.arange(len(train))[:, np.newaxis], held_out)
-        new = ~is_in(pairs, records.own("train")) & (held_out >= 0)
+        self._records, size = records, len(records.catalog)
+        counts, users = records.catalog.train_count, len(records.users)
+        own = np.unique(records.own("train"))
+        mass = np.bincount(own // size, counts[own % size], minlength=users)
+        # A held-out item that is also in the train record cannot be drawn.
+        held_out = np.unique(records.own_later("train"))
+        self._held_out = held_out[~is_in(held_out, own)]
+        user, row = self._held_out // size, self._held_out % size
         left = np.maximum(1, counts.sum() - mass)
-        self._held_out, self._left, self._train = held_out, left, train
-        self._counts_of_held_out = np.where(new, counts[held_out], 0)
-        self._counts = counts
-        self._is_distinct = records.info.candidate_sampling == DISTINCT
+        self._counts, self._is_distinct = counts, records.info.candidate_sampling == DISTINCT
+        starts = np.arange(users + 1) * size
+        self._own = Ragged(counts[own % size], np.searchsorted(own, starts))
+        self._counts_of_held_out = Ragged(counts[row], np.searchsorted(self._held_out, starts))
+        self._probability = np.bincount(user, counts[row], minlength=users) / left
         self._found: dict[str, int] = {}
         self._expected: dict[str, float] = {}
 
@@ -96,20 +96,21 @@ class HeldOutNegatives:
         draws = batch.offered.shape[1] - 1
         if batch.split != "train" or draws < 1 or not (batch.user >= 0).all():
             return
-        held_out = self._held_out[batch.user]
-        found = sum(int((batch.offered == column[:, None]).sum()) for column in held_out.T)
+        pairs = self._records.pair(batch.user[:, np.newaxis], batch.offered)
+        found = int(is_in(pairs, self._held_out).sum())
         expected = float(self._expected_of(batch.user, draws).sum())
         self._found[batch.task] = self._found.get(batch.task, 0) + found
         self._expected[batch.task] = self._expected.get(batch.task, 0.0) + expected
 
     def _expected_of(self, users: np.ndarray, draws: int) -> np.ndarray:
         """How many held-out items are among a user's negatives on average, float64 [B]."""
-        counts = self._counts_of_held_out[users]
         if draws == 1 or not self._is_distinct:
-            return draws * counts.sum(axis=1) / self._left[users]
-        own = self._train.take(users)
-        rates = rates_of_distinct(self._counts, Ragged(self._counts[own.values], own.splits), draws)
-        return -np.expm1(-counts * rates[:, np.newaxis]).sum(axis=1)
+            return draws * self._probability[users]
+        different, place = np.unique(users, return_inverse=True)
+        rates = rates_of_distinct(self._counts, self._own.take(different), draws)
+        held_out = self._counts_of_held_out.take(different)
+        chances = -np.expm1(-held_out.values * rates[held_out.rows])
+        return np.bincount(held_out.rows, chances, minlength=len(different))[place]
 
     def check(self) -> Check:
         offender = None

@@ -8,9 +8,8 @@ import seqio
 from recllm_tasks.audit import id_readers
 from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.examples import Batch, Ids
-from recllm_tasks.audit.records import Records
+from recllm_tasks.audit.records import Records, is_in
 from recllm_tasks.audit.title_reader import ALL_TEXTS, TitleReader
-from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.prompts.token_table import write_item
 
 
@@ -45,13 +44,13 @@ class HeldOut:
     """No example of a task contains an item that its user interacts with later.
 
     An item that is only offered as a negative is not an interaction. A held-out item may be drawn
-    as a negative: leaving it out would tell the model which items are held out.
+    as a negative: leaving it out would tell the model which items are held out. Where an item is
+    repeated, an example may hold it as often as the part of the record that it shows.
     """
 
     def __init__(self, records: Records, task: seqio.Task, split: str):
         self._records, self._task, self._split = records, task, split
         self._confirmation = Confirmation(records, task)
-        self._held_out = records.splits["test"].items.last_columns(max(1, HELD_OUT[split]))
         self._titles = TitleReader(records, task.output_features["inputs"].vocabulary, split)
         self._offender: Offender | None = None
         self._examples = self._tokens = self._ids = self._negatives = 0
@@ -60,23 +59,49 @@ class HeldOut:
         self._examples += len(batch)
         self._tokens += len(batch.inputs.values) + len(batch.targets.values)
         self._ids += len(batch.in_inputs.row) + len(batch.in_targets.row)
-        for ids, may_be_offered in ((batch.in_inputs, True), (batch.in_targets, False)):
-            for example, row, times in self._found(batch, ids):
-                offered = int((batch.offered[example] == row).sum()) if may_be_offered else 0
-                if times <= offered:
-                    self._negatives += times
-                elif self._offender is None and self._confirmation.holds(batch, example, row):
-                    self._offender = self._offender_of(batch, example, row)
+        in_targets = self._times(batch, batch.in_targets)
+        in_inputs = self._times(batch, batch.in_inputs)
+        for example, row in {**in_inputs, **in_targets}:
+            offered = int((batch.offered[example] == row).sum())
+            # What is offered stands in the inputs.
+            negatives = min(in_inputs.get((example, row), 0), offered)
+            shown = in_inputs.get((example, row), 0) - negatives + in_targets.get((example, row), 0)
+            user, window = int(batch.user[example]), int(batch.window[example])
+            if shown <= self._records.times_known(self._split, user, window, row):
+                self._negatives += negatives
+            elif self._offender is None and self._confirmation.holds(batch, example, row):
+                self._offender = self._offender_of(batch, example, row)
         if self._offender is None:
-            self._offender = self._pair_without_user(batch) or self._title(batch)
+            self._offender = (
+                self._withheld_item(batch) or self._pair_without_user(batch) or self._title(batch)
+            )
 
-    def _found(self, batch: Batch, ids: Ids):
-        """Yields (example, row, count) for every held-out item in the tokens."""
+    def _times(self, batch: Batch, ids: Ids) -> dict[tuple[int, int], int]:
+        """How often every held-out item is in the tokens, by (example, row)."""
         user = batch.user[ids.example]
-        held_out = (self._held_out[user] == ids.row[:, np.newaxis]).any(axis=1) & (user >= 0)
+        pairs = self._records.pair(user, ids.row)
+        held_out = is_in(pairs, self._records.own_later(self._split)) & (user >= 0)
         found = np.stack([ids.example[held_out], ids.row[held_out]], axis=1)
         pairs, times = np.unique(found, axis=0, return_counts=True)
-        yield from ((int(e), int(r), int(n)) for (e, r), n in zip(pairs, times))
+        return {(int(e), int(r)): int(n) for (e, r), n in zip(pairs, times)}
+
+    def _withheld_item(self, batch: Batch) -> Offender | None:
+        """A train example that contains an item that is kept out of training."""
+        withheld = self._records.withheld
+        if self._split != "train" or withheld is None:
+            return None
+        for ids in (batch.in_inputs, batch.in_targets):
+            for at in np.flatnonzero(withheld[ids.row]):
+                example, row = int(ids.example[at]), int(ids.row[at])
+                if self._confirmation.holds(batch, example, row):
+                    number = int(batch.user[example])
+                    return Offender(
+                        f"an item that is withheld from training, in an example of {batch.task}",
+                        value=self._records.catalog.short_id[row],
+                        user=self._records.user(number) if number >= 0 else None,
+                        split=self._split,
+                    )
+        return None
 
     def _title(self, batch: Batch) -> Offender | None:
         """The first example that reveals a held-out item by its title alone."""
@@ -85,9 +110,9 @@ class HeldOut:
 
     def _offender_of(self, batch: Batch, example: int, row: int, what: str = "user's") -> Offender:
         number = int(batch.user[example])
-        items = self._records.splits["test"].items[number]
-        position = int(np.flatnonzero(items == row)[-1])
-        split = "test" if position == len(items) - 1 else "validation"
+        position = int(np.flatnonzero(self._records.whole[number] == row)[-1])
+        is_validation = position < self._records.splits["validation"].items.lengths[number]
+        split = "validation" if is_validation else "test"
         window = batch.window[example]
         where = f" of the window at {window}" if window >= 0 else ""
         return Offender(
@@ -130,6 +155,7 @@ class HeldOut:
 class OwnTarget:
     """No example reveals its answer: the inputs contain a target item only if they offer it.
 
+    Or if the user had it several times: they may contain the other times.
     Examples with corrupted spans are skipped: their targets are part of the input text.
     """
 
@@ -151,8 +177,14 @@ class OwnTarget:
         is_answer = np.isin(shown, answers)
         ids = Ids(shown[is_answer] // size, shown[is_answer] % size)
         too_often = times[is_answer] > batch.times_offered(ids)
-        for example, row in zip(ids.example[too_often], ids.row[too_often]):
-            if self._offender is None and confirmation.holds(batch, int(example), int(row)):
+        for example, row, excess in zip(
+            ids.example[too_often],
+            ids.row[too_often],
+            (times[is_answer] - batch.times_offered(ids))[too_often],
+        ):
+            if self._offender is not None or excess <= self._other_times(batch, example, row):
+                continue
+            if confirmation.holds(batch, int(example), int(row)):
                 number = int(batch.user[example])
                 self._offender = Offender(
                     f"the answer is in the input of {batch.task} (seed {batch.seed})",
@@ -161,6 +193,15 @@ class OwnTarget:
                     split=batch.split,
                     position=int(batch.window[example]) if batch.window[example] >= 0 else None,
                 )
+
+    def _other_times(self, batch: Batch, example: int, row: int) -> int:
+        """How often the user had the answer beside the times that are answers."""
+        user, window = int(batch.user[example]), int(batch.window[example])
+        if user < 0:
+            return 0
+        answers = batch.in_targets.row[batch.in_targets.example == example]
+        known = self._records.times_known(batch.split, user, window, row)
+        return max(0, known - int((answers == row).sum()))
 
     def check(self) -> Check:
         figures = {"examples": self._examples, "answers": self._answers}

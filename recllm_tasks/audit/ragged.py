@@ -57,8 +57,8 @@ class Ragged:
         shift = np.repeat(self.splits[rows] - splits[:-1], lengths)
         return Ragged(self.values[shift + np.arange(splits[-1])], splits)
 
-    def without_last(self, num: int) -> "Ragged":
-        """Each row without its last `num` values; a shorter row becomes empty."""
+    def without_last(self, num: int | np.ndarray) -> "Ragged":
+        """Each row without its last `num` values (of all rows, or [R]); a shorter one is empty."""
         kept = self.positions < np.repeat(self.lengths - num, self.lengths)
         return Ragged.of_lengths(self.values[kept], np.maximum(0, self.lengths - num))
 

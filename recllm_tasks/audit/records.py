@@ -11,6 +11,7 @@ from recllm_tasks.audit.check import Check, Offender
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo, digest_records
+from recllm_tasks.data.sequences import withheld_items
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import SPLITS, CatalogSource
 from recllm_tasks.prompts.windows import stored_records
@@ -30,18 +31,48 @@ class Split:
     items: Ragged
     negatives: Ragged
 
+    def of_users(self, users: list[bytes]) -> "Split":
+        """The rows of the given users, who include all of the split; empty for others."""
+        if users == self.users:
+            return self
+        place = {user: number for number, user in enumerate(self.users)}
+        # The last row is the empty one of users without a record.
+        rows = np.array([place.get(user, len(place)) for user in users], np.int64)
+        empty = Ragged.of_lengths(np.zeros(0, np.int64), np.zeros(1, np.int64))
+        items, negatives = (
+            Ragged.concatenate([ragged, empty]).take(rows)
+            for ragged in (self.items, self.negatives)
+        )
+        return Split(users, items, negatives)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Records:
-    """A stored dataset. If `same_users` holds, user u is the same in all splits."""
+    """A stored dataset. Of `aligned` records, user u is the same in all splits."""
 
     info: DatasetInfo
     catalog: Catalog
     splits: Mapping[str, Split]
 
-    @property
+    @functools.cached_property
     def users(self) -> list[bytes]:
-        return self.splits["test"].users
+        """The raw ids of all users, in order."""
+        return sorted({user for split in self.splits.values() for user in split.users})
+
+    @functools.cached_property
+    def withheld(self) -> np.ndarray | None:
+        """Items that are kept out of training, bool [N]; None if there are none."""
+        info = self.info
+        return withheld_items(self.catalog.item, info.seed, info.withhold_items)
+
+    def aligned(self) -> "Records":
+        """The same, with a row in each split for every user: an empty one if it has no record.
+
+        No split may have two records of a user.
+        """
+        return dataclasses.replace(
+            self, splits={name: split.of_users(self.users) for name, split in self.splits.items()}
+        )
 
     @functools.cached_property
     def number_of(self) -> dict[bytes, int]:
@@ -51,11 +82,65 @@ class Records:
     def user(self, number: int) -> str:
         return self.users[number].decode(errors="replace")
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 (one Records a run)
+    @functools.cached_property
+    def whole(self) -> Ragged:
+        """The longest record of each user."""
+        items = [split.items for split in self.splits.values()]
+        longest = np.argmax([rows.lengths for rows in items], axis=0)
+        users = len(self.users)
+        return Ragged.concatenate(items).take(longest * users + np.arange(users))
+
     def own(self, split: str) -> np.ndarray:
         """All (user, item) pairs of a split as sorted numbers, int64 (see `pair`)."""
-        items = self.splits[split].items
-        return np.sort(self.pair(items.rows, items.values))
+        return self._pairs_of(f"own {split}", self.splits[split].items)
+
+    def own_whole(self) -> np.ndarray:
+        """`own` of all splits together."""
+        return self._pairs_of("whole", self.whole)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (one Records a run)
+    def later(self, split: str) -> Ragged:
+        """The interactions that the user's longest record has and that of `split` lacks.
+
+        Where an item is repeated, those are as many as `split` lacks, the last ones.
+        """
+        whole, known = self.whole, self.splits[split].items
+        is_known = is_in(self._numbered(whole), np.sort(self._numbered(known)))
+        return Ragged.of_lengths(
+            whole.values[~is_known], np.bincount(whole.rows[~is_known], minlength=len(whole))
+        )
+
+    def own_later(self, split: str) -> np.ndarray:
+        """`own` of `later`."""
+        return self._pairs_of(f"later {split}", self.later(split))
+
+    def times_known(self, split: str, user: int, window: int, row: int) -> int:
+        """How often an example of `split` may show an item of the user's: as often as it stands
+        in the example's window, or in the record where the window is unknown, -1."""
+        items = self.splits[split].items[user]
+        if window >= 0:
+            items = items[window : window + self.info.window + 1]
+        return int((items == row).sum())
+
+    def _pairs_of(self, name: str, items: Ragged) -> np.ndarray:
+        found = self._sorted_pairs.get(name)
+        if found is None:
+            found = self._sorted_pairs[name] = np.sort(self.pair(items.rows, items.values))
+        return found
+
+    @functools.cached_property
+    def _sorted_pairs(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _numbered(self, items: Ragged) -> np.ndarray:
+        """One number for each user, item and how often the user had it before, int64."""
+        pairs = self.pair(items.rows, items.values)
+        order = np.argsort(pairs, kind="stable")
+        is_new = np.concatenate([[True], np.diff(pairs[order]) != 0])[: len(pairs)]
+        first = np.maximum.accumulate(np.where(is_new, np.arange(len(pairs)), 0))
+        before = np.empty(len(pairs), np.int64)
+        before[order] = np.arange(len(pairs)) - first
+        return pairs * (1 + len(self.whole.values)) + before
 
     def pair(self, user: np.ndarray, row: np.ndarray) -> np.ndarray:
         """One number for each pair of a user's number and a row of the catalog."""
@@ -64,6 +149,8 @@ class Records:
 
 def is_in(pairs: np.ndarray, of: np.ndarray) -> np.ndarray:
     """Which of `pairs` (any shape) are in the sorted array `of`, bool."""
+    if not len(of):
+        return np.zeros(np.shape(pairs), bool)
     places = np.searchsorted(of, pairs)
     return of[np.minimum(places, len(of) - 1)] == pairs
 

@@ -32,8 +32,8 @@ def check_order(records: Records) -> Check:
     size = len(records.catalog)
     numbers = read_numbers(records.catalog.short_id)
     place_of = ranks_of(numbers)
-    test = records.splits["test"]
-    seen = test.items.take(np.argsort(natural_ranks([user.decode() for user in test.users])))
+    by_user = np.argsort(natural_ranks([user.decode() for user in records.users]))
+    seen = records.whole.take(by_user)
     rows, first_place = np.unique(seen.values, return_index=True)
     orders = {
         "raw-id order": (np.arange(size), natural_ranks(records.catalog.item)),
@@ -156,7 +156,7 @@ def check_next_id(records: Records) -> Check:
             position=int(records.splits["test"].items.lengths[number] - 1),
         )
     figures = {
-        "HR@10": round(float(hit.mean()), 5),
+        "HR@10": round(float(hit[has_two].mean()), 5) if has_two.any() else 0.0,
         "chance": round(chance, 5),
         "pairs found": hits,
         **({"by previous id - 1": before} if is_semantic else {}),

@@ -17,9 +17,9 @@ def check_stored_negatives(records: Records) -> Check:
     offender = None
     for name, split in records.splits.items():
         negatives, expected = split.negatives, records.info.candidates - 1 if name in SPLITS else 0
-        odd = np.flatnonzero(negatives.lengths != expected)
+        odd = np.flatnonzero(negatives.lengths != np.where(split.items.lengths, expected, 0))
         own = np.flatnonzero(
-            is_in(records.pair(negatives.rows, negatives.values), records.own("test"))
+            is_in(records.pair(negatives.rows, negatives.values), records.own_whole())
         )
         if offender is None and len(odd):
             offender = Offender(

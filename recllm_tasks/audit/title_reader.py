@@ -12,7 +12,6 @@ import seqio
 from recllm_tasks.audit.examples import Batch
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.audit.records import Records
-from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.prompts.token_table import encode, write_item
 
 # Our choice: a title is identified by this many first pieces; a prompt may cut off the rest.
@@ -28,7 +27,7 @@ class TitleReader:
     def __init__(self, records: Records, vocabulary: seqio.Vocabulary, split: str):
         self._records, self._tokenizer = records, vocabulary.tokenizer
         self._known = records.splits[split].items
-        self._held_out = records.splits["test"].items.last_columns(max(1, HELD_OUT[split]))
+        self._later = records.later(split)
         values, splits = encode(
             (write_item(records.catalog, "{title}", row) for row in range(len(records.catalog))),
             vocabulary,
@@ -38,12 +37,15 @@ class TitleReader:
 
     def read(self, batch: Batch) -> Iterator[tuple[int, int]]:
         """Yields (example, row of the catalog) for each held-out item revealed by its title."""
-        is_known = batch.user >= 0
-        for side in batch.texts:
-            example = side.rows
-            for column in range(self._held_out.shape[1]):
-                rows = np.where(is_known, self._held_out[batch.user, column], -1)
-                found = self._find(side.values, example, rows)
+        starts, lengths = self._later.splits[batch.user], self._later.lengths[batch.user]
+        lengths = np.where(batch.user >= 0, lengths, 0)
+        for place in range(int(lengths.max(initial=0))):
+            examples = np.flatnonzero(lengths > place)
+            rows = np.full(len(batch), -1)
+            rows[examples] = self._later.values[starts[examples] + place]
+            for side in batch.texts:
+                part = side.take(examples)
+                found = self._find(part.values, examples[part.rows], rows)
                 yield from (
                     (number, int(rows[number]))
                     for number in found.tolist()

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
@@ -12,10 +13,11 @@ from recllm_tasks.baselines.rows import ROWS, Row
 _DECAYS = {"item_to_item": item_to_item.FAST, "item_to_item_slow": item_to_item.SLOW}
 _RATING_SCORES = {"history": history.score_users, "item_mean": history.score_items}
 
-# The settings of a row: with its data they determine its results.
+# The settings of a row on a dataset without repeats, see `settings_of`.
 SETTINGS = {
     "popularity": {"exclude_seen": False},
     "popularity_unseen": {"exclude_seen": True},
+    "own_popularity": {"exclude_seen": False},
     **{
         name: {"exclude_seen": True, **dataclasses.asdict(decay)} for name, decay in _DECAYS.items()
     },
@@ -26,7 +28,26 @@ SETTINGS = {
 }
 
 # Those that take seconds, which `recllm eval` shows beside every model.
-QUICK = ("popularity", "popularity_unseen", "item_to_item", "history", "item_mean")
+QUICK = (
+    "popularity",
+    "popularity_unseen",
+    "own_popularity",
+    "item_to_item",
+    "history",
+    "item_mean",
+)
+
+
+def settings_of(name: str, keeps_repeats: bool) -> dict[str, Any]:
+    """The settings of a row; with its data they determine its results.
+
+    Where a dataset keeps repeats, a seen item may be the target, so lists hold seen items: all but
+    those of `popularity_unseen`, which are made without.
+    """
+    settings = dict(SETTINGS[name])
+    if keeps_repeats and name != "popularity_unseen" and "exclude_seen" in settings:
+        settings["exclude_seen"] = False
+    return settings
 
 
 def measure_baselines(
@@ -43,7 +64,10 @@ def measure_baselines(
     num_users = {task.removeprefix(f"{dataset}_"): num for task, num in num_examples.items()}
     splits = Splits(dataset, split, num_users)
     found = {}
+    keeps_repeats = splits.source.info().keeps_repeats
     for row in (ROWS[name] for name in QUICK):
+        if row.needs_repeats and not keeps_repeats:
+            continue
         kinds = [kind for kind in row.kinds if kind in num_users]
         if kinds:
             measured = measure(row, splits, kinds)
@@ -71,14 +95,14 @@ def measure(
     evaluated = splits.of(kinds[0])
     validation = splits.validation if row.name == "ease" else None
     start = time.monotonic()
-    settings = dict(SETTINGS[row.name])
+    settings = settings_of(row.name, splits.source.info().keeps_repeats)
     if row.name in _RATING_SCORES:
         scores = _RATING_SCORES[row.name](evaluated)
         seconds = time.monotonic() - start
         groups = evaluated.num_items if row.name == "item_mean" else len(evaluated.train_items)
         return Measured({}, {"rating": scores}, {"rating": seconds}, 0.0, settings, groups)
     if validation is not None:
-        model = ease.fit(validation, done=say)
+        model = ease.fit(validation, done=say, exclude_seen=settings["exclude_seen"])
         settings |= {
             "lambda": model.regularization,
             "validation_ndcg@10": {f"{key:g}": value for key, value in model.validation.items()},
@@ -95,6 +119,8 @@ def measure(
 
 def _counted(name: str, interactions: SplitInteractions):
     """The scores, and how many counts they are computed from."""
+    if name == "own_popularity":
+        return popularity.own_score_block(interactions), interactions.num_items
     if name.startswith("popularity"):
         return popularity.score_block(interactions), interactions.num_items
     if name == "markov":

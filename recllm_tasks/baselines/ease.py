@@ -6,7 +6,8 @@
     score_u(b) = sum over a in the history of B[a, b]
 
 B is fitted on train only. A history is an input; for test it includes the validation item, as every
-model's prompt does. Lists leave out seen items, since the items of a history score each other high.
+model's prompt does. Lists leave out seen items, since the items of a history score each other high,
+unless the dataset keeps repeats.
 Lambda is chosen from LAMBDAS by NDCG@10 on the validation targets, by hill climbing: start at FIRST
 and move to a neighbour while that is better. Both neighbours of the chosen value (if it has two)
 are then measured and no better. Not all are tried, because each costs an inverse of N^3 operations.
@@ -58,6 +59,7 @@ def fit(
     lambdas: Sequence[float] = LAMBDAS,
     first: float = FIRST,
     done: Callable[[str], None] | None = None,
+    exclude_seen: bool = True,
 ) -> Ease:
     """Fits with one lambda after the other, until no neighbour of the best is better.
 
@@ -66,6 +68,7 @@ def fit(
       lambdas: at least one, ascending; of equally good ones the smaller is kept.
       first: the one to start with.
       done: receives a message after each fit.
+      exclude_seen: whether lists leave out the history.
 
     Raises:
       UserError: more items than MAX_ITEMS.
@@ -80,7 +83,7 @@ def fit(
 
     def fit_one(regularization: float) -> Ease:
         found = Ease(weights(gram_NxN, regularization), regularization, measured)
-        ranks = evaluation.retrieval(found.score_block(validation), validation, exclude_seen=True)
+        ranks = evaluation.retrieval(found.score_block(validation), validation, exclude_seen)
         measured[regularization] = ranks["ndcg@10"]
         if done:
             done(f"lambda {regularization:g}: validation ndcg@10 {ranks['ndcg@10']:.4f}")

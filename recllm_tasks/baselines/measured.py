@@ -131,12 +131,14 @@ def save(
         "fingerprint": info.fingerprint,
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
+        "protocol": info.protocol,
         "model": row.name,
         "split": splits.split,
         "row_fingerprint": row_fingerprint,
     }
     task_of = {kind: f"{info.dataset}_{kind}" for kind in measured.kinds}
     files = {task: per_user.path_of(folder, splits.split, task) for task in task_of.values()}
+    names = {task: str(path.relative_to(folder)) for task, path in files.items()}
     for kind, task in task_of.items():
         rows = measured.rows(kind, splits.of(kind))
         per_user.write(files[task], rows, {**facts, "task": task})
@@ -152,7 +154,8 @@ def save(
         parameters=int(measured.parameters),
         num_examples={task: len(splits.of(kind).targets) for kind, task in task_of.items()},
         metrics={task: per_user.metrics(path) for task, path in files.items()},
-        per_user={task: str(path.relative_to(folder)) for task, path in files.items()},
+        by_target=results.by_target(folder, names, splits.source.catalog().train_count),
+        per_user=names,
         fit_seconds=measured.fit_seconds,
         decode_seconds={task: measured.seconds[kind] for kind, task in task_of.items()},
         peak_memory_bytes=measured.peak_memory_bytes or memory.peak_bytes(),

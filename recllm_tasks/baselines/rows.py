@@ -21,6 +21,7 @@ class Row:
       what: description in a line.
       kinds: of tasks that it is measured on.
       origin: what fits it.
+      needs_repeats: whether it only means something where a dataset keeps repeats.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Row:
     what: str
     kinds: tuple[str, ...] = _LISTS
     origin: str = BUILT_IN
+    needs_repeats: bool = False
 
 
 ROWS = {
@@ -39,6 +41,12 @@ ROWS = {
             "Popularity, unseen",
             "the same without items of the user's history",
             ("retrieval",),
+        ),
+        Row(
+            "own_popularity",
+            "Popularity in own history",
+            "the most frequent items of the user's history; needs repeats",
+            needs_repeats=True,
         ),
         Row("item_to_item", "Item-to-item", "items near the user's last items in other histories"),
         Row("item_to_item_slow", "Item-to-item, slow decay", "the same with a wider neighbourhood"),

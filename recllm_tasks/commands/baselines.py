@@ -28,7 +28,8 @@ training resumes from its last epoch; with more --epochs or --minutes, a finishe
 Each row becomes a folder DIR/<row> with results.json, as `recllm eval` writes it, and
 per_user/<split>/<task>.parquet: the rank and list, or the score, of every user. All rows learn from
 the train split; in the test split, a history includes the validation item, as every model's prompt
-does. A row that already exists with the same settings and data is not computed again.
+does. On a dataset that keeps repeats, lists hold seen items, except those of popularity_unseen. A
+row that already exists with the same settings and data is not computed again.
 
 examples:
   recllm baselines toys --rows popularity,item_to_item,ease,markov --out runs/toys
@@ -92,12 +93,15 @@ def run(args) -> int:
         if "rating" in row.kinds and not info.has_ratings:
             console.print(f"{row.name}: left out, '{args.dataset}' has no ratings")
             continue
+        if row.needs_repeats and not info.keeps_repeats:
+            console.print(f"{row.name}: left out, '{args.dataset}' keeps no repeats")
+            continue
         console.print(f"{row.name} ({number} of {len(chosen)}): {row.what}")
         found[row.name] = _row(row, splits, info, out / row.name, maker_of[row.origin])
     if not found:
         raise UserError(
-            f"--rows for '{args.dataset}': got {args.rows}, which need ratings, expected rows that "
-            "do not; choose among popularity, item_to_item, ease, markov"
+            f"--rows for '{args.dataset}': got {args.rows}, which need ratings or repeats, "
+            "expected rows that do not; choose among popularity, item_to_item, ease, markov"
         )
     if args.json:
         shown = {name: results.as_json() for name, results in found.items()}
@@ -114,10 +118,10 @@ class _BuiltIn:
 
     seed = 0
 
-    def settings(self, row) -> dict:
+    def settings(self, row, info) -> dict:
         from recllm_tasks.baselines import built_in
 
-        return built_in.SETTINGS[row.name]
+        return built_in.settings_of(row.name, info.keeps_repeats)
 
     def measure(self, row, splits, folder: pathlib.Path):
         del folder
@@ -138,8 +142,8 @@ class _RecBole:
         self._python = training.find_python(args.recbole_python)
         self.seed = args.seed
 
-    def settings(self, row) -> dict:
-        return self._training.settings_of(row.name, self._budget)
+    def settings(self, row, info) -> dict:
+        return self._training.settings_of(row.name, self._budget, info.keeps_repeats)
 
     def measure(self, row, splits, folder: pathlib.Path):
         return self._training.measure(row.name, splits, folder, self._python, self._budget, _say)
@@ -154,7 +158,7 @@ def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole):
     from recllm_tasks.baselines import measured
     from recllm_tasks.runs import memory
 
-    row_fingerprint = measured.fingerprint(row, info, splits.split, maker.settings(row))
+    row_fingerprint = measured.fingerprint(row, info, splits.split, maker.settings(row, info))
     done = measured.finished(folder, splits.split, row_fingerprint)
     if done:
         _say(f"already finished with the same settings: {folder}")

@@ -24,6 +24,8 @@ examples:
   recllm prepare toys --data_dir ~/recllm_data --download
   recllm prepare mystore --interactions purchases.csv --items products.csv \\
     --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
+  recllm prepare grocer --interactions log.csv --repeats keep --split time \\
+    --validation_from 2014-01-31 --test_from 2014-03-31
   recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
     --items meta_Books.jsonl.gz
 
@@ -88,6 +90,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ties",
         default=defaults.ties,
         help="order at equal times: published (that of the files) or shuffled",
+    )
+    options.add_argument(
+        "--repeats",
+        default=defaults.repeats,
+        help="items that a user has several times: first (default) keeps the first interaction, "
+        "keep keeps all, for music or groceries",
+    )
+    options.add_argument(
+        "--split",
+        default=defaults.split,
+        help="held out for validation and test: leave_one_out (default), each user's last two "
+        "interactions; or time, each user's first one from --validation_from and --test_from on",
+    )
+    for split in ("validation", "test"):
+        options.add_argument(
+            f"--{split}_from",
+            metavar="DATE",
+            help=f"for --split time: where {split} begins, 2014-01-31 (UTC) or seconds since 1970",
+        )
+    for split in ("validation", "test"):
+        options.add_argument(
+            f"--{split}_share",
+            type=float,
+            default=0.0,
+            metavar="SHARE",
+            help=f"instead of dates: the share of the interactions in the {split} period, such as "
+            ".1",
+        )
+    options.add_argument(
+        "--withhold_items",
+        type=float,
+        default=defaults.withhold_items,
+        metavar="SHARE",
+        help="keep a share of the items, such as .05, out of training; they stay in histories and "
+        "targets of validation and test, for id schemes that can name new items (--ids semantic)",
     )
     options.add_argument(
         "--ids",
@@ -178,8 +215,15 @@ def _as_json(info) -> dict:
         "dataset": info.dataset,
         **info.statistics.to_json(),
         "has_ratings": info.has_ratings,
+        "repeats": info.repeats,
         "duplicates_dropped": info.duplicates_dropped,
+        "repeats_kept": info.repeats_kept,
         "short_users_dropped": info.short_users_dropped,
+        "split": info.split,
+        "validation_from": info.validation_from,
+        "test_from": info.test_from,
+        "withhold_items": info.withhold_items,
+        "split_counts": info.split_counts and dataclasses.asdict(info.split_counts),
         "bad_records": info.bad_records,
         "ids": info.ids,
         "collisions": info.collisions and dataclasses.asdict(info.collisions),

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args) -> int:
     session.use_data_dir(args)
     from recllm_tasks.data.specs import SPECS, TABLE_10
+    from recllm_tasks.data.time_split import describe
 
     info = session.dataset_info(args.dataset)
     table_7 = SPECS[args.dataset].table7 if args.dataset in SPECS else None
@@ -49,6 +50,8 @@ def run(args) -> int:
             "dataset": info.dataset,
             "fingerprint": info.fingerprint,
             "ids": info.ids,
+            "protocol": info.protocol,
+            "split_counts": info.split_counts and dataclasses.asdict(info.split_counts),
             "collisions": info.collisions and dataclasses.asdict(info.collisions),
             "table_7": {
                 "paper": table_7 and dataclasses.asdict(table_7),
@@ -68,6 +71,9 @@ def run(args) -> int:
         if masks:
             console.print(_table_of_masks(args, info, masks))
         console.print(_ids(info))
+        console.print(f"protocol {info.protocol}")
+        for line in describe(info):
+            console.print(line)
         console.print(f"fingerprint {info.fingerprint}")
     return 0
 
@@ -135,8 +141,8 @@ def _samples(info) -> dict:
     from recllm_tasks.data.specs import SAMPLED, Samples
     from recllm_tasks.prompts.source import VALIDATION_USERS
 
-    users = info.statistics.users
-    made = Samples(info.statistics.train_windows, min(VALIDATION_USERS, users), users)
+    validation, test = info.users_of("validation"), info.users_of("test")
+    made = Samples(info.statistics.train_windows, min(VALIDATION_USERS, validation), test)
     rating = {"rating": made} if info.has_ratings else {}
     return {
         "retrieval": made,

@@ -17,8 +17,8 @@ from recllm_tasks.data.sequences import HELD_OUT
 from recllm_tasks.data.specs import SPECS
 
 _DESCRIPTION = """
-Users' sequences of interactions, split by leave-one-out, with negatives for ranking. The record of
-a split holds that split's interactions and the earlier ones, never a later one.
+Users' sequences of interactions, split by leave-one-out or by time, with negatives for ranking. The
+record of a split holds that split's interactions and the earlier ones, never a later one.
 """
 
 # Bytes of length and checksums per record, which TFDS does not count.

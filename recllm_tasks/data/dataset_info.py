@@ -9,11 +9,11 @@ from typing import Any
 
 from recllm_tasks import checksums
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
-from recllm_tasks.data.options import RANDOM, WITH_REPLACEMENT, Options
+from recllm_tasks.data.options import KEEP, RANDOM, TIME, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.data.specs import SPECS, DatasetSpec
-from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.statistics import SplitCounts, Statistics
 from recllm_tasks.data.ties import TieCounts
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object
@@ -21,6 +21,19 @@ from recllm_tasks.files import from_object
 BUILDER = "rec_sequences"
 VERSION = "1.0.0"
 FILE_NAME = "recllm.json"
+
+# Options that older datasets did not have. They are in a fingerprint only where they are not the
+# default, so that fingerprints stay the same.
+_LATER_OPTIONS = (
+    "candidate_sampling",
+    "repeats",
+    "split",
+    "validation_from",
+    "test_from",
+    "validation_share",
+    "test_share",
+    "withhold_items",
+)
 
 # Increased whenever the same raw files would give different records or another catalog.
 FORMAT_VERSION = 1
@@ -46,7 +59,9 @@ def compute_fingerprint(
     it is "" for other ids.
     """
     chosen = dataclasses.asdict(options)
-    ids, sampling = chosen.pop("ids"), chosen.pop("candidate_sampling")
+    ids = chosen.pop("ids")
+    later = {name: chosen.pop(name) for name in _LATER_OPTIONS}
+    changed = {name: value for name, value in later.items() if value != getattr(Options, name)}
     facts = [
         FORMAT_VERSION,
         spec.name,
@@ -57,8 +72,7 @@ def compute_fingerprint(
         bad_records,
         # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
         *([] if ids == RANDOM else [ids, ids_digest]),
-        # Likewise those of datasets whose candidates are drawn with replacement.
-        *([] if sampling == WITH_REPLACEMENT else [{"candidate_sampling": sampling}]),
+        *([changed] if changed else []),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -90,15 +104,18 @@ def digest_records(directory: str | Path) -> str:
 class DatasetInfo:
     """What `prepare` found and chose.
 
-    `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept;
-    `short_users_dropped` counts users with fewer than three interactions, whom leave-one-out cannot
-    split; `bad_records` counts lines set aside. `source_files` maps the name of each raw file to
-    its SHA-256, in reading order. `like_threshold`, `window`, `candidates`, `candidate_sampling`,
-    `ties` and `ids` are as in `Options`; the defaults apply to datasets prepared before there were
-    options. `tie_counts` is None if ties were not counted. `ids_digest` and `collisions` describe
-    semantic ids. `split_fingerprint` is the same for all id schemes, so results on them can be
-    compared; older datasets use their fingerprint. `records_digest` is `digest_records` of what was
-    written, and "" for datasets prepared before there was one.
+    `duplicates_dropped` counts repeated (user, item) interactions, of which the first is kept, and
+    `repeats_kept` those that stay in the sequences: see `Options.repeats`; `short_users_dropped`
+    counts users with fewer than three interactions, whom leave-one-out cannot split, or those of
+    whom a split by time has no record; `bad_records` counts lines set aside. `source_files` maps
+    the name of each raw file to its SHA-256, in reading order. `like_threshold`, `window`,
+    `candidates`, `candidate_sampling`, `ties`, `ids`, `repeats` and `split` are as in `Options`;
+    the defaults apply to datasets prepared before there were options. The dates are those of the
+    cuts, also where shares were given. `withhold_items` is as in `Options`. `split_counts` is None
+    for datasets that are older than it, `tie_counts` if ties were not counted. `ids_digest` and
+    `collisions` describe semantic ids. `split_fingerprint` is the same for all id schemes, so
+    results on them can be compared; older datasets use their fingerprint. `records_digest` is
+    `digest_records` of what was written, and "" for datasets prepared before there was one.
     """
 
     dataset: str
@@ -126,6 +143,35 @@ class DatasetInfo:
     split_fingerprint: str = ""
     records_digest: str = ""
     candidate_sampling: str = Options.candidate_sampling
+    repeats: str = Options.repeats
+    repeats_kept: int = 0
+    split: str = Options.split
+    validation_from: float | None = None
+    test_from: float | None = None
+    validation_share: float = 0.0
+    test_share: float = 0.0
+    withhold_items: float = 0.0
+    split_counts: SplitCounts | None = None
+
+    @property
+    def keeps_repeats(self) -> bool:
+        """Whether a sequence may hold an item several times, so that a seen item may be next."""
+        return self.repeats == KEEP
+
+    @property
+    def protocol(self) -> str:
+        """What results on this dataset mean: rows of two protocols never share a table."""
+        changes = {"repeats": self.keeps_repeats, "withheld": self.withhold_items > 0}
+        return "-".join([self.split, *(name for name, is_it in changes.items() if is_it)])
+
+    @property
+    def hides_items(self) -> bool:
+        """Whether the protocol keeps some items out of training, texts included."""
+        return self.split == TIME or self.withhold_items > 0
+
+    def users_of(self, split: str) -> int:
+        """Records of a split."""
+        return self.split_counts.users[split] if self.split_counts else self.statistics.users
 
     def to_json(self) -> dict[str, Any]:
         """A dict that `json` can write."""
@@ -167,7 +213,11 @@ class DatasetInfo:
             if not isinstance(facts, dict):
                 raise ValueError(f"a {type(facts).__name__} in place of an object")
             facts["statistics"] = from_object(Statistics, facts["statistics"])
-            for field, kind in (("tie_counts", TieCounts), ("collisions", Collisions)):
+            for field, kind in (
+                ("tie_counts", TieCounts),
+                ("collisions", Collisions),
+                ("split_counts", SplitCounts),
+            ):
                 if facts.get(field):
                     facts[field] = from_object(kind, facts[field])
             facts["split_fingerprint"] = facts.get("split_fingerprint") or facts["fingerprint"]

@@ -46,8 +46,12 @@ class ItemLookup:
     name is never a part of a title, so that a mistyped id does not match a title.
     """
 
-    def __init__(self, catalog: Catalog):
-        self._catalog = catalog
+    def __init__(self, catalog: Catalog, repeats: bool = False):
+        """Args:
+        catalog: whose items are looked up.
+        repeats: a history may hold an item several times, as in a dataset that keeps repeats.
+        """
+        self._catalog, self._repeats = catalog, repeats
         self._row_of_short_id = {short_id: row for row, short_id in enumerate(catalog.short_id)}
         self._row_of_item = {item: row for row, item in enumerate(catalog.item)}
 
@@ -59,8 +63,8 @@ class ItemLookup:
           what: the history's name in errors.
 
         Raises:
-          UserError: there is no item, an item is repeated (which prepared data never does), a name
-            is unknown, or it fits several items.
+          UserError: there is no item, an item is repeated though the dataset keeps no repeats, a
+            name is unknown, or it fits several items.
         """
         if isinstance(history, str):
             raise UserError(
@@ -74,7 +78,7 @@ class ItemLookup:
         rows: list[int] = []
         for place, name in enumerate(history, 1):
             row = self.row(name, f"{what}, item {place}")
-            if row in rows:
+            if row in rows and not self._repeats:
                 raise UserError(
                     f"Items of '{what}': got {self._describe(row)} at places {rows.index(row) + 1} "
                     f"and {place}, expected each item once; remove one"

@@ -169,14 +169,12 @@ def check_enough_items(
     name: str, sequences: Sequences, train_count: np.ndarray, options: Options = _DEFAULTS
 ) -> None:
     """Raises `UserError` if some user's items leave too few items of the train split to draw."""
-    trained = np.count_nonzero(train_count)
+    trained, items, offsets = np.count_nonzero(train_count), sequences.items, sequences.offsets
     needed = options.candidates - 1 if options.candidate_sampling == DISTINCT else 1
-    # Only a user of that many items can leave fewer.
+    # Only a user of that many interactions can leave fewer.
     left = {
         user: trained
-        - np.count_nonzero(
-            train_count[np.unique(sequences.items[sequences.of_split(user, "test")])]
-        )
+        - np.count_nonzero(train_count[np.unique(items[offsets[user] : offsets[user + 1]])])
         for user in np.flatnonzero(sequences.lengths > trained - needed)
     }
     exhausted = [user for user, number in left.items() if not number]
@@ -209,9 +207,9 @@ def draw_negatives(
 ) -> np.ndarray:
     """Draws the negatives of all users for `validation` or `test`: int32 [users, num].
 
-    None is an item of the user's whole sequence (Paper §4.1: 99 negatives by popularity). The draw
-    depends on `seed`, the user's raw id, the split and the counts alone. With `distinct`, a user's
-    negatives are different items.
+    None is an item of the user's whole sequence, later interactions included (Paper §4.1: 99
+    negatives by popularity). The draw depends on `seed`, the user's raw id, the split and the
+    counts alone. With `distinct`, a user's negatives are different items.
     """
     cumulative_counts = tf.constant(np.cumsum(train_count), tf.int64)
     salt = seed * len(SPLITS) + SPLITS.index(split)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import tensorflow_datasets as tfds
 
 from recllm_tasks import checksums
@@ -32,14 +33,21 @@ from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_embeddings import check_embeddings, embed
 from recllm_tasks.data.metadata import read_metadata
 from recllm_tasks.data.negatives import check_enough_items
-from recllm_tasks.data.options import SEMANTIC, SHUFFLED, Options
+from recllm_tasks.data.options import KEEP, SEMANTIC, SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
 from recllm_tasks.data.stages import Stages
-from recllm_tasks.data.statistics import Statistics
+from recllm_tasks.data.statistics import SplitCounts, Statistics
 from recllm_tasks.data.ties import count_ties, shuffle_ties
+from recllm_tasks.data.time_split import (
+    check_examples,
+    count_new_users,
+    describe,
+    drop_users_without_record,
+    find_cuts,
+)
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import work
 
@@ -165,7 +173,7 @@ def _find_stored(
             f"dataset '{name}' already exists in {directory} with other options: got k_core "
             f"{info.k_core}, like threshold {info.like_threshold:g}, window {info.window}, "
             f"{info.candidates} candidates ({info.candidate_sampling}), seed {info.seed}, ties "
-            f"{info.ties}, ids {info.ids}, "
+            f"{info.ties}, ids {info.ids}, repeats {info.repeats}, split {info.split}, "
             f"{info.noun}, {info.verb_past} and files {info.source_files}, expected those of this "
             "call; give --overwrite to replace it, or another --data_dir"
         )
@@ -198,20 +206,58 @@ def _read(
         with stages.stage("core", connection):
             if options.ties == SHUFFLED:
                 shuffle_ties(connection, options.seed)
-            duplicates = sequences_lib.build_core(connection, spec.name, options.k_core)
-            short_users = sequences_lib.drop_short_users(connection, spec.name)
-            tie_counts = count_ties(connection, options.ties)
+            cuts = find_cuts(connection, spec.name, options)
+            duplicates = sequences_lib.build_core(
+                connection,
+                spec.name,
+                options.k_core,
+                options.repeats,
+                cuts.validation if cuts else None,
+            )
+            interactions_left = sequences_lib.count_core(connection)
+            new_users = count_new_users(connection, cuts) if cuts else {}
+            if cuts:
+                short_users = drop_users_without_record(connection, cuts)
+            else:
+                short_users = sequences_lib.drop_short_users(connection, spec.name)
+            tie_counts = count_ties(connection, options.ties, cuts.test if cuts else None)
+            repeats = sequences_lib.count_repeats(connection) if options.repeats == KEEP else 0
         with stages.stage("order", connection):
             items = sequences_lib.order_items(connection, options.seed)
-            sequences = sequences_lib.order_sequences(connection, sequences_dir)
+            sequences = sequences_lib.order_sequences(
+                connection,
+                sequences_dir,
+                cuts,
+                sequences_lib.withheld_items(items, options.seed, options.withhold_items),
+            )
     (scratch / "work.duckdb").unlink()
-    say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
-    if short_users:
+    if options.repeats == KEEP:
+        say(f"{spec.name}: kept {repeats:,} repeated (user, item) interactions")
+    else:
+        say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
+    if short_users and not cuts:
         say(f"{spec.name}: dropped {short_users:,} users with fewer than 3 interactions")
     if not has_ratings:
         say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
     train_count = sequences.count_train(len(items))
     check_enough_items(spec.name, sequences, train_count, options)
+    sizes = {split: sequences.record_sizes(split) for split in sequences_lib.HELD_OUT}
+    longest = np.maximum.reduce(list(sizes.values()))
+    has_record = longest > 0
+    used = np.maximum.reduce([sequences.sizes_of(split) for split in sizes])
+    counts = SplitCounts(
+        users={split: int(np.count_nonzero(of)) for split, of in sizes.items()},
+        new_users=new_users,
+        new_items=int(np.count_nonzero(train_count == 0)),
+        new_targets={
+            split: int(np.count_nonzero(train_count[sequences.targets(split)] == 0))
+            for split in ("validation", "test")
+        },
+        unused=interactions_left - int(used.sum()) if cuts else 0,
+        withheld=0 if sequences.withheld is None else int(sequences.withheld.sum()),
+    )
+    if cuts:
+        check_examples(spec.name, cuts, counts.users)
     if metadata:
         say(f"{spec.name}: reading {_names(metadata)}")
     with stages.stage("metadata"):
@@ -226,15 +272,21 @@ def _read(
         verb=spec.verb,
         verb_past=spec.verb_past,
         has_ratings=has_ratings,
-        **dataclasses.asdict(options),
+        **dataclasses.asdict(options) | (cuts.as_options() if cuts else {}),
         duplicates_dropped=duplicates,
+        repeats_kept=repeats,
         short_users_dropped=short_users,
         bad_records=bad.count,
         source_files=_hashes([*interactions, *metadata]),
         fingerprint="",
-        statistics=Statistics.from_lengths(sequences.lengths, len(items), options.window),
+        statistics=Statistics.from_lengths(
+            longest[has_record], len(items), options.window, sizes["train"][has_record]
+        ),
+        split_counts=counts,
         tie_counts=tie_counts,
     )
+    for line in describe(info):
+        say(f"{spec.name}: {line}")
     return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.path and bad.count else ())
 
 

@@ -107,7 +107,7 @@ def write_shard(shard: Shard) -> None:
     try:
         with tf.io.TFRecordWriter(shard.path) as file:
             for number, user in enumerate(sequences.users):
-                held = sequences.of_split(number, shard.split)
+                held = sequences.entries(number, shard.split)
                 items, ratings = sequences.items[held], sequences.ratings[held]
                 file.write(serialize(user, items, ratings, negatives[number]))
         with open(shard.path, "rb") as file:

@@ -16,7 +16,8 @@ class TieCounts:
     Attributes:
       order: how ties are ordered: `Options.ties`.
       interactions: those that share user and time with another interaction.
-      users_with_test_tied: users whose test item has the same time as their validation item.
+      users_with_test_tied: users whose test item has the same time as their validation item; in a
+        split by time, as another item of the test period.
     """
 
     order: str
@@ -24,16 +25,28 @@ class TieCounts:
     users_with_test_tied: int
 
 
-def count_ties(connection: duckdb.DuckDBPyConnection, order: str) -> TieCounts:
-    """Counts the ties of the table `core` (see `sequences.build_core`)."""
-    interactions, users = connection.execute("""
+def count_ties(
+    connection: duckdb.DuckDBPyConnection, order: str, test_from: float | None = None
+) -> TieCounts:
+    """Counts the ties of the table `core` (see `sequences.build_core`).
+
+    Args:
+      connection: with the table.
+      order: how ties are ordered.
+      test_from: the cut of a split by time; None is leave-one-out.
+    """
+    target = 'select arg_max(num, time) as num from days group by "user"'
+    if test_from is not None:
+        target = f"""
+            select arg_min(num, time) as num from days where time >= {test_from!r}
+            and "user" in (select "user" from days where time < {test_from!r}) group by "user"
+        """
+    interactions, users = connection.execute(f"""
         with days as (
             select "user", time, count(*) as num from core group by "user", time
-        ), last_days as (
-            select arg_max(num, time) as num from days group by "user"
-        )
+        ), target_days as ({target})
         select (select coalesce(sum(num), 0) from days where num > 1),
-            (select count(*) from last_days where num > 1)
+            (select count(*) from target_days where num > 1)
     """).fetchall()[0]
     return TieCounts(order, int(interactions), int(users))
 

@@ -77,8 +77,10 @@ class TaskDecoder:
         Args:
           params: the network's parameters.
           examples: each with `inputs`; with `candidates` (catalog rows) if the task has them; and
-            with `exclude` (catalog rows) and `target` if the history is excluded. The target stays
-            allowed even where `exclude` holds it.
+            with `exclude` (catalog rows, oldest first) and `target` if the history is excluded.
+            Where `exclude` ends with the target, all before it is the history. A target that is in
+            the history too, as where repeats are kept, is excluded: otherwise its being allowed
+            would give it away.
           done: called with the number of examples decoded since the last call.
 
         Returns:
@@ -112,8 +114,7 @@ class TaskDecoder:
         if self._has_candidates:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
         if self._excludes:
-            seen = [e["exclude"][e["exclude"] != e["target"]] for e in examples]
-            excluded = self._answers_of(rows, seen)
+            excluded = self._answers_of(rows, [_history_of(example) for example in examples])
         if self._scores and self._trie is not None:
             beams = score_candidates(
                 self._network, params, inputs, self._trie, candidates, excluded
@@ -142,6 +143,12 @@ class TaskDecoder:
 
     def _split(self, array: np.ndarray | None) -> jax.Array | None:
         return None if array is None else jax.device_put(array, devices.split_batch(self._mesh))
+
+
+def _history_of(example: Example) -> np.ndarray:
+    """The items of `exclude` before the target, catalog rows."""
+    rows = example["exclude"]
+    return rows[:-1] if len(rows) and rows[-1] == example["target"] else rows
 
 
 def padded_length(length: int) -> int:

@@ -27,7 +27,7 @@ from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.runs import memory, per_user
 from recllm_tasks.runs.decoding import Decoding
-from recllm_tasks.runs.results import Results, name_of
+from recllm_tasks.runs.results import Results, by_target, name_of
 
 # SeqIO's seed for evaluation data; our tasks' evaluation does not depend on it.
 _SEED = 0
@@ -265,6 +265,7 @@ def evaluate(
         "fingerprint": info.fingerprint,
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
+        "protocol": info.protocol,
         "model": saved.run.model,
         "mixture": saved.run.mixture,
         "step": saved.step,
@@ -289,6 +290,7 @@ def evaluate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
         metrics=measured,
+        by_target=by_target(model_dir, files, source.catalog().train_count),
         per_user=files,
         decode_seconds=evaluation.seconds,
         peak_memory_bytes=memory.peak_bytes(),

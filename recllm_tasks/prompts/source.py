@@ -71,7 +71,7 @@ class CatalogSource:
         return _catalog(self.dataset_dir())
 
     def num_users(self) -> int:
-        """U, of any split: leave-one-out keeps an interaction of every user for training."""
+        """U, of all splits together."""
         return self.info().statistics.users
 
     def vocabulary_file(self) -> str:
@@ -272,7 +272,7 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         return _window_numbers(self.dataset_dir(), window, self.needs_ratings, self.needs_history)
 
     def rows_of_users(self) -> tf.lookup.StaticHashTable:
-        """From a user's raw id to its place among the training records, int32.
+        """From a user's raw id to its place among the training records, int32; -1 for no place.
 
         Records lie in the order of hashes of the raw ids, so that a user's place says nothing.
         """
@@ -314,7 +314,10 @@ def _rows_of_users(directory: str, window: int) -> tf.lookup.StaticHashTable:
 
 
 class ItemSource(BatchSource):
-    """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index)."""
+    """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index).
+
+    Where the protocol keeps items out of training, those without an interaction in train have none.
+    """
 
     def __init__(
         self, dataset_name: str, attributes: Sequence[str], *, data_dir: str | None = None
@@ -339,13 +342,17 @@ class ItemSource(BatchSource):
         return {"item": tf.gather(item, numbers), "attribute": tf.gather(attribute, numbers)}
 
     def _pairs(self) -> tuple[tf.Tensor, tf.Tensor]:
-        return _attribute_pairs(self.catalog(), self.attributes)
+        return _attribute_pairs(self.catalog(), self.attributes, self.info().hides_items)
 
 
 @functools.lru_cache(maxsize=4)
-def _attribute_pairs(catalog: Catalog, attributes: tuple[str, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+def _attribute_pairs(
+    catalog: Catalog, attributes: tuple[str, ...], only_trained: bool
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Item and attribute of every text that is known, int32 both."""
     known = np.array([[text != "" for text in getattr(catalog, a)] for a in attributes])
+    if only_trained:
+        known &= catalog.train_count > 0
     attribute, item = np.nonzero(known)
     with tf.init_scope():
         return tf.constant(item, tf.int32), tf.constant(attribute, tf.int32)

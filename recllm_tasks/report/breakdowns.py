@@ -1,4 +1,4 @@
-"""Results by length of history and by popularity of the target.
+"""Results by length of history, by popularity of the target, and by whether it was in train.
 
 Letters: U users, G groups of users, B replicates.
 """
@@ -66,7 +66,8 @@ def by_history(measured: Measured) -> Breakdown | None:
     if not measured.users:
         return None
     history_U = next(iter(measured.users.values())).history
-    return _breakdown(measured, history_U, "length of history", "interactions before the target")
+    by = "interactions before the target"
+    return _breakdown(measured, *groups_of(history_U), "length of history", by)
 
 
 def by_popularity(measured: Measured, train_count: np.ndarray | None) -> Breakdown | None:
@@ -75,7 +76,19 @@ def by_popularity(measured: Measured, train_count: np.ndarray | None) -> Breakdo
         return None
     targets_U = next(iter(measured.users.values())).targets
     by = "interactions of the target in train"
-    return _breakdown(measured, train_count[targets_U], "popularity of the target", by)
+    groups = groups_of(train_count[targets_U])
+    return _breakdown(measured, *groups, "popularity of the target", by)
+
+
+def by_seen(measured: Measured, train_count: np.ndarray | None) -> Breakdown | None:
+    """None without the catalog or per-user results, and where all targets are of one kind."""
+    if not measured.users or train_count is None:
+        return None
+    is_new_U = train_count[next(iter(measured.users.values())).targets] == 0
+    if is_new_U.all() or not is_new_U.any():
+        return None
+    title, by = "whether the target was seen in training", "the target"
+    return _breakdown(measured, is_new_U.astype(np.int64), ["in train", "not in train"], title, by)
 
 
 def groups_of(
@@ -94,8 +107,9 @@ def groups_of(
     return group_U, names
 
 
-def _breakdown(measured: Measured, values_U: np.ndarray, title: str, by: str) -> Breakdown:
-    group_U, names = groups_of(values_U)
+def _breakdown(
+    measured: Measured, group_U: np.ndarray, names: Sequence[str], title: str, by: str
+) -> Breakdown:
     metric = MAIN_METRIC[measured.kind]
     if measured.kind == "rating":
         points = {

@@ -1,4 +1,4 @@
-"""Which rows share a table: those with the same dataset, fingerprint, split and users.
+"""Which rows share a table: those with the same dataset, fingerprint, protocol, split and users.
 
 The fingerprint is that of the split. All id schemes of a dataset share it: they have the same
 users, targets, negatives and catalog rows.
@@ -13,6 +13,7 @@ import numpy as np
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir, list_datasets
+from recllm_tasks.data.options import LEAVE_ONE_OUT
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError
 from recllm_tasks.report import methods
@@ -31,24 +32,32 @@ class Condition:
     split: str
     ties: str
     num_users: int | None
+    protocol: str = LEAVE_ONE_OUT
 
     @property
     def title(self) -> str:
         return SPECS[self.dataset].title if self.dataset in SPECS else self.dataset
 
     @property
+    def is_papers(self) -> bool:
+        """Whether the paper's numbers were measured so."""
+        return self.split == "test" and self.protocol == LEAVE_ONE_OUT
+
+    @property
     def text(self) -> str:
         users = "unknown number of users" if self.num_users is None else f"{self.num_users:,} users"
         ties = f"ties {self.ties}" if self.ties else "unknown order of ties"
-        return f"{self.title}: {self.split}, {users}, {ties}, data {self.fingerprint[:12]}"
+        facts = (self.split, self.protocol, users, ties, f"data {self.fingerprint[:12]}")
+        return f"{self.title}: {', '.join(facts)}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a report needs of a prepared dataset: train interactions of each item [N], and ties."""
+    """What a report needs of a prepared dataset: train interactions of each item [N], and facts."""
 
     train_count: np.ndarray
     ties: str
+    protocol: str = LEAVE_ONE_OUT
 
 
 def prepared_datasets(data_dirs: Sequence[str], runs: Sequence[Run]) -> dict[str, Prepared]:
@@ -73,7 +82,7 @@ def prepared_datasets(data_dirs: Sequence[str], runs: Sequence[Run]) -> dict[str
             of = {info.fingerprint, info.split_fingerprint}
             if of & set(wanted[name]):
                 counts = Catalog.load(directory).train_count
-                found |= dict.fromkeys(of, Prepared(counts, info.ties))
+                found |= dict.fromkeys(of, Prepared(counts, info.ties, info.protocol))
             else:
                 others.setdefault(name, (info.split_fingerprint, folder))
     for name, (fingerprint, folder) in others.items():
@@ -112,6 +121,16 @@ def ties_of(run: Run, prepared: Mapping[str, Prepared]) -> str:
     return run.ties or (known.ties if known else "")
 
 
+def check_protocol(run: Run, prepared: Mapping[str, Prepared]) -> None:
+    """Raises UserError if the run's dataset has another protocol than the run."""
+    known = prepared.get(run.split_fingerprint)
+    if known and run.protocol != known.protocol:
+        raise UserError(
+            f"'protocol' in '{run.path}': got {run.protocol!r}, expected {known.protocol!r} as in "
+            f"the dataset '{run.dataset}' with that fingerprint; measure the run again"
+        )
+
+
 def by_condition(
     runs: Sequence[Run], kind: str, prepared: Mapping[str, Prepared]
 ) -> dict[Condition, list[Run]]:
@@ -121,6 +140,7 @@ def by_condition(
     """
     ties = {}
     for run in runs:
+        check_protocol(run, prepared)
         split = run.split_fingerprint
         ties[split] = ties.get(split) or ties_of(run, prepared)
     found: dict[Condition, list[Run]] = {}
@@ -133,6 +153,7 @@ def by_condition(
                 run.split,
                 ties[run.split_fingerprint],
                 run.num_examples.get(task),
+                run.protocol,
             )
             found.setdefault(condition, []).append(run)
     return {
@@ -146,6 +167,8 @@ def _order(condition: Condition) -> tuple:
     place = names.index(condition.dataset) if condition.dataset in names else len(names)
     return (
         condition.split != "test",
+        condition.protocol != LEAVE_ONE_OUT,
+        condition.protocol,
         condition.ties == "shuffled",
         place,
         condition.dataset,
@@ -155,17 +178,14 @@ def _order(condition: Condition) -> tuple:
 
 
 def sheets(conditions: Sequence[Condition]) -> list[list[Condition]]:
-    """Groups conditions into tables: one per dataset, with the same split and order of ties.
+    """Groups conditions into tables: one per dataset, with the same protocol, split and ties.
 
-    A dataset's second condition with the same split and order goes to another table.
+    A dataset's second condition with the same ones goes to another table.
     """
     found: dict[tuple, list[Condition]] = {}
     for condition in conditions:
-        number = 0
-        while any(
-            other.dataset == condition.dataset
-            for other in found.get((condition.split, condition.ties, number), [])
-        ):
+        number, kind = 0, (condition.protocol, condition.split, condition.ties)
+        while any(other.dataset == condition.dataset for other in found.get((*kind, number), [])):
             number += 1
-        found.setdefault((condition.split, condition.ties, number), []).append(condition)
+        found.setdefault((*kind, number), []).append(condition)
     return list(found.values())

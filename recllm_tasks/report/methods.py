@@ -27,6 +27,7 @@ _CONVENTIONAL = {normalized(name): name for name in paper_results.CONVENTIONAL} 
 _SIMPLE = {
     "popularity": "popularity",
     "popularityunseen": "popularity, unseen",
+    "ownpopularity": "popularity of own history",
     "itemtoitem": "item-to-item",
     "itemtoitemslow": "item-to-item, slow decay",
     "ease": "EASE",

@@ -64,7 +64,7 @@ READING = (
     "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
     "chosen on the same users. Bold is the best of a column.",
     "Rows share a column only if they were measured on the same dataset with the same fingerprint "
-    "(of the data without short ids), the same split and the same number of users. Empty cells "
+    "(of the data without short ids), the same protocol, split and number of users. Empty cells "
     "were not measured.",
 )
 
@@ -184,12 +184,13 @@ def _groups(measured: Mapping[str, Sequence[Measured]], prepared: Mapping) -> Se
         for breakdown in (
             breakdowns.by_history(of),
             breakdowns.by_popularity(of, known.train_count if known else None),
+            breakdowns.by_seen(of, known.train_count if known else None),
         ):
             if breakdown:
                 items.append(breakdown.table())
                 items.append(Figure(_group_plot(of, breakdown)))
     text = (f"Plots show the leading rows, {plots.MOST_LINES - 1} at most; tables hold all.",)
-    return Section("By history and by popularity", items, text)
+    return Section("By history, by popularity and by new targets", items, text)
 
 
 def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+from recllm_tasks.data.options import LEAVE_ONE_OUT
 from recllm_tasks.report import methods, paper_results
 from recllm_tasks.report.conditions import sheets
 from recllm_tasks.report.estimates import MAIN_METRIC, Estimate, Measured, metrics_of
@@ -63,6 +64,7 @@ def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
         if paper:
             table_rows += _delta(kind, sheet, keys)
         title = f"Table {paper.number}. {paper.title}" if paper else kind
+        title = _named(title, sheet)
         notes = [of.condition.text for of in sheet]
         if paper and (missing := _missing(paper, sheet)):
             notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
@@ -104,7 +106,8 @@ def ablation_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
         notes = [of.condition.text for of in sheet]
         notes += [f"Best baseline, {at.measured.condition.title}: {at.label}." for at in best]
         notes.append("Paper: the rows of FLAN-T5-Base for a run of that size, else of FLAN-T5-XL.")
-        found.append(_table(f"Table {paper.number}. {paper.title}", sheet, keys, table_rows, notes))
+        title = _named(f"Table {paper.number}. {paper.title}", sheet)
+        found.append(_table(title, sheet, keys, table_rows, notes))
     return found
 
 
@@ -135,6 +138,12 @@ def difference_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
 def _sheets(measured: Sequence[Measured]) -> list[list[Measured]]:
     of = {one.condition: one for one in measured}
     return [[of[condition] for condition in sheet] for sheet in sheets(list(of))]
+
+
+def _named(title: str, sheet: Sequence[Measured]) -> str:
+    """A title with the protocol of the sheet's rows, unless it is the paper's."""
+    (protocol,) = {of.condition.protocol for of in sheet}
+    return title if protocol == LEAVE_ONE_OUT else f"{title} Protocol: {protocol}"
 
 
 def _table(title, sheet: Sequence[Measured], keys, rows, notes) -> Table:
@@ -185,7 +194,7 @@ def _cell(estimate: Estimate, key: str, paper: str, best: bool) -> Cell:
 
 def printed(of: Measured, row: str, key: str) -> str:
     dataset, table = of.condition.dataset, paper_results.RESULTS.get(of.kind)
-    if not table or of.condition.split != "test":
+    if not table or not of.condition.is_papers:
         return ""
     printed = table.printed(dataset, row, key)
     if not printed and of.kind == "retrieval":
@@ -262,6 +271,6 @@ def _ablation_paper(kind: str, at: _Place) -> Callable[[str], str]:
     size = _SIZES.get(methods.normalized(at.run.model), "FLAN-T5-XL")
     start = next(place for place, row in enumerate(rows) if row.endswith(size))
     step = [s.format(kind=kind) for s in methods.STEPS].index(methods.ablation_step(at.run, kind))
-    if condition.split != "test" or start + step >= len(rows):
+    if not condition.is_papers or start + step >= len(rows):
         return lambda key: ""
     return lambda key: paper.printed(condition.dataset, rows[start + step], key)

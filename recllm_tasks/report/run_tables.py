@@ -53,7 +53,11 @@ def ties_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
     for published in by_order["published"]:
         for shuffled in by_order["shuffled"]:
             one, other = published.condition, shuffled.condition
-            if (one.dataset, one.split) != (other.dataset, other.split):
+            if (one.dataset, one.protocol, one.split) != (
+                other.dataset,
+                other.protocol,
+                other.split,
+            ):
                 continue
             table = _ties_table(kind, published, shuffled)
             if table.rows:

@@ -131,6 +131,7 @@ def _baselines(run: Run) -> Iterable[Run]:
             split_fingerprint=run.split_fingerprint,
             split=run.split,
             ties=run.ties,
+            protocol=run.protocol,
             metrics=metrics,
             num_examples={task: num for task, num in run.num_examples.items() if task in metrics},
         )
@@ -143,5 +144,5 @@ def normalized(name: str) -> str:
 
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """The place of a method's row in a task's table; two runs of one place are one row."""
-    measured = (run.dataset, run.split_fingerprint, run.split, task, num_examples)
+    measured = (run.dataset, run.split_fingerprint, run.protocol, run.split, task, num_examples)
     return (*measured, normalized(run.model), run.mixture)

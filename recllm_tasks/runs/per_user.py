@@ -18,9 +18,10 @@ The file's metadata, under `recllm`, say what it belongs to (JSON).
 
 import contextlib
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,10 +146,19 @@ def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def metrics(path: str | os.PathLike) -> dict[str, float]:
-    """The metrics of a file, computed from its rows."""
+def metrics(
+    path: str | os.PathLike, chosen: Callable[[np.ndarray], np.ndarray] | None = None
+) -> dict[str, float]:
+    """The metrics of a file, computed from its rows.
+
+    Args:
+      path: as `path_of` names it.
+      chosen: of the targets of some rows, int32 [n], those that count, bool [n]; None is all.
+    """
     ranks, no_item, answers, liked, scores = [], 0, 0, [], []
     for batch in read(path):
+        if chosen is not None:
+            batch = batch.filter(pa.array(chosen(batch.column("target").to_numpy())))
         if "rank" in batch.schema.names:
             ranks.append(batch.column("rank").to_numpy())
             items = batch.column("items").flatten().to_numpy()
@@ -160,6 +170,31 @@ def metrics(path: str | os.PathLike) -> dict[str, float]:
         found = task_metrics.rank_metrics(np.concatenate(ranks))
         return {**found, "invalid": no_item / answers if answers else float("nan")}
     return {"auc": task_metrics.auc(np.concatenate(liked), np.concatenate(scores))}
+
+
+def metrics_of_new_targets(
+    path: str | os.PathLike, train_count: np.ndarray
+) -> dict[str, dict[str, float]] | None:
+    """The metrics of a file by whether the target had an interaction in train: `seen`, `new`.
+
+    Each also has `users`, their number. None where no target is new. A metric that is not defined,
+    such as the AUC of one class, is left out.
+
+    Args:
+      path: as `path_of` names it.
+      train_count: int [N], of the catalog's rows.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for name, is_new in (("seen", False), ("new", True)):
+
+        def chosen(targets: np.ndarray, is_new: bool = is_new) -> np.ndarray:
+            return (train_count[targets] == 0) == is_new
+
+        num = sum(int(chosen(batch.column("target").to_numpy()).sum()) for batch in read(path))
+        values = metrics(path, chosen) if num else {}
+        defined = {key: value for key, value in values.items() if not math.isnan(value)}
+        found[name] = {"users": num, **defined}
+    return found if found["new"]["users"] else None
 
 
 @contextlib.contextmanager

@@ -16,8 +16,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from recllm_tasks import checksums
-from recllm_tasks.data.options import ID_SCHEMES
+from recllm_tasks.data.options import ID_SCHEMES, LEAVE_ONE_OUT, PROTOCOLS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, write_json
 from recllm_tasks.runs import per_user, run_folder
@@ -45,6 +47,8 @@ class Results:
       split_fingerprint: shared by all id schemes of a dataset.
       records_digest: of the dataset's records; shared by all id schemes too.
       ids: the id scheme.
+      protocol: how the dataset was split, see `DatasetInfo.protocol`; older files are of
+        leave-one-out.
       ties: the order of equal times in the dataset, `published` or `shuffled`.
       model: a name, such as `tiny` or `ease`.
       title: the model's name in tables.
@@ -58,6 +62,8 @@ class Results:
       parameters: their number.
       num_examples: users by task.
       metrics: by task.
+      by_target: by task, those of users whose target had an interaction in train, `seen`, and of
+        the others, `new`, with the number of `users`; of tasks with new targets.
       baselines: metrics of built-in baselines on the same users, by name.
       per_user: files of per-user results by task, relative to the run's folder.
       fit_seconds: of fitting a baseline, part of `seconds`.
@@ -72,6 +78,7 @@ class Results:
     split_fingerprint: str
     records_digest: str = ""
     ids: str = ""
+    protocol: str = LEAVE_ONE_OUT
     ties: str = ""
     model: str
     title: str = ""
@@ -86,6 +93,7 @@ class Results:
     parameters: int | None = None
     num_examples: Mapping[str, int] = dataclasses.field(default_factory=dict)
     metrics: Metrics
+    by_target: Mapping[str, Metrics] = dataclasses.field(default_factory=dict)
     baselines: Mapping[str, Metrics] = dataclasses.field(default_factory=dict)
     per_user: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fit_seconds: float | None = None
@@ -114,6 +122,8 @@ class Results:
         content["metrics"] = _defined(self.metrics)
         content["baselines"] = {name: _defined(found) for name, found in self.baselines.items()}
         empty = (None, "")
+        if not self.by_target:
+            del content["by_target"]
         return {
             key: value for key, value in content.items() if key in _ALWAYS or value not in empty
         }
@@ -159,6 +169,12 @@ def read(path: pathlib.Path) -> Results:
         split_fingerprint=_fingerprint(fields, "split_fingerprint", fingerprint),
         records_digest=_fingerprint(fields, "records_digest", ""),
         ids=fields.name("ids", "|".join(ID_SCHEMES), f"one of {', '.join(ID_SCHEMES)}", ""),
+        protocol=fields.name(
+            "protocol",
+            f"({'|'.join(PROTOCOLS)})(-[a-z]{{1,20}}){{0,3}}",
+            f"{' or '.join(PROTOCOLS)}, and what differs from it",
+            LEAVE_ONE_OUT,
+        ),
         ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
         model=fields.text("model"),
         title=fields.text("title", ""),
@@ -173,6 +189,10 @@ def read(path: pathlib.Path) -> Results:
         parameters=fields.whole("parameters"),
         num_examples=_by_task(num_examples.whole, num_examples),
         metrics=metrics,
+        by_target={
+            task: _by_target(fields.within("by_target").within(task))
+            for task in fields.within("by_target")
+        },
         baselines={clean(name): _metrics(baselines.within(name)) for name in baselines},
         fit_seconds=fields.number("fit_seconds", 0),
         decode_seconds=_by_task(lambda task: decode_seconds.number(task, 0), decode_seconds),
@@ -225,6 +245,27 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
             if value is None:
                 raise values.error(key, "a number from 0 to 1")
     return found
+
+
+def _by_target(groups: Fields) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in ("seen", "new"):
+        of = groups.within(name)
+        users = {"users": of.whole("users") or 0}
+        values = {key: of.number(key, 0, 1) for key in of if key != "users"}
+        found[name] = users | {key: value for key, value in values.items() if value is not None}
+    return found
+
+
+def by_target(
+    model_dir: str | os.PathLike, files: Mapping[str, str], train_count: np.ndarray
+) -> dict[str, Metrics]:
+    """`Results.by_target` of per-user files by task, relative to the run's folder."""
+    found = {
+        task: per_user.metrics_of_new_targets(pathlib.Path(model_dir) / file, train_count)
+        for task, file in files.items()
+    }
+    return {task: of for task, of in found.items() if of is not None}
 
 
 def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]:

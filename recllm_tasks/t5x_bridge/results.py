@@ -21,7 +21,7 @@ from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.runs import per_user, run_folder
 from recllm_tasks.runs.decoding import Decoding
-from recllm_tasks.runs.results import Results, name_of
+from recllm_tasks.runs.results import Results, by_target, name_of
 from recllm_tasks.t5x_bridge.finetuning import step_of
 
 # In a T5X run's folder: what was trained on what, for the results of its checkpoints.
@@ -114,6 +114,7 @@ class ResultsEvaluator(seqio.Evaluator):
             "fingerprint": info.fingerprint,
             "split_fingerprint": info.split_fingerprint,
             "ids": info.ids,
+            "protocol": info.protocol,
             "step": step,
             "split": self._split,
             **self._run(),
@@ -138,6 +139,7 @@ class ResultsEvaluator(seqio.Evaluator):
                     for task in self.eval_tasks
                 },
                 metrics=metrics,
+                by_target=by_target(folder, files, source.catalog().train_count),
                 per_user=files,
                 seconds=seconds,
             ).save(folder)

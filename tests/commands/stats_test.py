@@ -34,9 +34,9 @@ def toys(tmp_path, small_data_dir):
     directory.mkdir(parents=True)
     for name in ("catalog.parquet", "dataset_info.json", "features.json"):
         (directory / name).touch()
-    dataclasses.replace(info, dataset="toys", has_ratings=False, statistics=statistics).save(
-        directory
-    )
+    dataclasses.replace(
+        info, dataset="toys", has_ratings=False, statistics=statistics, split_counts=None
+    ).save(directory)
     return tmp_path
 
 

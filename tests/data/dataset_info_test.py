@@ -125,3 +125,30 @@ def test_split_fingerprint_depends_on_all_but_ids():
     assert of() == of(ids="atomic") == of(ids="semantic")
     assert of() == compute_fingerprint(spec, [source], Options(), "error"), "as older results have"
     assert len({of(), of(seed=1), of(ties="shuffled"), of(k_core=6)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "b291ea00b6639b0e9da270e0516f5349c7e96f6e0ea0e8e5fab9f7c5eb53dd22"),
+        ({"ids": "atomic"}, "96918cde62dc8cfe443baa8abb81d6a8e0916ec3bc1d2ed518219b24f823264f"),
+        (
+            {"ties": "shuffled", "k_core": 0},
+            "9d5924b6e56b282b57b3fe137ac1cf0e8207d91590f508673567e2a8709bc5d4",
+        ),
+    ],
+)
+def test_fingerprints_are_pinned(options, expected):
+    """Results that were measured before an option existed stay comparable with later ones."""
+    source = SourceFile(Path("a"), "s", 1)
+    assert compute_fingerprint(SPECS["toys"], [source], Options(**options), "error") == expected
+
+
+def test_later_options_change_the_fingerprint_only_where_they_are_not_the_default():
+    source = SourceFile(Path("a"), "s", 1)
+
+    def of(**options):
+        return compute_fingerprint(SPECS["toys"], [source], Options(**options), "error")
+
+    assert of(repeats="first") == of()
+    assert of(repeats="keep") != of()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tensorflow_datasets.core import hashing
 
 from recllm_tasks.data import sequences
+from recllm_tasks.data.negatives import check_enough_items
 from recllm_tasks.errors import UserError
 
 
@@ -29,10 +30,10 @@ def connect(interactions):
     return connection
 
 
-def run(interactions, k_core):
+def run(interactions, k_core, repeats="first"):
     """(user, item, time, rating) tuples -> (duplicates, items, Sequences)."""
     with connect(interactions) as connection, tempfile.TemporaryDirectory() as folder:
-        duplicates = sequences.build_core(connection, "tiny", k_core)
+        duplicates = sequences.build_core(connection, "tiny", k_core, repeats)
         items = sequences.order_items(connection, 0)
         result = sequences.order_sequences(connection, folder)
         return duplicates, items, result.take(np.arange(len(result.users)))
@@ -186,3 +187,50 @@ def test_take_keeps_the_given_order():
     assert list(result.offsets) == [0, 1, 4]
     assert list(result.items) == [9, 4, 5, 6]
     assert list(result.ratings) == [7, 0, 1, 2]
+
+
+logs = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=50
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(logs, st.sampled_from([0, 3]))
+def test_every_interaction_of_the_core_stays_in_order(log, k_core):
+    """Against a reference: interactions count for the core, repeats too."""
+    rows = [(f"u{u}", f"i{i}", t, None) for u, i, t in log]
+    left = rows
+    while k_core:
+        weak = [
+            row for row in left if any(sum(o[c] == row[c] for o in left) < k_core for c in (0, 1))
+        ]
+        if not weak:
+            break
+        left = [row for row in left if row not in weak]
+    if not left:
+        with pytest.raises(UserError, match="nothing left"):
+            run(rows, k_core, "keep")
+        return
+    duplicates, items, found = run(rows, k_core, "keep")
+    assert duplicates == 0
+    for number, user in enumerate(found.users):
+        own = found.items[found.offsets[number] : found.offsets[number + 1]]
+        # Python's sort is stable too.
+        expected = sorted((row for row in left if row[0] == user), key=lambda row: row[2])
+        assert [items[row] for row in own] == [row[1] for row in expected]
+    assert set(found.users) == {row[0] for row in left}
+
+
+def test_repeats_are_counted():
+    log = [("u", item, time, None) for time, item in enumerate("abaaab")]
+    with connect(log) as connection:
+        sequences.build_core(connection, "tiny", 0, "keep")
+        assert sequences.count_repeats(connection) == 4
+
+
+def test_a_user_of_one_item_many_times_does_not_have_every_item():
+    _, items, found = run([("u", "a", time, None) for time in range(5)], 0, "keep")
+    check_enough_items("tiny", found, np.array([3, 1]))
+    with pytest.raises(UserError, match="got user 'u'"):
+        check_enough_items("tiny", found, np.array([3]))
+    assert items == ["a"]

@@ -15,7 +15,9 @@ def test_counts_follow_their_formulas():
     assert statistics.train_windows == 1 + 1 + (30 - 2 - 20)
 
 
-@pytest.mark.parametrize(("length", "windows"), [(3, 1), (22, 1), (23, 1), (24, 2), (43, 21)])
+@pytest.mark.parametrize(
+    ("length", "windows"), [(0, 0), (1, 1), (20, 1), (21, 1), (22, 2), (41, 21)]
+)
 def test_windows_of_one_user(length, windows):
     assert count_train_windows(np.array([length])) == windows
 

@@ -342,3 +342,48 @@ def test_groups_are_of_equal_size_and_none_is_empty():
     group, names = groups_of(np.array([4] * 90 + [5] * 9 + [7]))
     assert names == ["4", "5–7"]
     assert np.bincount(group).tolist() == [90, 10]
+
+
+@pytest.mark.parametrize("fingerprint", ["cd" * 32, FINGERPRINT])
+def test_rows_of_two_protocols_never_stand_in_one_table(make_run, draw_ranks, fingerprint):
+    """Not even if somebody gave their files the same fingerprint."""
+    last = make_run("last", ranks=draw_ranks(60, 0.3), model="markov")
+    dated = make_run(
+        "dated",
+        ranks=draw_ranks(60, 0.2),
+        model="markov",
+        protocol="time",
+        fingerprint=fingerprint,
+        split_fingerprint=fingerprint,
+    )
+    made = report.build(runs.load([last, dated]), {})
+    found = [table for table in made.tables if table.title.startswith("Table 1")]
+    assert ["Protocol: time" in table.title for table in found] == [False, True]
+    for table, protocol in zip(found, ("leave_one_out", "time")):
+        assert [len(row.cells) for row in table.rows] == [4]
+        assert f"test, {protocol}, 60 users" in table.notes[0]
+
+
+def test_the_papers_numbers_do_not_stand_beside_another_protocol(make_run, draw_ranks):
+    dated = make_run("sasrec", ranks=draw_ranks(60, 0.2), protocol="time-repeats")
+    made = report.build(runs.load([dated]), {})
+    assert {cell.paper for cell in cells(made, "Table 1", "SASRec")} == {""}
+
+
+def test_a_protocol_that_is_not_the_datasets_is_reported(make_run, draw_ranks):
+    dated = make_run("dated", ranks=draw_ranks(60, 0.2), protocol="time")
+    with pytest.raises(UserError, match=r"'protocol' in .*got 'time', expected 'leave_one_out'"):
+        report.build(runs.load([dated]), COUNTS)
+    made_up = make_run("made_up", ranks=draw_ranks(60, 0.2), protocol="by_day")
+    with pytest.raises(UserError, match=r"'protocol' in .*got 'by_day', expected leave_one_out or"):
+        runs.load([made_up])
+
+
+def test_two_datasets_of_two_protocols_share_no_table(make_run, draw_ranks):
+    last = make_run("last", ranks=draw_ranks(60, 0.3))
+    dated = make_run("dated", ranks=draw_ranks(60, 0.2), protocol="time", fingerprint="ef" * 32)
+    path = dated / "results.json"
+    path.write_text(path.read_text().replace('"toys"', '"beauty"'))
+    made = report.build(runs.load([last, dated]), {})
+    found = [table for table in made.tables if table.title.startswith("Table 1")]
+    assert [len(table.groups) for table in found] == [1, 1]

@@ -26,6 +26,7 @@ FULL = dataclasses.replace(
     SMALL,
     records_digest="ef" * 32,
     ids="random",
+    protocol="time-repeats",
     ties="published",
     title="Tiny",
     mixture="toys_ut",
@@ -37,6 +38,9 @@ FULL = dataclasses.replace(
     settings={"curve": [{"epoch": 1, "loss": 2.5}], "nested": {"a": [1, None]}},
     parameters=10,
     num_examples={"toys_retrieval": 60},
+    by_target={
+        "toys_retrieval": {"seen": {"users": 50, "hr@10": 0.6}, "new": {"users": 10, "hr@10": 0}}
+    },
     baselines={"popularity": {"toys_retrieval": {"hr@10": 0.25}}},
     per_user={"toys_retrieval": "per_user/test-beam4-score-unconstrained/toys_retrieval.parquet"},
     fit_seconds=0.5,

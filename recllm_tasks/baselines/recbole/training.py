@@ -31,13 +31,16 @@ FOLDER = "recbole"
 ENVIRONMENT = ".venv-baselines"
 
 
-def settings_of(name: str, budget: Budget) -> dict[str, Any]:
-    """Everything but the data that a row's results depend on: JSON."""
+def settings_of(name: str, budget: Budget, keeps_repeats: bool) -> dict[str, Any]:
+    """Everything but the data that a row's results depend on: JSON.
+
+    Where the dataset keeps repeats, a seen item may be the target, and no row leaves it out.
+    """
     model = MODELS[name]
     return {
         "network": model.network,
         "config": dict(model.config),
-        "exclude_seen": model.exclude_seen,
+        "exclude_seen": model.exclude_seen and not keeps_repeats,
         "pretrain": model.pretrain and dict(model.pretrain),
         "seed": budget.seed,
         **budget.limits,
@@ -90,7 +93,7 @@ def measure(
       UserError: the training failed; the message has its last line, and where the log is.
     """
     model, within = MODELS[name], folder / FOLDER
-    settings = settings_of(name, budget)
+    settings = settings_of(name, budget, splits.source.info().keeps_repeats)
     _prepare(within, name, splits, budget)
     _run(python, within, say)
     report = json.loads((within / "report.json").read_text(encoding="utf-8"))
@@ -125,7 +128,7 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
     """Writes the job, and removes the files of one with other data or settings."""
     model, rated = MODELS[name], MODELS[name].kinds == ("rating",)
     info, split = splits.source.info(), splits.split
-    settings = settings_of(name, budget)
+    settings = settings_of(name, budget, info.keeps_repeats)
     for limit in budget.limits:
         del settings[limit]
     program = hashlib.sha256()
@@ -152,18 +155,18 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
         exported.write_users(within / "validation.parquet", validation, rated)
         write_json(within / "facts.json", facts)
     with atomic_write(within / "job.json") as f:
-        json.dump(_job(name, budget, splits.evaluated.num_items), f, indent=2)
+        json.dump(_job(name, budget, splits), f, indent=2)
 
 
-def _job(name: str, budget: Budget, num_items: int) -> Mapping[str, Any]:
+def _job(name: str, budget: Budget, splits: Splits) -> Mapping[str, Any]:
     model = MODELS[name]
     return {
         "network": model.network,
         "config": dict(model.config),
         "kinds": list(model.kinds),
-        "exclude_seen": model.exclude_seen,
+        "exclude_seen": model.exclude_seen and not splits.source.info().keeps_repeats,
         "pretrain": model.pretrain and dict(model.pretrain),
-        "num_items": num_items,
+        "num_items": splits.evaluated.num_items,
         "seed": budget.seed,
         "threads": budget.num_threads,
         # The training ends when this process does.

@@ -137,5 +137,5 @@ def test_no_python_with_recbole_is_reported(tmp_path, monkeypatch):
 
 def test_all_settings_are_json():
     for name in MODELS:
-        settings = training.settings_of(name, Budget())
+        settings = training.settings_of(name, Budget(), keeps_repeats=False)
         assert json.loads(json.dumps(settings)) == settings
