@@ -167,3 +167,49 @@ def test_the_audit_finds_a_leak_of_an_item_that_is_also_known(
     code, checks = audit(grocer, capsys)
     assert code == 1
     assert not checks[name]["passed"]
+
+
+@pytest.mark.slow
+def test_a_model_trains_is_measured_and_recommends(
+    grocer, network, decoding_buckets, monkeypatch, tmp_path
+):
+    from recllm_tasks.engine import decoding, evaluation, optimizer, training
+    from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
+    from recllm_tasks.recommender import Recommender
+    from recllm_tasks.runs import per_user
+    from recllm_tasks.runs.decoding import Decoding
+
+    monkeypatch.setattr(decoding, "BUCKETS", decoding_buckets)
+    seqio.set_tfds_data_dir_override(str(grocer))
+    ensure_vocabulary(CatalogSource(NAME))
+    training.train(
+        mixture=f"{NAME}_reat",
+        model_dir=str(tmp_path),
+        model_name="very_small",
+        lengths={"inputs": 512, "targets": 64},
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=2,
+        batch_size=4,
+        eval_period=2,
+    )
+    sequences, task = sequences_of(grocer), f"{NAME}_retrieval"
+    again = {user for user, items in sequences.items() if items[-1] in items[:-1]}
+    for exclude, most in ((False, 26), (True, 0)):
+        # As many beams as items: only what is left out is a miss.
+        chosen = Decoding(num_beams=26, exclude_history=exclude)
+        found = evaluation.evaluate(model_dir=str(tmp_path), mixture=task, decoding=chosen)
+        assert found.protocol == "leave_one_out-repeats"
+        (rows,) = per_user.read(tmp_path / found.per_user[task])
+        hits = {
+            user
+            for user, rank in zip(rows["user"].to_pylist(), rows["rank"].to_pylist())
+            if np.isfinite(rank)
+        }
+        assert len(hits & again) == min(most, len(again))
+        assert hits - again == set(sequences) - again
+    recommender = Recommender.from_run(str(tmp_path), data_dir=str(grocer))
+    ids = recommender.catalog.short_id
+    (ranked,) = recommender.recommend([[ids[2], ids[5], ids[2]]], k=5)
+    assert len(ranked) == 5
