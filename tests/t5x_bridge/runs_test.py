@@ -179,24 +179,32 @@ def _wait_for(path, process) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_random_kills_end_as_an_undisturbed_run_does(
-    t5x_command, start, small_data_dir, tmp_path
-):
-    began = time.monotonic()
-    whole = _train(start, small_data_dir, tmp_path / "whole", 40)
-    seconds = time.monotonic() - began
-    command = t5x_command("train", *_arguments(small_data_dir, tmp_path / "killed", 40))
-    generator, killed = random.Random(0), 0
-    while True:
+def test_twenty_random_kills_end_as_an_undisturbed_run_does(t5x_command, small_data_dir, tmp_path):
+    def started(run) -> subprocess.Popen:
+        """A process that is about to train: it has written its first event."""
+        before = len(list(run.rglob("events*")))
+        command = t5x_command("train", *_arguments(small_data_dir, run, 60))
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            assert not process.wait(generator.uniform(0.3, 1.0) * seconds if killed < 20 else None)
+        while len(list(run.rglob("events*"))) == before and process.poll() is None:
+            time.sleep(0.02)
+        return process
+
+    whole, killed = tmp_path / "whole", 0
+    process = started(whole)
+    began = time.monotonic()
+    assert not process.wait()
+    seconds = time.monotonic() - began
+    generator = random.Random(0)
+    for _ in range(20):
+        process = started(tmp_path / "killed")
+        time.sleep(generator.uniform(0, 0.6) * seconds)
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
+        process.kill()
+        process.wait()
+        killed += 1
     assert killed >= 5
+    assert not started(tmp_path / "killed").wait()
     runs = whole, tmp_path / "killed"
     from recllm_tasks.t5x_bridge import finetuning
 
@@ -205,7 +213,7 @@ def test_twenty_random_kills_end_as_an_undisturbed_run_does(
         for run in runs
     ]
     assert best[0] == best[1]
-    for name in (best[0], "checkpoint_40"):
+    for name in (best[0], "checkpoint_60"):
         pair = (_params(run / name) for run in runs)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *pair)
 
