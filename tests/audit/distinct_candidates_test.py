@@ -48,7 +48,6 @@ def test_repeats_are_found_where_candidates_should_be_distinct(
     data_dir = prepared(small_data_dir, tmp_path)
     path = dataset_dir(data_dir, NAME) / FILE_NAME
     facts = json.loads(path.read_text())
-    del facts["checksum"]
     path.write_text(json.dumps({**facts, "candidate_sampling": "distinct"}))
     (path.parent / checksums.FILE_NAME).unlink()
     code, checks = run_audit(data_dir)
