@@ -197,7 +197,7 @@ def test_twenty_random_kills_end_as_an_undisturbed_run_does(t5x_command, small_d
     generator = random.Random(0)
     for _ in range(20):
         process = started(tmp_path / "killed")
-        time.sleep(generator.uniform(0, 0.6) * seconds)
+        time.sleep(generator.uniform(0, 0.25) * seconds)
         if process.poll() is not None:
             break
         process.kill()
