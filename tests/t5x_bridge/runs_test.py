@@ -183,7 +183,7 @@ def test_twenty_random_kills_end_as_an_undisturbed_run_does(t5x_command, small_d
     def started(run) -> subprocess.Popen:
         """A process that is about to train: it has written its first event."""
         before = len(list(run.rglob("events*")))
-        command = t5x_command("train", *_arguments(small_data_dir, run, 60))
+        command = t5x_command("train", *_arguments(small_data, run, 60))
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while len(list(run.rglob("events*"))) == before and process.poll() is None:
             time.sleep(0.02)
