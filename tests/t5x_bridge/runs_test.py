@@ -179,7 +179,7 @@ def _wait_for(path, process) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_random_kills_end_as_an_undisturbed_run_does(t5x_command, small_data_dir, tmp_path):
+def test_twenty_random_kills_end_as_an_undisturbed_run_does(t5x_command, small_data, tmp_path):
     def started(run) -> subprocess.Popen:
         """A process that is about to train: it has written its first event."""
         before = len(list(run.rglob("events*")))
