@@ -331,13 +331,13 @@ class _Loop:
     def _diverged(self, step: int, got: str) -> UserError:
         saved = self._checkpoints.latest_step(LAST)
         where = (
-            f"from the last saved state, of step {saved:,}"
+            f"resumes from the last saved state, of step {saved:,}"
             if saved is not None
-            else "from the start, as no state is saved"
+            else "starts over, as no state is saved"
         )
         return UserError(
             f"Training at step {step}: got {got}, expected finite numbers; lower LEARNING_RATE or "
-            f"raise WARMUP_STEPS, and run the command again: it goes on {where}"
+            f"raise WARMUP_STEPS, and run the command again: it {where}"
         )
 
     def _validate(self, state: State, step: int, work: progress.Work, stop: Preemption) -> None:

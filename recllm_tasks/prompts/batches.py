@@ -100,12 +100,6 @@ def lengths_of(rows: tf.RaggedTensor) -> tf.Tensor:
     return limits_of(rows) - starts_of(rows)
 
 
-def row_of_each(rows: tf.RaggedTensor) -> tf.Tensor:
-    """The row of each value, int64 [V]."""
-    values = tf.range(tf.size(rows.values, tf.int64))
-    return tf.searchsorted(rows.row_splits, values, side="right", out_type=tf.int64) - 1
-
-
 def places_of(rows: tf.RaggedTensor) -> tf.Tensor:
     """The place of each value in its row, from 0, int64 [V]."""
     starts = starts_of(rows)
@@ -114,7 +108,9 @@ def places_of(rows: tf.RaggedTensor) -> tf.Tensor:
 
 def rows_of(rows: tf.RaggedTensor, numbers: tf.Tensor) -> tf.Tensor:
     """What `numbers`, [B], has for the row of each value of `rows`, [V]."""
-    return tf.gather(numbers, row_of_each(rows))
+    values = tf.range(tf.size(rows.values, tf.int64))
+    row_of_each = tf.searchsorted(rows.row_splits, values, side="right", out_type=tf.int64) - 1
+    return tf.gather(numbers, row_of_each)
 
 
 def slices(values: tf.Tensor, starts: tf.Tensor, lengths: tf.Tensor) -> tf.RaggedTensor:

@@ -73,10 +73,10 @@ def _new(tmp_path):
 
 
 def test_a_run_on_records_that_were_changed_is_refused(tmp_path):
-    told = dataclasses.replace(RUN, records_digest="1" * 64)
-    told.check_dataset("toys", "a" * 64, "1" * 64)
+    run = dataclasses.replace(RUN, records_digest="1" * 64)
+    run.check_dataset("toys", "a" * 64, "1" * 64)
     with pytest.raises(UserError, match=r"Records of dataset 'toys' .* digest 222.* expected 111"):
-        told.check_dataset("toys", "a" * 64, "2" * 64)
+        run.check_dataset("toys", "a" * 64, "2" * 64)
 
 
 def test_an_older_run_has_no_digest_and_resumes(tmp_path):
@@ -84,9 +84,9 @@ def test_an_older_run_has_no_digest_and_resumes(tmp_path):
     content = dataclasses.asdict(RUN)
     del content["records_digest"]
     (tmp_path / "run.json").write_text(json.dumps(content))
-    told = dataclasses.replace(RUN, records_digest="1" * 64)
-    run_folder.open_for_training(str(tmp_path), told, str(tmp_path / "pieces"), "A = 1")
-    told.save(str(tmp_path))
+    run = dataclasses.replace(RUN, records_digest="1" * 64)
+    run_folder.open_for_training(str(tmp_path), run, str(tmp_path / "pieces"), "A = 1")
+    run.save(str(tmp_path))
     other = dataclasses.replace(RUN, records_digest="2" * 64)
     with pytest.raises(UserError, match="Records of dataset"):
         run_folder.open_for_training(str(tmp_path), other, str(tmp_path / "pieces"), "A = 1")
