@@ -97,7 +97,7 @@ def test_adamw_decays_matrices_and_not_the_scales_of_norms():
     for name, value in {"weight_decay": -1, "beta_1": 1, "beta_2": "x"}.items():
         with pytest.raises(UserError, match=f"optimizer.adamw.{name}: got {value!r}, expected"):
             optimizer.adamw(lambda step: 0.1, **{name: value})
-    with pytest.raises(UserError, match="optimizer.adamw.schedule: got 0.1, expected a schedule"):
+    with pytest.raises(UserError, match=r"optimizer.adamw.schedule: got 0\.1, expected a schedule"):
         optimizer.adamw(0.1)
 
 
