@@ -3,8 +3,10 @@
 ReAT = retrieval + MIM + MLM, RaAT = ranking + MIM + MLM + BPR, RpAT = rating + MIM + MLM,
 UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; P5 = the
 three in P5's wording; and the ablations of Tables 4-6. Rates are equal unless gin says otherwise:
-the paper gives none. Mixtures `ids_*` are made of the tasks whose prompts hold ids alone; IDs-UT+IE
-and IDs-text add the tasks that read the items' texts.
+the paper gives none. `ids_reat`, `ids_raat`, `ids_rpat`, `ids_ut` and `ids_ut_at` are the same,
+without MLM, made of the tasks whose prompts hold ids alone. Of two mixtures with them texts are
+learned too: `ids_ut_ie`, UT+AT and item embedding; and `ids_text`, retrieval, MIM, MLM and item
+embedding.
 
 `register_stored` registers the tasks and mixtures of custom datasets. Every `recllm` command calls
 it; call it yourself in Python, in a notebook or in a process that T5X or SeqIO started:

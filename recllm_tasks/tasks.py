@@ -2,9 +2,10 @@
 
 The paper's are `<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Five of them exist with items
 written as ids alone, `<dataset>_ids_{retrieval,ranking,rating,mim,bpr}`; and three in P5's wording,
-for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is opened when its
-examples are requested. `mixtures.register_stored` registers the tasks of custom datasets. The parts
-are public: a custom task is a `seqio.TaskRegistry.add` with a custom `Template`, see README.
+for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
+opened when its examples are requested. `mixtures.register_stored` registers the tasks of custom
+datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a custom
+`Template`, see README.
 """
 
 import dataclasses

@@ -167,13 +167,13 @@ PERSONALIZED_RANKING = Template(
     targets=(Items("target", ITEM),),
 )
 
-# Prompts of ids alone. Our choice: no wording but a mark that tells a task from the others, each one
-# piece of T5's vocabulary and of a dataset's own. So an example of a whole window takes a tenth of
-# the tokens that titles take, and as many more are learned from in the same time.
-# The history alone asks for the next item; with marks for masks, it asks for the masked items.
+# Our choice: prompts of ids alone have no wording but a mark that tells a task from the others,
+# each one piece of T5's vocabulary and of a dataset's own. The history alone asks for the next
+# item; with masks in it, for what they hide. A window of 20 items takes 21 tokens with atomic ids,
+# 81 with semantic ones, so training sees many times more examples than with titles.
+MASK = "*"
 _IDS = Items("history", SHORT_ID)
 _NEXT_ID = (Items("target", SHORT_ID),)
-MASK = "*"
 
 IDS_RETRIEVAL = Template(inputs=(_IDS,), targets=_NEXT_ID)
 

@@ -16,7 +16,7 @@ from recllm_tasks.prompts import targets
 from recllm_tasks.prompts.source import SequenceSource
 
 LENGTHS = {"inputs": 1024, "targets": 64}
-EVERY = {kind: "every" for kind in targets.DEFAULTS}
+EVERY = dict.fromkeys(targets.DEFAULTS, "every")
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
