@@ -360,7 +360,13 @@ def gin_errors(what: str):
     except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
         if not _raised_by_gin(error):
             raise
-        raise UserError(f"Wrong setting in {what}: {_first_lines(error)}") from error
+        hints = [f"; {old} is now {new}" for old, new in _RENAMED.items() if old in str(error)]
+        text = f"Wrong setting in {what}: {_first_lines(error)}{''.join(hints)}"
+        raise UserError(text) from error
+
+
+# Settings of earlier versions, and what replaces them.
+_RENAMED = {"random_targets": "targets.targets.of, such as {'retrieval': 'random'}"}
 
 
 def _raised_by_gin(error: Exception) -> bool:

@@ -61,7 +61,7 @@ def test_a_setting_that_another_one_replaced_is_not_read():
         "mixtures.rate.rates = {'mim': 2.0}",
         "vocabulary.sentencepiece_file.path = 'spiece.model'",
         "candidates.ranking_negatives.each_epoch = True",
-        "random_targets.random_targets.tasks = ('bpr',)",
+        "targets.targets.of = {'bpr': 'random'}",
         "training.train.eval_examples = 10",
         "network.T5Config.remat = True",
         "optimizer.constant_with_warmup.warmup_steps = 5",

@@ -244,8 +244,7 @@ def validation_of(
 def choose_validation(found: seqio.Task | seqio.Mixture) -> Selection | None:
     """The choice by `SELECTION`, else the first task that can be validated, else None.
 
-    P5's tasks count as tasks of their kind. If there are several of a kind, the mixture's first is
-    chosen.
+    If there are several tasks of a kind (`tasks.kind_of`), the mixture's first is chosen.
     """
     measured = [
         task.name
@@ -254,9 +253,8 @@ def choose_validation(found: seqio.Task | seqio.Mixture) -> Selection | None:
     ]
     dataset = tasks.source_of(found).dataset_name
     for kind, metric in SELECTION:
-        p5 = f"{dataset}_p5_{kind}"
         for name in measured:
-            if name in (f"{dataset}_{kind}", p5) or name.startswith(f"{p5}_"):
+            if tasks.kind_of(name, dataset) == kind:
                 return Selection(name, metric)
     return Selection(measured[0], None) if measured else None
 

@@ -144,5 +144,5 @@ def normalized(name: str) -> str:
 
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """The place of a method's row in a task's table; two runs of one place are one row."""
-    measured = (run.dataset, run.split_fingerprint, run.protocol, run.split, task, num_examples)
-    return (*measured, normalized(run.model), run.mixture)
+    where = (run.dataset, run.split_fingerprint, run.protocol, run.split)
+    return (*where, run.kind(task), num_examples, normalized(run.model), run.mixture)
