@@ -49,6 +49,8 @@ TASKS_OF = {
     "ids_ut": _IDS_UT,
     "ids_ut_at": (*_IDS_UT, "ids_mim"),
     "ids_ut_ie": (*_IDS_UT, "ids_mim", "ie"),
+    "ids_sequence_mim": ("ids_sequence", "ids_mim"),
+    "ids_sequence_ie": ("ids_sequence", "ie"),
     "ids_text": ("ids_retrieval", "ids_mim", "mlm", "ie"),
     **{f"{kind}_mlm": (kind, "mlm") for kind in tasks.RECOMMENDATION_TASKS},
     **{f"{kind}_mlm_mim": (kind, "mlm", "mim") for kind in tasks.RECOMMENDATION_TASKS},

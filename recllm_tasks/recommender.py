@@ -72,7 +72,7 @@ class Recommender:
         num_beams = min(decoding.num_beams, len(self.catalog))
         decoding = dataclasses.replace(decoding, num_beams=num_beams, constrained=True)
         self._decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, lengths["targets"])
-        self._inputs = _prompt_function(task, lengths, info.window)
+        self._prompts = _prompt_function(task, lengths, info.window)
 
     @classmethod
     def from_run(
@@ -133,8 +133,8 @@ class Recommender:
         if not len(histories):
             return []
         examples = [
-            {"inputs": inputs, "exclude": np.asarray(rows), "target": -1}
-            for inputs, rows in zip(self._inputs(histories), histories)
+            {**prompt, "exclude": np.asarray(rows), "target": -1}
+            for prompt, rows in zip(self._prompts(histories), histories)
         ]
         beams = self._decoder.decode(self._params, examples)
         return [
@@ -153,22 +153,31 @@ class Recommender:
 
 
 def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) -> Any:
-    """A traced function from histories of catalog rows to the task's `inputs`, as in training."""
+    """A traced function from histories of catalog rows to what the model is given, as in training.
+
+    For each history, its `inputs` and, if the task has one, its `beginning`.
+    """
     prompt = tasks.prompt_of(task)
     assert prompt is not None
     writer = prompt.writer(lengths, task.output_features)
+    given = ("inputs", "beginning") if prompt.template.beginning else ("inputs",)
 
     @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
     def write(histories):
-        # The answer is unknown and not in `inputs`: any item will do as the target.
+        # The answer is unknown and not in what is given: any item will do as the target.
         batch = {"history": histories, "target": tf.zeros([histories.nrows()], tf.int32)}
-        return writer.write(writer.fit(batch))["inputs"]
+        written = writer.ask(writer.fit(batch))
+        return {name: written[name] for name in given}
 
     traced = write.get_concrete_function()
 
-    def inputs(histories: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def prompts(histories: Sequence[Sequence[int]]) -> list[dict[str, np.ndarray]]:
         seen = [list(rows)[-window:] for rows in histories]
         written = traced(tf.ragged.constant(seen, tf.int32, row_splits_dtype=tf.int64))
-        return np.split(written.values.numpy(), written.row_splits.numpy()[1:-1])
+        parts = {
+            name: np.split(rows.values.numpy(), rows.row_splits.numpy()[1:-1])
+            for name, rows in written.items()
+        }
+        return [dict(zip(parts, row)) for row in zip(*parts.values())]
 
-    return inputs
+    return prompts

@@ -1,8 +1,9 @@
 """The tasks, registered with SeqIO for every published dataset on import.
 
 The paper's are `<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Five of them exist with items
-written as ids alone, `<dataset>_ids_{retrieval,ranking,rating,mim,bpr}`; and three in P5's wording,
-for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
+written as ids alone, `<dataset>_ids_{retrieval,ranking,rating,mim,bpr}`; `<dataset>_ids_sequence`
+is retrieval whose history the decoder reads; and three are in P5's wording, for comparison,
+`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
 opened when its examples are requested. `mixtures.register_stored` registers the tasks of custom
 datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a custom
 `Template`, see README.
@@ -49,6 +50,7 @@ _TEMPLATES = {
     "mlm": templates.MASKED_LANGUAGE_MODELING,
     "bpr": templates.PERSONALIZED_RANKING,
     "ids_retrieval": templates.IDS_RETRIEVAL,
+    "ids_sequence": templates.IDS_SEQUENCE,
     "ids_ranking": templates.IDS_RANKING,
     "ids_rating": templates.IDS_RATING,
     "ids_mim": templates.IDS_MASKED_ITEM_MODELING,
@@ -213,6 +215,7 @@ def _steps(source: SequenceSource, kind: str) -> list[Callable]:
     """The preprocessors of a recommendation task before its prompt."""
     return {
         "retrieval": [end_at_random(source)],
+        "sequence": [end_at_random(source)],
         "ranking": [end_at_random(source), candidates.list_candidates(source)],
         "rating": [ratings.mark_liked(source)],
     }[kind]
@@ -255,6 +258,8 @@ def register(dataset: str, wording: Wording) -> None:
             seqio.TaskRegistry.add(f"{dataset}_{form}", **task)
         p5_task_of_kind = p5_task(dataset, kind, p5.FIGURE_1[kind])
         seqio.TaskRegistry.add(f"{dataset}_p5_{kind}", **p5_task_of_kind)
+    task = recommendation_task(dataset, f"{IDS}sequence", wording)
+    seqio.TaskRegistry.add(f"{dataset}_{IDS}sequence", **task)
     for kind in ("mim", "mlm", "bpr", "ids_mim", "ids_bpr"):
         seqio.TaskRegistry.add(f"{dataset}_{kind}", **auxiliary_task(dataset, kind, wording))
     source = ItemSource(dataset, templates.ITEM_ATTRIBUTES)
@@ -300,6 +305,8 @@ def kind_of(task: str, dataset: str) -> str | None:
     `toys_retrieval`, `toys_ids_retrieval` and `toys_p5_retrieval_2_7` are all retrieval. None for
     other tasks.
     """
+    if task == f"{dataset}_{IDS}sequence":
+        return "retrieval"
     names = "|".join(RECOMMENDATION_TASKS)
     form = rf"{re.escape(dataset)}_(?:{IDS})?({names})|{re.escape(dataset)}_p5_({names})(?:_.*)?"
     found = re.fullmatch(form, task)
@@ -307,14 +314,15 @@ def kind_of(task: str, dataset: str) -> str | None:
 
 
 def retrieval_kind(mixture: str, dataset: str) -> str:
-    """`retrieval` or `ids_retrieval`: which of them a model that learned `mixture` answers.
+    """`retrieval`, `ids_retrieval` or `ids_sequence`: which a model that learned `mixture` answers.
 
     The first that the mixture holds; of a mixture without, what its name says: those of the tasks
     with ids start with `ids_`.
     """
     known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
     held = seqio.get_subtasks(seqio.get_mixture_or_task(mixture)) if mixture in known else []
-    forms = {f"{dataset}_{kind}": kind for kind in ("retrieval", f"{IDS}retrieval")}
+    kinds = ("retrieval", f"{IDS}retrieval", f"{IDS}sequence")
+    forms = {f"{dataset}_{kind}": kind for kind in kinds}
     by_name = f"{IDS}retrieval" if mixture.startswith(f"{dataset}_{IDS}") else "retrieval"
     return next((forms[task.name] for task in held if task.name in forms), by_name)
 

@@ -18,7 +18,7 @@ from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.runs.decoding import Decoding
 
 # Inputs are padded to the next of these: few programs to compile, little padding.
-BUCKETS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+BUCKETS = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 Example = Mapping[str, np.ndarray]
 
@@ -58,6 +58,7 @@ class TaskDecoder:
             self._trie = jax.device_put(answers.trie, devices.replicated(mesh))
         prompt = tasks.prompt_of(task)
         template = prompt.template if prompt and self._trie is not None else None
+        self._has_beginning = bool(prompt and prompt.template.beginning)
         self._has_candidates = bool(template and template.offers_candidates)
         self._scores = decoding.method == "score" and self._has_candidates
         is_item = bool(template and not isinstance(template.answer, Choice))
@@ -65,6 +66,7 @@ class TaskDecoder:
         # The features of an example that `decode` reads.
         self.features = (
             "inputs",
+            *(["beginning"] if self._has_beginning else []),
             *(["candidates"] if self._has_candidates else []),
             *(["exclude", "target"] if self._excludes else []),
         )
@@ -76,7 +78,8 @@ class TaskDecoder:
 
         Args:
           params: the network's parameters.
-          examples: each with `inputs`; with `candidates` (catalog rows) if the task has them; and
+          examples: each with `inputs`; with `beginning` if the task's target has one that is given;
+            with `candidates` (catalog rows) if the task has them; and
             with `exclude` (catalog rows, oldest first) and `target` if the history is excluded.
             Where `exclude` ends with the target, all before it is the history. A target that is in
             the history too, as where repeats are kept, is excluded: otherwise its being allowed
@@ -87,29 +90,37 @@ class TaskDecoder:
           Beams whose rows are indices into `self.answers`.
         """
         results: list[tuple | None] = [None] * len(examples)
-        for indices, length in self._batches(examples):
-            beams = self._search(params, [examples[i] for i in indices], length)
+        for indices in self._batches(examples):
+            beams = self._search(params, [examples[i] for i in indices])
             for i, beam in zip(indices, zip(*(np.asarray(part) for part in beams))):
                 results[i] = beam
             if done:
                 done(len(indices))
         return Beams(*(np.stack(part) for part in zip(*results)))
 
-    def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[np.ndarray, int]]:
-        """(indices of a batch, padded length), longest first, so that failures show early."""
-        sizes = np.array([len(example["inputs"]) for example in examples])
+    def _batches(self, examples: Sequence[Example]) -> Iterator[np.ndarray]:
+        """The indices of each batch, longest first, so that failures show early."""
+        read = ("inputs", "beginning") if self._has_beginning else ("inputs",)
+        sizes = np.array([max(len(example[name]) for name in read) for example in examples])
         order = np.argsort(-sizes, kind="stable")
         for start in range(0, len(order), self._batch_size):
-            indices = order[start : start + self._batch_size]
-            yield indices, padded_length(int(sizes[indices].max()))
+            yield order[start : start + self._batch_size]
 
-    def _search(self, params, examples: Sequence[Example], length: int) -> Beams:
+    def _search(self, params, examples: Sequence[Example]) -> Beams:
         # Small requests are not padded to a full batch.
         rows = self._data_size if len(examples) <= self._data_size else self._batch_size
-        inputs = np.zeros((rows, length), np.int32)
-        for row, example in enumerate(examples):
-            inputs[row, : len(example["inputs"])] = example["inputs"]
-        inputs = jax.device_put(inputs, devices.split_batch(self._mesh))
+        listed = [example["inputs"] for example in examples]
+        inputs = np.zeros((rows, padded_length(max(map(len, listed)))), np.int32)
+        for row, tokens in enumerate(listed):
+            inputs[row, : len(tokens)] = tokens
+        inputs = self._split(inputs)
+        beginning = None
+        if self._has_beginning:
+            listed = [example["beginning"] for example in examples]
+            beginning = np.zeros((rows, padded_length(max(map(len, listed)))), np.int32)
+            for row, tokens in enumerate(listed):
+                beginning[row, beginning.shape[1] - len(tokens) :] = tokens
+            beginning = self._split(beginning)
         candidates = excluded = None
         if self._has_candidates:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
@@ -117,7 +128,7 @@ class TaskDecoder:
             excluded = self._answers_of(rows, [_history_of(example) for example in examples])
         if self._scores and self._trie is not None:
             beams = score_candidates(
-                self._network, params, inputs, self._trie, candidates, excluded
+                self._network, params, inputs, self._trie, candidates, excluded, beginning
             )
         else:
             beams = beam_search(
@@ -127,6 +138,7 @@ class TaskDecoder:
                 self._trie,
                 self._split(candidates),
                 self._split(excluded),
+                beginning,
                 num_beams=self._num_beams,
                 max_steps=None if self._trie is not None else self._max_steps,
                 eos_id=self._eos_id,

@@ -4,8 +4,8 @@ A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, w
 penalty. Each is normalised over the whole vocabulary, as in teacher forcing.
 
 Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (as many as can
-exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items, P tokens that a target
-begins with.
+exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items, P tokens
+that a target begins with.
 """
 
 import functools

@@ -158,7 +158,7 @@ def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes, 
 
 
 def _after(beginning_BxP, tokens_BxU, depths_BxU, visible_BxUxU):
-    """The arguments of `decode_prefixes` where all prefixes come after P tokens, read before them."""
+    """The arguments of `decode_prefixes` where P tokens stand before all prefixes."""
     batch, length = beginning_BxP.shape
     width = tokens_BxU.shape[1]
     # The empty prefix, depth 0, reads the last token of the beginning.

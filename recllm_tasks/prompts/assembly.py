@@ -12,9 +12,11 @@ import tensorflow as tf
 
 from recllm_tasks.prompts.batches import (
     Batch,
+    lengths_of,
     limits_of,
     map_batches,
     ranges,
+    slices,
     starts_of,
     totals,
 )
@@ -25,6 +27,9 @@ from recllm_tasks.prompts.templates import Template
 
 class Prompt:
     """A SeqIO preprocessor that writes `inputs` and `targets` (int32 [B, L], EOS at the end).
+
+    Where the template has a beginning, training examples have it in `targets`; those of evaluation,
+    which have stored negatives, have it in `beginning` (int32 [B, P], without EOS).
 
     The features that the template's slots name must be in the batch; they stay there, as does
     everything else, for evaluation and for people.
@@ -41,7 +46,8 @@ class Prompt:
         output_features: Mapping[str, seqio.Feature],
     ) -> tf.data.Dataset:
         writer = self.writer(sequence_length, output_features)
-        return map_batches(lambda batch: writer.write(writer.fit(batch)))(dataset)
+        write = writer.ask if "negatives" in dataset.element_spec else writer.write
+        return map_batches(lambda batch: write(writer.fit(batch)))(dataset)
 
     def writer(
         self,
@@ -68,16 +74,28 @@ class PromptWriter:
         vocabulary: seqio.Vocabulary,
         lengths: Mapping[str, int],
     ):
-        self.inputs = Side("inputs", template.inputs, source, vocabulary, lengths.get("inputs"))
-        self.targets = Side("targets", template.targets, source, vocabulary, lengths.get("targets"))
+        def side(name, parts):
+            return Side(name, parts, source, vocabulary, lengths.get(name))
+
+        self.inputs = side("inputs", template.inputs)
+        self.targets = side("targets", (*template.beginning, *template.targets))
+        # What is asked for, after the beginning.
+        self._answer, self._beginning = self.targets, None
+        # The side whose history gives way.
+        self._elastic = self.inputs
+        if template.beginning:
+            self._answer = side("targets", template.targets)
+            self._beginning = side("targets", template.beginning)
+            self._elastic = self.targets
 
     def fit(self, batch: Batch) -> Batch:
         """Drops the oldest items of `history` (and what is aligned with it) that do not fit."""
-        if ELASTIC not in batch or self.inputs.room is None:
+        side = self._elastic
+        if ELASTIC not in batch or side.room is None:
             return batch
-        costs = self.inputs.elastic_costs(batch)
+        costs = side.elastic_costs(batch)
         before = totals(costs.values)
-        room = self.inputs.room - self.inputs.fixed_costs(batch)
+        room = side.room - side.fixed_costs(batch)
         limits = limits_of(costs)
         # From the first item on whose cost and that of all after it are within the room.
         fits = tf.searchsorted(before, tf.gather(before, limits) - room, out_type=tf.int64)
@@ -94,6 +112,20 @@ class PromptWriter:
             **batch,
             "inputs": self.inputs.tokens(batch),
             "targets": self.targets.tokens(batch),
+        }
+
+    def ask(self, batch: Batch) -> Batch:
+        """As `write`, but the beginning is given: `beginning` has it, and `targets` the rest."""
+        if self._beginning is None:
+            return self.write(batch)
+        given = self._beginning.tokens(batch)
+        # All but EOS.
+        given = slices(given.values, starts_of(given), lengths_of(given) - 1)
+        return {
+            **batch,
+            "inputs": self.inputs.tokens(batch),
+            "beginning": given,
+            "targets": self._answer.tokens(batch),
         }
 
     def texts(self, batch: Batch) -> list[tuple[str, str]]:

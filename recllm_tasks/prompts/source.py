@@ -17,6 +17,8 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
 from recllm_tasks.prompts.vocabulary import FILE_NAME
 from recllm_tasks.prompts.windows import (
+    LAST,
+    TARGETS,
     Sequences,
     TrainingWindows,
     last_windows,
@@ -25,11 +27,6 @@ from recllm_tasks.prompts.windows import (
 )
 
 SPLITS = ("train", "validation", "test")
-
-# Which items of a training sequence are targets: as in the paper those with a whole window before
-# them, or the last one of a shorter sequence; every item after the first; or, of each of the
-# paper's windows, an item that is drawn anew each epoch (`targets.end_at_random`).
-LAST, EVERY, RANDOM = TARGETS = ("last", "every", "random")
 
 # Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
 VALIDATION_USERS = 3000
@@ -296,8 +293,8 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
     def _numbers(self) -> tf.Tensor | None:
         return _window_numbers(*self._layout(), self.needs_ratings, self.needs_history)
 
-    def _layout(self) -> tuple[str, int, bool]:
-        return self.dataset_dir(), self.info().window, self.targets == EVERY
+    def _layout(self) -> tuple[str, int, str]:
+        return self.dataset_dir(), self.info().window, self.targets
 
     def rows_of_users(self) -> tf.lookup.StaticHashTable:
         """From a user's raw id to its place among the training records, int32; -1 for no place.
@@ -332,15 +329,15 @@ def _training_sequences(directory: str) -> Sequences:
 
 
 @functools.lru_cache(maxsize=8)
-def _training_windows(directory: str, window: int, every_target: bool) -> TrainingWindows:
-    return TrainingWindows(_training_sequences(directory), window, every_target=every_target)
+def _training_windows(directory: str, window: int, targets: str) -> TrainingWindows:
+    return TrainingWindows(_training_sequences(directory), window, targets=targets)
 
 
 @functools.lru_cache(maxsize=16)
 def _window_numbers(
-    directory: str, window: int, every_target: bool, rated: bool, with_history: bool
+    directory: str, window: int, targets: str, rated: bool, with_history: bool
 ) -> tf.Tensor | None:
-    windows = _training_windows(directory, window, every_target)
+    windows = _training_windows(directory, window, targets)
     numbers = windows.numbers(rated=rated, with_history=with_history)
     if numbers is None:
         return None

@@ -2,12 +2,14 @@
 
 In the paper a window's target is its last item: a user of twenty interactions gives one retrieval
 example (Table 10). Sequential recommenders train on every interaction. The setting chooses, kind by
-kind, one of `source.TARGETS`:
+kind, one of `windows.TARGETS`:
 
     last    the paper's windows.
     every   every item after the first of a sequence, once an epoch, its history the up to w items
             before it. A sequence of one item keeps its example, with an empty history.
     random  each of the paper's windows ends at a random item, another one each epoch.
+    whole   windows that follow each other, so that each item after the first is in one of them,
+            with items before it: for tasks that learn to write the history too.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +27,8 @@ from recllm_tasks.prompts.batches import (
     slices,
     starts_of,
 )
-from recllm_tasks.prompts.source import EVERY, LAST, RANDOM, TARGETS, SequenceSource, check_targets
-from recllm_tasks.prompts.windows import uniform_below
+from recllm_tasks.prompts.source import SequenceSource, check_targets
+from recllm_tasks.prompts.windows import EVERY, LAST, RANDOM, WHOLE, uniform_below
 
 # Our choice: tasks whose prompts hold ids alone train on every item, because how training pairs are
 # made changes the results by more than the model does (GenPAS, arXiv 2509.13648). The paper's tasks
@@ -37,13 +39,18 @@ DEFAULTS = {
     "rating": LAST,
     "bpr": LAST,
     "ids_retrieval": EVERY,
+    "ids_sequence": WHOLE,
     "ids_ranking": EVERY,
     "ids_rating": LAST,
     "ids_bpr": EVERY,
 }
 
-# A random item may have no rating.
-_NOT_RANDOM = ("rating", "ids_rating")
+
+def _allowed(kind: str) -> tuple[str, ...]:
+    if kind == "ids_sequence":
+        return LAST, RANDOM, WHOLE
+    # A random item may have no rating.
+    return (LAST, EVERY) if kind.endswith("rating") else (LAST, EVERY, RANDOM)
 
 
 @gin.configurable(module="targets")
@@ -51,8 +58,8 @@ def targets(of: Mapping[str, str] | None = None) -> dict[str, str]:
     """The targets of each kind of task, where P5's are of the kinds without `p5_`.
 
     Args:
-      of: last, every or random by kind; those of kinds that are not named are `DEFAULTS`. Rating
-        has no random.
+      of: by kind; those of kinds that are not named are `DEFAULTS`. Rating has no random, and only
+        ids_sequence has whole.
 
     Raises:
       UserError: an unknown kind or value.
@@ -64,8 +71,7 @@ def targets(of: Mapping[str, str] | None = None) -> dict[str, str]:
             f"{{'retrieval': 'every'}}, with kinds among {', '.join(DEFAULTS)}; correct it"
         )
     for kind, value in given.items():
-        allowed = (LAST, EVERY) if kind in _NOT_RANDOM else TARGETS
-        check_targets(f"targets.of[{kind!r}]", value, allowed)
+        check_targets(f"targets.of[{kind!r}]", value, _allowed(kind))
     return {**DEFAULTS, **given}
 
 

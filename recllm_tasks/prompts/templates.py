@@ -72,16 +72,25 @@ Part = str | Slot
 
 @dataclasses.dataclass(frozen=True)
 class Template:
-    """What the model reads (`inputs`) and what it must write (`targets`)."""
+    """What the model reads (`inputs`) and what it must write (`targets`).
+
+    Attributes:
+      inputs: read by the encoder.
+      targets: written by the decoder.
+      beginning: what stands before `targets` in the decoder. The model learns to write it too; to
+        be asked for an answer, it is given it.
+    """
 
     inputs: tuple[Part, ...]
     targets: tuple[Part, ...]
+    beginning: tuple[Part, ...] = ()
 
     def worded(self, wording: "Wording") -> "Template":
         """The template in the words of a domain."""
         return Template(
             inputs=tuple(wording.fill(part) for part in self.inputs),
             targets=tuple(wording.fill(part) for part in self.targets),
+            beginning=tuple(wording.fill(part) for part in self.beginning),
         )
 
     @property
@@ -177,6 +186,11 @@ _NEXT_ID = (Items("target", SHORT_ID),)
 
 IDS_RETRIEVAL = Template(inputs=(_IDS,), targets=_NEXT_ID)
 
+# Our choice: the decoder reads the history, as SASRec's does (Kang and McAuley 2018), and the
+# encoder nothing. One pass over a sequence then learns from every item of it, where prompts that
+# end at each of them would read it once an item.
+IDS_SEQUENCE = Template(inputs=(), beginning=(_IDS,), targets=_NEXT_ID)
+
 IDS_RANKING = Template(inputs=(_IDS, "of", Items("candidates", SHORT_ID)), targets=_NEXT_ID)
 
 IDS_RATING = Template(
@@ -219,6 +233,7 @@ _TEMPLATES = (
     PERSONALIZED_RANKING,
     ITEM_EMBEDDING,
     IDS_RETRIEVAL,
+    IDS_SEQUENCE,
     IDS_RANKING,
     IDS_RATING,
     IDS_MASKED_ITEM_MODELING,
@@ -232,7 +247,9 @@ def fixed_phrases(wording: Wording) -> list[str]:
     "Item ID: {short_id}, Title: {title};" has three: " Item ID:", ", Title:" and ";". A phrase that
     starts a word has a space before it.
     """
-    parts = [part for t in _TEMPLATES for part in (*t.worded(wording).inputs, *t.targets)]
+    parts = [
+        part for t in _TEMPLATES for part in (*t.worded(wording).inputs, *t.beginning, *t.targets)
+    ]
     texts = [MASKED_ITEM, NO_ITEM, MASK]
     for part in parts:
         if isinstance(part, str):

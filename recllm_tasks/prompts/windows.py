@@ -26,6 +26,12 @@ from recllm_tasks.prompts.batches import (
 # dataset may be prepared with another one.
 WINDOW = Options.window
 
+# Which items of a training sequence are targets of its windows: as in the paper those with w items
+# before them, or the last one of a shorter sequence; every item after the first; of each of the
+# paper's windows, an item that is drawn anew each epoch (`targets.end_at_random`); or every w-th
+# item up to the last, so that each item after the first stands in one window with those before it.
+LAST, EVERY, RANDOM, WHOLE = TARGETS = ("last", "every", "random", "whole")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sequences:
@@ -95,26 +101,24 @@ class TrainingWindows:
     Those of a user come one after the other, in the order of their targets.
     """
 
-    def __init__(self, sequences: Sequences, window: int = WINDOW, *, every_target: bool = False):
+    def __init__(self, sequences: Sequences, window: int = WINDOW, *, targets: str = LAST):
         """Args:
         sequences: `training_sequences`.
         window: w.
-        every_target: whether every item after the first of a sequence is a target, its history the
-          up to w items before it; else, as in the paper, those with w items before them, or the
-          last one of a shorter sequence. A sequence of one item makes one window either way, with
-          an empty history. Our choice: so no user is left out, and both settings have the same
-          users.
+        targets: one of TARGETS. A sequence of one item makes one window with any of them, with an
+          empty history. Our choice: so no user is left out, and all settings have the same users.
         """
         self._sequences, self._window = sequences, window
         self._starts = sequences.items.row_splits.numpy()
-        lengths = np.diff(self._starts)
-        # The place of each user's first target in the sequence, int64 [U].
-        self._first_place = np.minimum(1 if every_target else window, lengths - 1)
+        last = np.diff(self._starts) - 1
+        first = np.minimum(window if targets in (LAST, RANDOM) else 1, last)
+        # Between the targets of one user.
+        self._step = window if targets == WHOLE else 1
         # The number of each user's first window, int64 [U + 1].
-        self._first = np.concatenate([[0], np.cumsum(lengths - self._first_place)])
+        self._first = np.concatenate([[0], np.cumsum((last - first) // self._step + 1)])
         with tf.init_scope():
-            # The place of a window's target is its number plus this, int64 [U].
-            self._offsets = tf.constant(self._first_place - self._first[:-1])
+            # The place of a window's target is its number times the step plus this, int64 [U].
+            self._offsets = tf.constant(last - self._step * (self._first[1:] - 1))
             self._first_tensor = tf.constant(self._first)
 
     def __len__(self) -> int:
@@ -125,7 +129,7 @@ class TrainingWindows:
         """The windows whose target is rated, or whose history is not empty; None is all of them."""
         kept = np.ones(len(self), bool)
         users = np.repeat(np.arange(len(self._first) - 1), np.diff(self._first))
-        places = np.arange(len(self)) + self._offsets.numpy()[users]
+        places = np.arange(len(self)) * self._step + self._offsets.numpy()[users]
         if with_history:
             kept &= places > 0
         if rated:
@@ -138,7 +142,7 @@ class TrainingWindows:
         `exclude` is there only `with_negatives`: of long sequences it is the bulk.
         """
         users = tf.searchsorted(self._first_tensor, numbers, side="right", out_type=tf.int64) - 1
-        places = numbers + tf.gather(self._offsets, users)
+        places = numbers * self._step + tf.gather(self._offsets, users)
         batch = dict(cut_windows(self._sequences, users, places, self._window))
         if not with_negatives:
             del batch["exclude"]

@@ -85,7 +85,7 @@ def test_the_last_training_item_is_a_target_of_every_user():
 @settings(max_examples=40, deadline=None)
 @given(SIZES, st.sampled_from([1, 3, 20, 80]))
 def test_every_item_after_the_first_is_a_target_once_with_the_items_before_it(sizes, w):
-    found = iter(_cut_all(sizes, window=w, every_target=True))
+    found = iter(_cut_all(sizes, window=w, targets="every"))
     for user, size in enumerate(sizes):
         first = 100 * (user + 1)
         # A sequence of one item keeps its only example, without a history.
@@ -100,10 +100,26 @@ def test_every_item_after_the_first_is_a_target_once_with_the_items_before_it(si
     assert next(found, None) is None
 
 
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.sampled_from([1, 3, 20, 80]))
+def test_whole_windows_hold_each_item_after_the_first_once_after_another(sizes, w):
+    found = _cut_all(sizes, window=w, targets="whole")
+    for user, size in enumerate(sizes):
+        own = [window for window in found if window["user"] == b"u%d" % user]
+        shown = [[*window["history"], window["target"]] for window in own]
+        for row in shown:
+            assert row == list(range(row[0], row[0] + len(row)))
+            assert len(row) <= w + 1
+        first, last = 100 * (user + 1), 100 * (user + 1) + size - 1
+        written = [row[0]] if size == 1 else [item for row in shown for item in row[1:]]
+        assert written == list(range(first + (size > 1), last + 1))
+        assert [len(row) for row in shown[1:]] == [w + 1] * (len(shown) - 1)
+
+
 @settings(max_examples=20, deadline=None)
 @given(SIZES)
 def test_every_target_adds_examples_and_changes_none(sizes):
-    paper, every = _cut_all(sizes), _cut_all(sizes, every_target=True)
+    paper, every = _cut_all(sizes), _cut_all(sizes, targets="every")
     assert [window for window in every if window in paper] == paper
 
 
@@ -128,7 +144,7 @@ def test_negatives_are_kept_on_request_only():
 
 
 def test_of_every_target_those_without_a_rating_or_a_history_are_left_out():
-    found = _training_windows([1, 3, 22], every_target=True)
+    found = _training_windows([1, 3, 22], targets="every")
     assert len(found) == 1 + 2 + 21
     assert found.numbers(rated=False, with_history=False) is None
     assert found.numbers(rated=False, with_history=True).tolist() == list(range(1, 24))

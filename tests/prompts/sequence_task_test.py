@@ -1,0 +1,115 @@
+"""`ids_sequence`: the decoder reads the history in training, evaluation and recommendation."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+import seqio
+
+import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
+from recllm_tasks.engine import devices, saved_run, training
+from recllm_tasks.engine.decoding import TaskDecoder
+from recllm_tasks.errors import UserError
+from recllm_tasks.prompts import targets
+from recllm_tasks.recommender import Recommender
+from recllm_tasks.runs.decoding import Decoding
+
+LENGTHS = {"inputs": 8, "targets": 256}
+
+pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
+
+
+def _task():
+    return tasks.get("gift_cards_ids_sequence")
+
+
+def _examples(split, lengths=LENGTHS):
+    dataset = _task().get_dataset(lengths, split=split, shuffle=False)
+    return list(dataset.as_numpy_iterator())
+
+
+def test_training_writes_each_item_after_the_first_once_and_evaluation_is_given_the_history():
+    catalog = tasks.source_of(_task()).catalog()
+    vocabulary = _task().output_features["targets"].vocabulary
+    written = collections.Counter()
+    for example in _examples("train"):
+        items = [*example["history"], example["target"]]
+        assert vocabulary.decode(example["targets"].tolist()) == _text(catalog, items)
+        assert example["inputs"].tolist() == [vocabulary.eos_id]
+        assert "beginning" not in example
+        written.update((example["user"], int(item)) for item in items[1:] or items)
+    expected = collections.Counter()
+    for record in _task().source.records("train").as_numpy_iterator():
+        items = record["items"].tolist()
+        expected.update((record["user"], item) for item in items[1:] or items)
+    assert written == expected
+    for split in ("validation", "test"):
+        for example in _examples(split):
+            whole = [*example["beginning"].tolist(), *example["targets"].tolist()]
+            both = _text(catalog, [*example["history"], example["target"]])
+            assert vocabulary.decode(example["targets"].tolist()) == _text(
+                catalog, [example["target"]]
+            )
+            assert whole == [*vocabulary.encode(both), vocabulary.eos_id]
+
+
+def _text(catalog, rows):
+    return " ".join(catalog.short_id[row] for row in rows)
+
+
+def test_what_does_not_fit_is_the_oldest_of_the_history():
+    short = {"inputs": 8, "targets": 16}
+    for split in ("train", "test"):
+        for long, cut in zip(_examples(split), _examples(split, short)):
+            kept = len(cut["history"])
+            assert kept == 0 or cut["history"].tolist() == long["history"][-kept:].tolist()
+            assert len(cut["targets"]) + len(cut.get("beginning", ())) <= 16
+            assert cut["targets"][-1] == 1
+
+
+def test_beams_are_the_best_of_all_items_given_the_history(network, forced_scores):
+    task = _task()
+    params = network.init(jax.random.key(3), *[np.ones((1, 1), np.int32)] * 3)["params"]
+    examples = _examples("test")[:6]
+    decoding = Decoding(num_beams=5, batch_size=4)
+    decoder = TaskDecoder(task, network, devices.make_mesh(1), decoding, LENGTHS["targets"])
+    beams = decoder.decode(params, examples)
+    vocabulary = task.output_features["targets"].vocabulary
+    answers = [[*vocabulary.encode(text), vocabulary.eos_id] for text in decoder.answers]
+    for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):
+        given = example["beginning"].tolist()
+        targets_NxT = np.zeros((len(answers) + 1, len(given) + max(map(len, answers))), np.int32)
+        for target, tokens in zip(targets_NxT, [given, *([*given, *a] for a in answers)]):
+            target[: len(tokens)] = tokens
+        inputs = np.tile(example["inputs"], (len(targets_NxT), 1))
+        scores = np.asarray(forced_scores(network, params, inputs, targets_NxT))
+        expected = scores[1:] - scores[0]
+        np.testing.assert_allclose(log_probs, expected[rows], atol=1e-3)
+        assert log_probs[0] == pytest.approx(expected.max(), abs=1e-3)
+
+
+def test_a_run_recommends_what_it_is_measured_by(tmp_path, settings):
+    settings = {**settings, "lengths": LENGTHS}
+    training.train(mixture="gift_cards_ids_sequence", model_dir=str(tmp_path), steps=3, **settings)
+    saved = saved_run.load(str(tmp_path))
+    examples = _examples("test")[:3]
+    (task,) = saved.tasks("gift_cards_ids_sequence")
+    decoding = Decoding(num_beams=5)
+    decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, LENGTHS["targets"])
+    beams = decoder.decode(saved.params, examples)
+    recommender = Recommender(saved, decoding)
+    found = recommender.recommend_rows([example["history"] for example in examples], k=5)
+    for rows, recommended in zip(beams.rows_BxK, found):
+        short_ids = [recommender.catalog.short_id[row] for row in rows]
+        assert [item.short_id for item in recommended] == short_ids
+
+
+def test_only_this_task_has_whole_windows():
+    with pytest.raises(UserError, match=r"targets.of\['retrieval'\]: got 'whole', expected"):
+        targets.targets({"retrieval": "whole"})
+    with pytest.raises(UserError, match=r"targets.of\['ids_sequence'\]: got 'every', expected"):
+        targets.targets({"ids_sequence": "every"})
+    assert targets.targets({"ids_sequence": "last"})["ids_sequence"] == "last"
+    assert seqio.TaskRegistry.get("gift_cards_ids_sequence").source.targets == "whole"
