@@ -26,6 +26,7 @@ from recllm_tasks.prompts import candidates, masking, p5, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
 from recllm_tasks.prompts.source import (
+    LAST,
     BatchSource,
     CatalogSource,
     ItemSource,
@@ -230,7 +231,7 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
         splits=["train"],
         needs_history=not is_bpr,
         with_negatives=is_bpr,
-        **({"targets": targets_of(kind)} if is_bpr else {}),
+        targets=targets_of(kind) if is_bpr else LAST,
     )
     prompt = Prompt(_TEMPLATES[kind].worded(wording), source)
     preprocessors = {

@@ -16,8 +16,10 @@ from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.source import SequenceSource
 
 LENGTHS = {"inputs": 1024, "targets": 128}
-TRAINING = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie")
-SAMPLED = ("mim", "mlm", "bpr")
+IDS = ("ids_retrieval", "ids_ranking", "ids_rating", "ids_mim", "ids_bpr")
+TRAINING = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie", *IDS)
+EVERY_TARGET = ("ids_retrieval", "ids_ranking", "ids_bpr")
+SAMPLED = ("mim", "mlm", "bpr", "ids_mim", "ids_bpr")
 
 
 @functools.cache
@@ -40,13 +42,15 @@ def _text(kind, example, side="inputs"):
 
 @pytest.mark.usefixtures("small_data")
 class TestTasks:
-    @pytest.mark.parametrize("kind", [k for k in TRAINING if k != "ie"])
+    @pytest.mark.parametrize("kind", [k for k in TRAINING if k not in ("ie", *EVERY_TARGET)])
     def test_training_examples_are_the_windows(self, kind):
         expected = sum(max(1, len(r["items"]) - 20) for r in _records("train").values())
         assert len(_examples(kind)) == expected
         assert expected > len(_records("train")), "some user has more than one window"
 
-    @pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating"])
+    @pytest.mark.parametrize(
+        "kind", ["retrieval", "ranking", "rating", "ids_retrieval", "ids_ranking", "ids_rating"]
+    )
     @pytest.mark.parametrize("split", ["validation", "test"])
     def test_evaluation_has_one_example_a_user_and_its_held_out_target(self, kind, split):
         records = _records(split)
@@ -59,7 +63,7 @@ class TestTasks:
             assert example["history"].tolist() == record["items"][-1 - kept : -1].tolist()
             assert kept == min(20, len(record["items"]) - 1)
 
-    @pytest.mark.parametrize("kind", ["mim", "mlm", "bpr", "ie"])
+    @pytest.mark.parametrize("kind", [*SAMPLED, "ie"])
     def test_auxiliary_tasks_have_training_examples_only(self, kind):
         assert list(seqio.TaskRegistry.get(f"gift_cards_{kind}").splits) == ["train"]
 
@@ -91,7 +95,7 @@ class TestTasks:
         ]
         assert any(changed) == (kind in SAMPLED)
 
-    @pytest.mark.parametrize("kind", ["retrieval", "ranking", "rating", "ie"])
+    @pytest.mark.parametrize("kind", [k for k in TRAINING if k not in SAMPLED])
     def test_another_seed_changes_no_fixed_example(self, kind):
         for one, other in zip(_examples(kind, seed=0), _examples(kind, seed=5)):
             assert one["inputs"].tolist() == other["inputs"].tolist()
@@ -150,6 +154,51 @@ class TestTasks:
             assert [part.split(",")[0] for part in answer.split("Item ID: ")[1:]] == asked
             assert all(f"Item ID: {item}," not in text for item in asked)
 
+    @pytest.mark.parametrize("split", ["train", "test"])
+    @pytest.mark.parametrize("kind", IDS)
+    def test_prompts_of_ids_hold_ids_and_marks_alone(self, kind, split):
+        if split == "test" and kind in SAMPLED:
+            return
+        names = SequenceSource("gift_cards").catalog().short_id
+        examples = _examples(kind, split)
+        for example in examples:
+
+            def ids(feature, where=None, example=example):
+                rows = np.atleast_1d(example[feature])
+                rows = rows if where is None else rows[example[where]]
+                return " ".join(names[row] for row in rows)
+
+            expected = {
+                "ids_retrieval": (ids("history"), ids("target")),
+                "ids_ranking": (f"{ids('history')} of {ids('candidates')}", ids("target")),
+                "ids_bpr": (f"{ids('history')} or {ids('pair')}", ids("target")),
+                "ids_rating": (
+                    f"like {ids('history', 'liked')} dislike {ids('history', 'disliked')} rate "
+                    + ids("target"),
+                    ("no", "yes")[int(example.get("target_liked", 0))],
+                ),
+                "ids_mim": (
+                    " ".join(
+                        "*" if masked else names[row]
+                        for row, masked in zip(example["history"], example.get("masked", ()))
+                    ),
+                    ids("history", "masked" if "masked" in example else None),
+                ),
+            }[kind]
+            inputs, asked = _text(kind, example), _text(kind, example, "targets")
+            assert (inputs, asked) == tuple(" ".join(text.split()) for text in expected)
+            if kind == "ids_mim":
+                assert example["masked"].sum() == max(1, round(0.2 * len(example["history"])))
+
+    @pytest.mark.parametrize("kind", IDS)
+    def test_each_id_and_mark_of_ids_is_one_token(self, kind):
+        """The small dataset's ids are one piece each, as atomic ids are; its vocabulary is own."""
+        for example in _examples(kind):
+            words = [_text(kind, example, side).split() for side in ("inputs", "targets")]
+            assert [len(example[side]) for side in ("inputs", "targets")] == [
+                1 + len(side) for side in words
+            ]
+
     def test_item_embedding_asks_for_every_known_attribute(self):
         asked = {_text("ie", example) for example in _examples("ie")}
         catalog = SequenceSource("gift_cards").catalog()
@@ -168,6 +217,42 @@ class TestTasks:
         assert len(list(dataset.take(5))) == 5
         names = {task.name for task in found.tasks}
         assert names == {f"gift_cards_{kind}" for kind in mixtures.TASKS_OF[mixture]}
+
+    @pytest.mark.parametrize(
+        ("task", "kind"),
+        [
+            ("my_shop_retrieval", "retrieval"),
+            ("my_shop_ids_ranking", "ranking"),
+            ("my_shop_p5_rating", "rating"),
+            ("my_shop_p5_retrieval_2_7", "retrieval"),
+            ("my_shop_ids_mim", None),
+            ("my_shop_mim", None),
+            ("my_shop_big_retrieval", None),
+            ("other_retrieval", None),
+            ("my_shop_retrieval_mlm", None),
+        ],
+    )
+    def test_a_tasks_name_tells_what_it_measures(self, task, kind):
+        assert tasks.kind_of(task, "my_shop") == kind
+
+    @pytest.mark.parametrize(
+        ("mixture", "kind"),
+        [
+            ("gift_cards_ut", "retrieval"),
+            ("gift_cards_p5", "retrieval"),
+            ("gift_cards_ids_reat", "ids_retrieval"),
+            ("gift_cards_ids_ranking", "ids_retrieval"),
+            ("not_here_ids_reat", "retrieval"),
+        ],
+    )
+    def test_a_model_answers_the_retrieval_that_it_learned(self, mixture, kind):
+        assert tasks.retrieval_kind(mixture, "gift_cards") == kind
+        both = seqio.Mixture("both", [(f"gift_cards_{k}", 1.0) for k in ("ie", kind)])
+        seqio.MixtureRegistry.add_provider("both", both)
+        try:
+            assert tasks.retrieval_kind("both", "gift_cards") == kind
+        finally:
+            seqio.MixtureRegistry.remove("both")
 
     def test_rates_come_from_gin(self, clean_gin):
         import gin

@@ -2,15 +2,19 @@
 
 As in TIGER (Rajput et al. 2023), with residual k-means instead of its RQ-VAE: the first code is the
 nearest of 256 centres, the next one the nearest of 256 centres to the residual, three times in all.
-A last number tells items with equal codes apart. Letters: N items, D dimensions of an embedding.
+Where too many items would have the same codes, some get the next nearest ones, so that items of
+different content have different codes. A last number tells items of equal content apart.
+Letters: N items, M distinct embeddings, D dimensions, K codes a level.
 """
 
 import dataclasses
 import hashlib
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from scipy import optimize
 
 from recllm_tasks.data.id_schemes import LETTERS, MAX_CODES
 
@@ -20,9 +24,16 @@ LEVELS = len(LETTERS)
 # nothing about others. TIGER's 256 codes are reached with 2,048 items.
 _ITEMS_A_CODE = 8
 
+# Our choice: small catalogs have more codes than that, so that there are eight times as many
+# combinations of them as items.
+_CODES_BY_CUBE_ROOT = 2
+
 # Centres are fitted on the first items, which are in random order; then all are assigned.
 _SAMPLE = 1 << 16
 _ITERATIONS = 50
+
+# A residual of less than this share of the longest embedding is a rounding error.
+_ROUNDING = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +60,12 @@ class Collisions:
 def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
     """Codes of all items and their numbers among items with equal codes, int64 [N, LEVELS + 1].
 
-    All rows are distinct. Equal embeddings and seeds give equal codes on any number of cores: a
-    single thread computes them, so sums have a fixed order.
+    All rows are distinct. Equal embeddings have equal codes; different ones have different codes,
+    unless there are more than 256^3. Equal inputs and seeds give equal codes on any number of
+    cores: a single thread computes them, so sums have a fixed order.
+
+    Our choice: residuals are scaled to length 1 before the next level, because most are short, and
+    k-means would give half of a large group the code next to zero.
 
     Args:
       embeddings_NxD: float32, in an order that is independent of time and raw ids, because the last
@@ -59,31 +74,119 @@ def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
     """
     import threadpoolctl
 
-    residual_NxD = np.array(embeddings_NxD, np.float32)
-    num_codes = min(MAX_CODES, max(2, len(residual_NxD) // _ITEMS_A_CODE))
-    columns = []
+    number_N, first_M = _distinct(embeddings_NxD)
+    points_MxD = np.asarray(embeddings_NxD[first_M], np.float32)
+    size = len(points_MxD)
+    num_codes = min(
+        MAX_CODES, max(_CODES_BY_CUBE_ROOT * math.ceil(size ** (1 / 3)), size // _ITEMS_A_CODE)
+    )
+    codes_MxL = np.zeros([size, LEVELS], np.int64)
     with threadpoolctl.threadpool_limits(1):
+        shortest = _ROUNDING * np.linalg.norm(points_MxD, axis=1).max(initial=0)
         for level in range(LEVELS):
-            codes_N, centres = _nearest_centres(residual_NxD, num_codes, seed + level)
-            columns.append(codes_N)
-            residual_NxD -= centres[codes_N]
-    codes_NxL = np.stack(columns, axis=1).astype(np.int64)
+            codes_M, centres_KxD = _nearest_centres(points_MxD, num_codes, seed + level)
+            # Each further level can tell K items apart.
+            room = num_codes ** (LEVELS - 1 - level)
+            for rows in _groups(codes_MxL[:, :level]):
+                _spread(points_MxD, rows, codes_M, centres_KxD, room)
+            codes_MxL[:, level] = codes_M
+            _subtract(points_MxD, codes_M, centres_KxD, shortest)
+            shortest = _ROUNDING
+    codes_NxL = codes_MxL[number_N]
     return np.concatenate([codes_NxL, _number_within_groups(codes_NxL)[:, np.newaxis]], axis=1)
 
 
+def _distinct(rows_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each row among distinct rows [N], and the first row of each number [M]."""
+    numbers: dict[bytes, int] = {}
+    number_N = np.empty(len(rows_NxD), np.int64)
+    for row, values in enumerate(rows_NxD):
+        # 0.0 and -0.0 are equal, but not their bytes.
+        key = hashlib.blake2b((values + np.float32(0)).tobytes(), digest_size=16).digest()
+        number_N[row] = numbers.setdefault(key, len(numbers))
+    return number_N, np.unique(number_N, return_index=True)[1]
+
+
 def _nearest_centres(
-    points_NxD: np.ndarray, num_codes: int, seed: int
+    points_MxD: np.ndarray, num_codes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The code of each point and the centre of each code, by k-means."""
     from sklearn import cluster, exceptions
 
-    num_codes = min(num_codes, len(points_NxD))
+    num_codes = min(num_codes, len(points_MxD))
     fit = cluster.KMeans(num_codes, n_init=1, max_iter=_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
         # With fewer distinct points than codes, some codes have no items.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        fit.fit(points_NxD[:_SAMPLE])
-    return fit.predict(points_NxD), fit.cluster_centers_
+        fit.fit(points_MxD[:_SAMPLE])
+    return fit.predict(points_MxD).astype(np.int64), fit.cluster_centers_
+
+
+def _groups(codes_MxL: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of each combination of codes, in increasing order; all rows if L is 0."""
+    keys = np.zeros(len(codes_MxL), np.int64)
+    for column in codes_MxL.T:
+        keys = keys * MAX_CODES + column
+    order = np.argsort(keys, kind="stable")
+    yield from np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
+
+
+def _spread(
+    points_MxD: np.ndarray, rows: np.ndarray, codes_M: np.ndarray, centres_KxD: np.ndarray, room: int
+) -> None:
+    """Changes the codes of `rows` where more than `room` of them have the same one.
+
+    Our choice: with room for one item, the codes of the group have the least sum of squared
+    distances. Otherwise each full code keeps the nearest items, and the others go to the nearest
+    code that is not full, which takes less memory.
+
+    Args:
+      rows: of one group, increasing.
+      codes_M: of the nearest centre; changed in place.
+      room: more items than K times this are spread evenly.
+    """
+    num_codes = len(centres_KxD)
+    room = max(room, math.ceil(len(rows) / num_codes))
+    counts = np.bincount(codes_M[rows], minlength=num_codes)
+    if counts.max() <= room:
+        return
+    if room == 1:
+        codes_M[rows] = optimize.linear_sum_assignment(
+            _squared_distances(points_MxD[rows], centres_KxD)
+        )[1]
+        return
+    is_full = np.zeros(num_codes, bool)
+    while (counts > room).any():
+        leaving = []
+        for code in np.flatnonzero(counts > room):
+            here = rows[codes_M[rows] == code]
+            away = np.square(points_MxD[here] - centres_KxD[code]).sum(axis=1)
+            leaving.append(here[np.argsort(away, kind="stable")[room:]])
+        is_full |= counts >= room
+        for chunk in _chunks(np.concatenate(leaving)):
+            distances = _squared_distances(points_MxD[chunk], centres_KxD)
+            codes_M[chunk] = np.where(is_full, np.inf, distances).argmin(axis=1)
+        counts = np.bincount(codes_M[rows], minlength=num_codes)
+
+
+def _subtract(
+    points_MxD: np.ndarray, codes_M: np.ndarray, centres_KxD: np.ndarray, shortest: float
+) -> None:
+    """Turns points into residuals of length 1, or 0 below `shortest`, in place."""
+    for rows in _chunks(np.arange(len(points_MxD))):
+        residuals = points_MxD[rows] - centres_KxD[codes_M[rows]]
+        lengths = np.linalg.norm(residuals, axis=1, keepdims=True)
+        points_MxD[rows] = np.where(lengths > shortest, residuals / np.maximum(lengths, 1e-30), 0)
+
+
+def _squared_distances(points_BxD: np.ndarray, centres_KxD: np.ndarray) -> np.ndarray:
+    """[B, K], less the squared length of the point, which all its distances have in common."""
+    return np.square(centres_KxD).sum(axis=1) - 2 * points_BxD @ centres_KxD.T
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(rows), _SAMPLE):
+        yield rows[start : start + _SAMPLE]
 
 
 def _number_within_groups(codes_NxL: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ def check_model(folder: Path) -> SourceFile:
     if not importlib.util.find_spec(_LIBRARY):
         raise UserError(
             f"embeddings for '{folder}': got a folder, expected a .npy or .parquet file, or the "
-            "package sentence-transformers to read a model; install it, or leave --embeddings out"
+            "package sentence-transformers to read a model; install it, or give no embeddings"
         )
     for module in _modules(folder):
         if not str(module["type"]).startswith(f"{_LIBRARY}."):
@@ -149,6 +149,6 @@ def _quiet_and_offline() -> Iterator[None]:
 
 def _wrong(folder: Path, got: str, expected: str) -> UserError:
     return UserError(
-        f"embeddings for '{folder}': got {got}, expected {expected}; correct the folder, or leave "
-        "--embeddings out"
+        f"embeddings for '{folder}': got {got}, expected {expected}; correct the folder, or give "
+        "no embeddings"
     )

@@ -1,8 +1,9 @@
 """The state that training starts from: random parameters, or those of a checkpoint."""
 
 import filecmp
-from typing import Any
+from typing import Any, NamedTuple
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +11,88 @@ import optax
 import seqio
 from flax import traverse_util
 
-from recllm_tasks import progress
+from recllm_tasks import progress, tasks
+from recllm_tasks.data.item_embeddings import check_embeddings, network_vectors
 from recllm_tasks.engine import devices, saved_run
 from recllm_tasks.engine.train_step import State
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_number
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.formats.checkpoint import Source
 from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
+
+
+# The value of `item_embeddings.source` for TF-IDF of the texts.
+TEXTS = "texts"
+
+_SETTING = "initial_state.item_embeddings.source"
+
+
+@gin.configurable(module="initial_state")
+def item_embeddings(
+    source: str | None = None, stddev: float | None = None
+) -> tuple[str | None, float | None]:
+    """What the embeddings of atomic ids start from.
+
+    Args:
+      source: "texts" (TF-IDF of titles, brands, categories and descriptions), or what `recllm
+        prepare --embeddings` accepts: the folder of a text model, or a file. None: random.
+      stddev: root of the mean square of each row; None is that of the random embeddings.
+    """
+    if stddev is not None:
+        check_number("initial_state.item_embeddings.stddev", stddev, 0)
+    return source, stddev
+
+
+class ItemRows(NamedTuple):
+    """Rows of the token embedding: `tokens` int32 [n], `vectors` float32 [n, E], mean square 1."""
+
+    tokens: np.ndarray
+    vectors: np.ndarray
+    stddev: float | None
+
+
+def item_rows(
+    found: seqio.Task | seqio.Mixture,
+    network: Transformer,
+    seed: int,
+    initial_checkpoint: str | None,
+    is_resumed: bool,
+) -> ItemRows | None:
+    """The rows that `item_embeddings` asks for; None if it asks for none or the run is resumed.
+
+    Raises:
+      UserError: an id is not one piece of the vocabulary, a checkpoint is given too, or the
+        embeddings cannot be read.
+    """
+    wanted, stddev = item_embeddings()
+    if wanted is None:
+        return None
+    if initial_checkpoint is not None:
+        raise UserError(
+            f"{_SETTING}: got '{wanted}' and INITIAL_CHECKPOINT '{initial_checkpoint}', expected "
+            f"one of them; give --gin.{_SETTING}=None, or --gin.INITIAL_CHECKPOINT=None"
+        )
+    if is_resumed:
+        return None
+    of_task = tasks.source_of(found)
+    catalog, vocabulary = of_task.catalog(), found.output_features["inputs"].vocabulary
+    pieces = vocabulary.tokenizer.EncodeAsIds(list(catalog.short_id))
+    for short_id, its in zip(catalog.short_id, pieces):
+        if len(its) != 1:
+            raise UserError(
+                f"{_SETTING} for '{of_task.dataset_name}': got {len(its)} pieces of the vocabulary "
+                f"for the id {short_id}, expected one; prepare the dataset with --ids atomic, or "
+                f"give --gin.{_SETTING}=None"
+            )
+    source = None if wanted == TEXTS else check_embeddings(wanted)
+    with progress.work("embed items", len(catalog)) as work:
+        vectors = network_vectors(
+            catalog, source, of_task.dataset_name, seed, network.config.emb_dim, work.advance
+        )
+    known = vectors.any(axis=1)
+    return ItemRows(np.array(pieces, np.int32)[known, 0], vectors[known], stddev)
 
 
 def random_state(
@@ -27,8 +101,9 @@ def random_state(
     mesh: jax.sharding.Mesh,
     seed: int,
     step: int = 0,
+    items: ItemRows | None = None,
 ) -> State:
-    """Random parameters, spread over the mesh, and a fresh optimizer."""
+    """Random parameters but for `items`, spread over the mesh, and a fresh optimizer."""
     token = jnp.ones((1, 1), jnp.int32)
 
     def draw(key):
@@ -36,8 +111,18 @@ def random_state(
 
     key = jax.random.key(seed)
     shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
+
     params = jax.jit(lambda key: draw(key)["params"], out_shardings=shardings)(key)
+    if items is not None:
+        table = params["token_embedder"]["embedding"]
+        filled = jax.jit(_fill, out_shardings=table.sharding)(table, items)
+        params = {**params, "token_embedder": {"embedding": filled}}
     return _fresh(params, optimizer, mesh, step)
+
+
+def _fill(table_VxE: jax.Array, items: ItemRows) -> jax.Array:
+    stddev = jnp.std(table_VxE) if items.stddev is None else items.stddev
+    return table_VxE.at[items.tokens].set(items.vectors * stddev)
 
 
 def _fresh(params: Any, optimizer, mesh: jax.sharding.Mesh, step: int) -> State:

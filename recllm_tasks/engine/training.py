@@ -114,6 +114,9 @@ def train(
         source = None
         if done is None and initial_checkpoint is not None:
             source = initial_state.open_checkpoint(initial_checkpoint, network, vocabulary)
+        items = initial_state.item_rows(
+            found, network, seed, initial_checkpoint, is_resumed=done is not None
+        )
         seen = 0 if done is None else done - initial_step
         stream = training_batches(mixture, lengths, batch_size, seed, seen)
         stack.enter_context(contextlib.closing(stream))
@@ -127,7 +130,9 @@ def train(
         for change in changes:
             progress.console.print(f"other settings than before: {change}", markup=False)
         if source is None:
-            state = initial_state.random_state(network, optimizer, mesh, seed, initial_step)
+            state = initial_state.random_state(
+                network, optimizer, mesh, seed, initial_step, items
+            )
         else:
             state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
         if done is not None:

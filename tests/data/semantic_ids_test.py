@@ -1,5 +1,6 @@
 """Semantic ids: like items alike, all different, the same again; embeddings that are refused."""
 
+import itertools
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks import cli
-from recllm_tasks.data import id_schemes
+from recllm_tasks.data import id_schemes, semantic_ids
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
 from recllm_tasks.data.item_embeddings import check_embeddings, read_embeddings
@@ -95,6 +96,69 @@ def test_ids_and_fingerprints(shop):
     code, error, _, _ = shop()
     assert code == 2
     assert "ids semantic" in error
+
+
+def points_of(size, width, seed=0, kinds=None):
+    """Points around `kinds` centres, as items of a shop are, or without centres."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    points = generator.normal(size=[size, width])
+    if kinds:
+        points = generator.normal(size=[kinds, width])[np.arange(size) % kinds] + 0.1 * points
+    return points.astype(np.float32)
+
+
+def check_codes(points, codes):
+    """Equal points have equal codes, different points have different ones, and all rows differ."""
+    size = len(points)
+    assert codes.shape == (size, LEVELS + 1)
+    assert codes[:, :LEVELS].min() >= 0
+    assert codes[:, :LEVELS].max() < id_schemes.MAX_CODES
+    assert len(np.unique(codes, axis=0)) == size
+    number = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
+    pairs = {(n, *row) for n, row in zip(number.tolist(), codes[:, :LEVELS].tolist())}
+    distinct = len(np.unique(number))
+    assert len(pairs) == distinct, "equal points have equal codes"
+    assert len({row[1:] for row in pairs}) == distinct, "different points have different codes"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 20, 64, 1000, 3000])
+@pytest.mark.parametrize("kinds", [None, 2])
+def test_only_equal_points_share_their_codes(size, kinds):
+    """With two kinds, k-means alone gives most items the codes of another one."""
+    points = points_of(size, 4, kinds=kinds)
+    check_codes(points, assign_codes(points, seed=0))
+    repeated = np.concatenate([points, points[::3], np.zeros([5, 4], np.float32)])
+    repeated[-1] = -0.0
+    codes = assign_codes(repeated, seed=0)
+    check_codes(repeated, codes)
+    assert codes[-5:, -1].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_group_with_more_points_than_codes_is_spread(monkeypatch):
+    """Four codes a level: 64 combinations for 60 points, most of which lie at one place."""
+    monkeypatch.setattr(semantic_ids, "MAX_CODES", 4)
+    points = points_of(60, 3)
+    points[8:] = 10 + 1e-3 * points[8:]
+    check_codes(points, assign_codes(points, seed=0))
+    points = points_of(500, 3)
+    codes = assign_codes(points, seed=0)
+    assert len(np.unique(codes, axis=0)) == 500
+    sizes = np.unique(codes[:, :LEVELS], axis=0, return_counts=True)[1]
+    assert (len(sizes), sizes.max()) == (64, 8), "500 items of 64 combinations"
+
+
+def test_moved_points_are_the_farthest_and_go_to_the_next_centre():
+    centres = np.array([[0.0], [10], [30]], np.float32)
+    points = np.array([[1.0], [4], [-3], [2], [10]], np.float32)
+    codes = np.array([0, 0, 0, 0, 1])
+    semantic_ids._spread(points, np.arange(5), codes, centres, 2)
+    assert codes.tolist() == [0, 1, 2, 0, 1], "-3 finds 10 full"
+    points, codes = np.array([[4.0], [3], [1]], np.float32), np.array([0, 0, 0])
+    semantic_ids._spread(points, np.arange(3), codes, centres, 1)
+    costs = np.square(points - centres.T)
+    best = min(sum(costs[range(3), order]) for order in itertools.permutations(range(3)))
+    assert sum(costs[range(3), codes]) == best
+    assert sorted(codes.tolist()) == [0, 1, 2]
 
 
 def test_the_same_points_have_the_same_codes():
@@ -195,7 +259,7 @@ def test_embeddings_that_are_refused(tmp_path, case, got):
     with pytest.raises(UserError) as error:
         read_embeddings(check_embeddings(path).path, [f"i{item}" for item in range(SIZE)])
     assert re.search(rf"embeddings for '{path}': got .*{got}", str(error.value))
-    assert "leave --embeddings out" in str(error.value)
+    assert "correct the file, or give no embeddings" in str(error.value)
 
 
 def test_embeddings_without_semantic_ids_and_ids_without_texts(shop, tmp_path):
@@ -209,4 +273,4 @@ def test_embeddings_without_semantic_ids_and_ids_without_texts(shop, tmp_path):
     (tmp_path / "items.csv").write_text("item,title\ni0,\n")
     code, error, _, _ = shop("--ids", "semantic")
     assert code == 2
-    assert "got no words in the texts of its 64 items" in error
+    assert "texts of 'shop': got no words for its 64 items" in error

@@ -80,6 +80,9 @@ def test_it_learns_and_keeps_the_best(tmp_path, settings):
         ("rpat", "rating", "auc"),
         ("p5", "p5_retrieval", "ndcg@10"),
         ("p5_rating", "p5_rating", "auc"),
+        ("ids_ut_at", "ids_retrieval", "ndcg@10"),
+        ("ids_raat", "ids_ranking", "ndcg@10"),
+        ("ids_rpat", "ids_rating", "auc"),
     ],
 )
 def test_validation_is_on_retrieval_where_there_is_any(mixture, task, metric):

@@ -42,6 +42,21 @@ def test_baselines_inside_fill_in_where_no_run_is_given(make_run, draw_ranks):
     ]
 
 
+def test_a_baseline_beside_another_prompt_of_the_kind_is_the_same_row(make_run, draw_ranks):
+    inner = {"popularity": {"toys_ids_retrieval": {"hr@10": 0.1}}}
+    model = make_run("reat", ranks=draw_ranks(20, 0.5), mixture="toys_reat", baselines=INNER)
+    of_ids = make_run(
+        "ids_reat",
+        ranks=draw_ranks(20, 0.5),
+        mixture="toys_ids_reat",
+        task="toys_ids_retrieval",
+        baselines=inner,
+    )
+    found = runs.load([model, of_ids])
+    assert [run.inside for run in found].count("popularity") == 1
+    assert {run.tasks["retrieval"] for run in found} == {"toys_retrieval", "toys_ids_retrieval"}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "told"),
     [
