@@ -273,6 +273,20 @@ def register(dataset: str, wording: Wording) -> None:
     )
 
 
+def vocabulary_size(name: str, multiple: int = 128) -> int:
+    """Embeddings that a model needs for a task or mixture, for `network.T5Config.vocab_size`.
+
+    Args:
+      name: of a task or mixture whose dataset is prepared.
+      multiple: the size is rounded up to a multiple of this, which matrix products like.
+
+    Raises:
+      UserError: as `get`.
+    """
+    size = get(name).output_features["inputs"].vocabulary.vocab_size
+    return -(-size // multiple) * multiple
+
+
 def with_vocabulary(task: seqio.Task, path: str) -> seqio.Task:
     """A copy of the task, not registered, that uses the SentencePiece model in `path`.
 

@@ -9,6 +9,7 @@ Letters: M examples of a block, R its rows, B rows of a batch.
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from recllm_tasks.errors import UserError, check_whole
+from recllm_tasks.errors import UserError, check_number, check_whole
 from recllm_tasks.pipeline import packing
 from recllm_tasks.pipeline.examples import SIDES, tasks_and_rates, training_batches_of
 from recllm_tasks.prompts.batches import first, plain
@@ -121,6 +122,39 @@ def training_batches(
     rows = _Rows(mixture, [lengths[side] for side in SIDES], seed, pack)
     numbered = zip(itertools.count(shard.index, shard.num), blocks)
     return _rebatched(_rows(numbered, rows, start_step * batch_size, workers), batch_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _rows_of_a_block(mixture: str, inputs: int, targets: int) -> int:
+    lengths = dict(zip(SIDES, (inputs, targets)))
+    found = seqio.get_mixture_or_task(mixture)
+    block = next(iter(blocks_of(found, lengths, seed=0).take(1)))
+    return _Rows(mixture, [inputs, targets], 0, True).count((0, block))
+
+
+def epoch_steps(
+    mixture: str, lengths: Mapping[str, int], batch_size: int, epochs: float = 1.0
+) -> int:
+    """Steps in which training reads the examples of a mixture's first task `epochs` times.
+
+    So settings of a run suit datasets of any size. Rows are counted in one packed block.
+
+    Args:
+      mixture: a task or mixture.
+      lengths: of `inputs` and `targets`, in tokens.
+      batch_size: rows in a batch.
+      epochs: how often each example is read.
+
+    Returns:
+      At least 1.
+    """
+    check_lengths(lengths)
+    check_whole("BATCH_SIZE", batch_size, 1)
+    check_number("EPOCHS", epochs, 0)
+    tasks, rates = tasks_and_rates(seqio.get_mixture_or_task(mixture))
+    examples = tasks[0].source.num_examples() * sum(rates) / rates[0]
+    rows = examples / BLOCK * _rows_of_a_block(mixture, *(lengths[side] for side in SIDES))
+    return max(1, round(epochs * rows / batch_size))
 
 
 Numbered = tuple[int, Mapping[str, tf.RaggedTensor]]

@@ -9,7 +9,7 @@ import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
-from recllm_tasks.engine import devices, saved_run, training
+from recllm_tasks.engine import devices, optimizer, saved_run, training
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import targets
@@ -90,9 +90,19 @@ def test_beams_are_the_best_of_all_items_given_the_history(network, forced_score
         assert log_probs[0] == pytest.approx(expected.max(), abs=1e-3)
 
 
-def test_a_run_recommends_what_it_is_measured_by(tmp_path, settings):
-    settings = {**settings, "lengths": LENGTHS}
-    training.train(mixture="gift_cards_ids_sequence", model_dir=str(tmp_path), steps=3, **settings)
+def test_a_run_recommends_what_it_is_measured_by(tmp_path, network):
+    training.train(
+        mixture="gift_cards_ids_sequence",
+        model_dir=str(tmp_path),
+        model_name="very_small",
+        lengths=LENGTHS,
+        network=network,
+        optimizer=optimizer.adamw(lambda step: 0.01),
+        steps=3,
+        batch_size=4,
+        eval_period=3,
+        eval_examples=20,
+    )
     saved = saved_run.load(str(tmp_path))
     examples = _examples("test")[:3]
     (task,) = saved.tasks("gift_cards_ids_sequence")
