@@ -353,3 +353,12 @@ def test_training_examples_are_as_many_as_in_table_10(name, folder, count, share
         assert len(_examples("retrieval", "validation", dataset=name)) == 3000
     finally:
         seqio.set_tfds_data_dir_override(None)
+
+
+def test_the_size_of_a_vocabulary_is_a_round_number_that_holds_it(small_data):
+    name = "gift_cards_retrieval"
+    size = tasks.get(name).output_features["inputs"].vocabulary.vocab_size
+    found = tasks.vocabulary_size(name)
+    assert found % 128 == 0
+    assert size <= found < size + 128
+    assert tasks.vocabulary_size(name, 1) == size

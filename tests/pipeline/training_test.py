@@ -421,3 +421,22 @@ def test_a_task_that_ends_in_batches_is_refused():
             tasks.get("no_unbatch")
     finally:
         seqio.TaskRegistry.remove("no_unbatch")
+
+
+@pytest.mark.parametrize("kind", ["ids_sequence", "ids_reat", "reat"])
+def test_the_steps_of_an_epoch_read_each_example_of_the_first_task_about_once(kind):
+    mixture, lengths = f"gift_cards_{kind}", {"inputs": 512, "targets": 128}
+    if kind == "ids_reat":
+        lengths = {"inputs": 64, "targets": 16}
+    steps = training.epoch_steps(mixture, lengths, 4)
+    found = seqio.get_mixture_or_task(mixture)
+    first = seqio.get_subtasks(found)[0].source.num_examples()
+    seen, batches = 0, training.training_batches(mixture, lengths, 4, 0)
+    for _, batch in zip(range(steps), batches):
+        seen += training.num_examples(batch)
+    batches.close()
+    assert seen == pytest.approx(first * len(seqio.get_subtasks(found)), rel=0.05)
+    assert training.epoch_steps(mixture, lengths, 4, 10) == pytest.approx(10 * steps, rel=0.05)
+    assert training.epoch_steps(mixture, lengths, 4000, 0.1) == 1
+    with pytest.raises(UserError, match="EPOCHS: got -1, expected"):
+        training.epoch_steps(mixture, lengths, 4, -1)
