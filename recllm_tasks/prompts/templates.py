@@ -79,11 +79,14 @@ class Template:
       targets: written by the decoder.
       beginning: what stands before `targets` in the decoder. The model learns to write it too; to
         be asked for an answer, it is given it.
+      among: feature of the items that the answer is one of, although `inputs` do not list them:
+        `candidates`, or None.
     """
 
     inputs: tuple[Part, ...]
     targets: tuple[Part, ...]
     beginning: tuple[Part, ...] = ()
+    among: str | None = None
 
     def worded(self, wording: "Wording") -> "Template":
         """The template in the words of a domain."""
@@ -91,6 +94,7 @@ class Template:
             inputs=tuple(wording.fill(part) for part in self.inputs),
             targets=tuple(wording.fill(part) for part in self.targets),
             beginning=tuple(wording.fill(part) for part in self.beginning),
+            among=self.among,
         )
 
     @property
@@ -103,8 +107,10 @@ class Template:
 
     @property
     def offers_candidates(self) -> bool:
-        """Whether the input lists the candidates that the answer is one of (ranking)."""
-        return any(isinstance(p, Items) and p.field == "candidates" for p in self.inputs)
+        """Whether the answer is one of the example's candidates (ranking)."""
+        return self.among == "candidates" or any(
+            isinstance(p, Items) and p.field == "candidates" for p in self.inputs
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +196,9 @@ IDS_RETRIEVAL = Template(inputs=(_IDS,), targets=_NEXT_ID)
 # encoder nothing. One pass over a sequence then learns from every item of it, where prompts that
 # end at each of them would read it once an item.
 IDS_SEQUENCE = Template(inputs=(), beginning=(_IDS,), targets=_NEXT_ID)
+
+# The same question with fewer answers. Nothing is learned for it.
+IDS_SEQUENCE_RANKING = dataclasses.replace(IDS_SEQUENCE, among="candidates")
 
 IDS_RANKING = Template(inputs=(_IDS, "of", Items("candidates", SHORT_ID)), targets=_NEXT_ID)
 

@@ -90,6 +90,25 @@ def test_beams_are_the_best_of_all_items_given_the_history(network, forced_score
         assert log_probs[0] == pytest.approx(expected.max(), abs=1e-3)
 
 
+@pytest.mark.parametrize("method", ["beam", "score"])
+def test_ranking_gives_the_candidates_in_the_order_of_retrieval(method, network):
+    ranking = tasks.get("gift_cards_ids_sequence_ranking")
+    assert "train" not in ranking.splits
+    assert tasks.kind_of(ranking.name, "gift_cards") == "ranking"
+    params = network.init(jax.random.key(4), *[np.ones((1, 1), np.int32)] * 3)["params"]
+    dataset = ranking.get_dataset(LENGTHS, split="test", shuffle=False)
+    examples = list(dataset.take(4).as_numpy_iterator())
+    mesh, length = devices.make_mesh(1), LENGTHS["targets"]
+    every = Decoding(num_beams=len(ranking.source.catalog()))
+    best = TaskDecoder(_task(), network, mesh, every, length).decode(params, examples).rows_BxK
+    decoding = Decoding(num_beams=100, method=method)
+    ranked = TaskDecoder(ranking, network, mesh, decoding, length).decode(params, examples).rows_BxK
+    for example, rows, of_retrieval in zip(examples, ranked, best):
+        offered = set(example["candidates"].tolist())
+        expected = [row for row in of_retrieval.tolist() if row in offered]
+        assert [row for row in rows.tolist() if row >= 0] == expected
+
+
 def test_a_run_recommends_what_it_is_measured_by(tmp_path, network):
     training.train(
         mixture="gift_cards_ids_sequence",
