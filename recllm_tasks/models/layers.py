@@ -99,7 +99,7 @@ class Embed(nn.Module):
 
     def attend(self, x):
         """Float32 logits [..., V] of hidden states [..., E]."""
-        return jnp.dot(jnp.asarray(x, jnp.float32), self.embedding.T)
+        return _project(jnp.asarray(x, jnp.float32), self.embedding.T)
 
 
 def relative_buckets(distances, *, bidirectional, num_buckets=32, max_distance=128):
