@@ -40,7 +40,7 @@ class Measures(NamedTuple):
 
 
 class TokenLosses(NamedTuple):
-    """Of each token, [B, T]: cross-entropy, log softmax normaliser, whether no token is likelier."""
+    """Of each token [B, T]: cross-entropy, log softmax normaliser, whether none is likelier."""
 
     loss: jax.Array
     log_z: jax.Array
