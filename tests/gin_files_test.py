@@ -62,6 +62,7 @@ def test_a_setting_that_another_one_replaced_is_not_read():
         "vocabulary.sentencepiece_file.path = 'spiece.model'",
         "candidates.ranking_negatives.each_epoch = True",
         "targets.targets.of = {'bpr': 'random'}",
+        "targets.of = {'retrieval': 'every'}",
         "training.train.eval_examples = 10",
         "network.T5Config.remat = True",
         "optimizer.constant_with_warmup.warmup_steps = 5",
@@ -70,6 +71,22 @@ def test_a_setting_that_another_one_replaced_is_not_read():
 )
 def test_what_code_calls_itself_is_read(binding):
     train(binding)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "files"),
+    [
+        (("random_targets.tasks = ('retrieval',)",), (MODEL, RUN)),
+        ((), (MODEL, RUN, "mine.gin")),
+    ],
+)
+def test_the_old_name_of_a_setting_names_the_new_one(bindings, files, own_file):
+    own_file(
+        "from __gin__ import dynamic_registration\n"
+        "from recllm_tasks.prompts import random_targets\n"
+        "random_targets.random_targets.tasks = ('retrieval',)\n"
+    )
+    assert "random_targets is now targets.targets.of, such as" in fails(*bindings, files=files)
 
 
 def test_macros_of_the_command_line_are_read_through_other_settings():

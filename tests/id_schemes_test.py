@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import seqio
 
-import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks import cli, tasks
+from recllm_tasks import cli, gin_files, mixtures, tasks
 from recllm_tasks.audit.id_readers import IdReader
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import open_dataset
@@ -18,6 +17,7 @@ from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
+from recllm_tasks.pipeline.examples import batches_of
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.token_table import encode
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
@@ -85,6 +85,25 @@ def test_the_trie_holds_every_item_once(scheme):
             for row, codes in zip(rows, numbers.tolist()):
                 assert begin.setdefault(tuple(codes[:level]), row[:level]) == row[:level]
             assert len(set(begin.values())) == len(begin)
+
+
+@pytest.mark.usefixtures("clean_gin")
+@pytest.mark.parametrize("mixture", [name for name in mixtures.TASKS_OF if "ids_" in name])
+def test_rows_of_mixtures_of_ids_hold_whole_examples(scheme, mixture):
+    files = ["runs/eval.gin", f"mixtures/{mixture}.gin"]
+    given = [f"DATASET = '{NAME}'", "MODEL_DIR = 'run'"]
+    gin_files.parse(files, given, "evaluation.evaluate")
+    lengths = gin.query_parameter("TASK_FEATURE_LENGTHS/macro.value")
+    longest = dict.fromkeys(lengths, 0)
+    for task in seqio.get_subtasks(tasks.get(f"{NAME}_{mixture}")):
+        for split in task.splits if "ids_" in task.name else ():
+            for batch in batches_of(task, split, seed=0):
+                for side in lengths:
+                    longest[side] = max(longest[side], *batch[side].row_lengths().numpy().tolist())
+    # A whole window, of ids alone or with masks in their place.
+    per_id = {"random": 1, "atomic": 1, "semantic": 4}[scheme]
+    assert longest["inputs"] > 15 * per_id
+    assert all(longest[side] <= lengths[side] for side in lengths)
 
 
 @pytest.mark.slow

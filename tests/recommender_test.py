@@ -171,6 +171,33 @@ def _run_on_movies(folder: pathlib.Path, make_movies, network) -> tuple[str, str
     return str(folder / "run"), str(folder / "data")
 
 
+def test_a_run_on_ids_is_asked_in_ids(tmp_path, network):
+    training.train(
+        mixture="gift_cards_ids_reat",
+        model_dir=str(tmp_path / "run"),
+        model_name="very_small",
+        lengths={"inputs": 128, "targets": 32},
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=1,
+        batch_size=4,
+        eval_examples=4,
+        decoding=Decoding(num_beams=2),
+    )
+    inference.infer(model_dir=str(tmp_path / "run"), output=str(tmp_path / "lines"), num_examples=3)
+    lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
+    recommender = Recommender.from_run(str(tmp_path / "run"))
+    histories = [[item["short_id"] for item in line["history"]] for line in lines]
+    for inputs, history in zip(
+        recommender._inputs([recommender.lookup.rows(history) for history in histories]), histories
+    ):
+        vocabulary = tasks.get("gift_cards_ids_retrieval").output_features["inputs"].vocabulary
+        assert vocabulary.decode(inputs.tolist()) == " ".join(history)
+    for line, ranked in zip(lines, recommender.recommend(histories, k=20), strict=True):
+        found = [item["short_id"] for item in line["ranked"]]
+        assert [item.short_id for item in ranked] == found
+
+
 def test_runs_work_side_by_side(run_dir, small_data_dir, tmp_path, make_movies, network):
     other_run, other_data = _run_on_movies(tmp_path, make_movies, network)
     seqio.set_tfds_data_dir_override(str(tmp_path / "nowhere"))

@@ -108,6 +108,11 @@ def test_baselines_may_answer_with_seen_items(grocer, tmp_path, capsys):
             assert row["settings"]["exclude_seen"] == (name == "popularity_unseen"), name
     quick = built_in.measure_baselines(NAME, "test", {f"{NAME}_retrieval": 24})
     assert "own_popularity" in quick
+    users = dict.fromkeys((f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking", "another_task"), 24)
+    of_ids = built_in.measure_baselines(NAME, "test", users)
+    for row, found in quick.items():
+        assert of_ids[row][f"{NAME}_ids_retrieval"] == found[f"{NAME}_retrieval"]
+        assert set(of_ids[row]) == {f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking"}
     assert ROWS["own_popularity"].needs_repeats
 
 

@@ -270,7 +270,7 @@ _BEYOND = (
 
 
 class TestTasks:
-    @pytest.mark.parametrize("kind", [*KINDS, *P5_KINDS])
+    @pytest.mark.parametrize("kind", [*KINDS, *P5_KINDS, "ids_rating", "ids_mim", "ids_bpr"])
     def test_batches_have_the_examples_of_seqio(self, kind):
         task = seqio.TaskRegistry.get(f"gift_cards_{kind}")
         assert is_batched(task)
