@@ -18,6 +18,11 @@ from recllm_tasks.errors import UserError
 # Of each engine; T5X's have the prefix t5x_.
 RUNS = ("finetune", "eval", "infer")
 
+# What takes the place of a macro that older versions had.
+_REPLACED = {
+    "EXCLUDE_HISTORY": "SEEN, to 'leave_out' in place of True, to 'keep' in place of False",
+}
+
 
 def gin_search_paths() -> list[str]:
     """Folders searched for gin files: the current one, ours, and the parent of ours.
@@ -333,6 +338,8 @@ def _check_read(config: Mapping, given: Sequence[_Binding], read: set[str], shar
 
 def _expected(binding: _Binding, config: Mapping, read: set[str]) -> str:
     """The most similar settings of the same kind that the run reads; all macros if none is."""
+    if binding.name.rpartition("/")[2] in _REPLACED:
+        return _REPLACED[binding.name.rpartition("/")[2]]
     known = {name[1:] for name in read if name[0] == "%"}
     if binding.parameter:
         known = {
@@ -360,7 +367,10 @@ def gin_errors(what: str):
     except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
         if not _raised_by_gin(error):
             raise
-        raise UserError(f"Wrong setting in {what}: {_first_lines(error)}") from error
+        message = _first_lines(error)
+        replaced = [new for old, new in _REPLACED.items() if f"'{old.lower()}'" in message]
+        remedy = "".join(f"; bind {new}" for new in replaced)
+        raise UserError(f"Wrong setting in {what}: {message}{remedy}") from error
 
 
 def _raised_by_gin(error: Exception) -> bool:

@@ -99,9 +99,11 @@ def measure_lists(
     return ranked, seconds
 
 
-def fingerprint(row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any]) -> str:
+def fingerprint(
+    row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any], seen: str
+) -> str:
     """SHA-256 (hex) of everything that a row's results depend on."""
-    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings, RANKS]
+    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings, seen, RANKS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,6 +125,7 @@ def save(
     info: DatasetInfo,
     splits: Splits,
     measured: Measured,
+    seen: str,
     seed: int = 0,
 ) -> Results:
     """Writes per-user results, then the results computed from them."""
@@ -132,6 +135,7 @@ def save(
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
         "protocol": info.protocol,
+        "seen": seen,
         "model": row.name,
         "split": splits.split,
         "row_fingerprint": row_fingerprint,

@@ -124,7 +124,7 @@ def _breakdown(
         for place, of in points.items()
     ]
     sizes = np.bincount(group_U).tolist()
-    title = f"{measured.kind.capitalize()} by {title}"
+    title = f"{measured.kind.capitalize()} by {title}, {measured.condition.rule}"
     return Breakdown(title, by, names, sizes, metric, lines, measured.condition.text)
 
 
