@@ -293,7 +293,7 @@ def evaluate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
         metrics=measured,
-        by_target=by_target(model_dir, files, source.catalog().train_count),
+        by_target=by_target(model_dir, files),
         per_user=files,
         decode_seconds=evaluation.seconds,
         peak_memory_bytes=memory.peak_bytes(),

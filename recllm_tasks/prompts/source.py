@@ -12,6 +12,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.co_occurrence import CoOccurrence
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
@@ -278,6 +279,10 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         """
         return _rows_of_users(self.dataset_dir(), self.info().window)
 
+    def co_occurrence(self) -> CoOccurrence:
+        """Which items had a user in common in train."""
+        return _co_occurrence(self.dataset_dir(), self.info().window)
+
     def num_input_examples(self, split: str) -> int | None:
         """Examples of a split; None for training.
 
@@ -302,6 +307,12 @@ def _window_numbers(directory: str, window: int, rated: bool, with_history: bool
         return None
     with tf.init_scope():
         return tf.constant(numbers)
+
+
+@functools.lru_cache(maxsize=2)
+def _co_occurrence(directory: str, window: int) -> CoOccurrence:
+    items = _training_windows(directory, window).items
+    return CoOccurrence(items.values.numpy(), items.row_splits.numpy(), len(_catalog(directory)))
 
 
 @functools.lru_cache(maxsize=2)

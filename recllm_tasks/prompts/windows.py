@@ -109,6 +109,11 @@ class TrainingWindows:
         """Raw ids of all users, string [U]."""
         return self._sequences.users
 
+    @property
+    def items(self) -> tf.RaggedTensor:
+        """The sequences of all users, int32 [U, n]."""
+        return self._sequences.items
+
     def numbers(self, *, rated: bool, with_history: bool) -> np.ndarray | None:
         """The windows whose target is rated, or whose history is not empty; None is all of them."""
         kept = np.ones(len(self), bool)

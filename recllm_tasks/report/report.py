@@ -189,13 +189,13 @@ def _groups(measured: Mapping[str, Sequence[Measured]], prepared: Mapping) -> Se
         for breakdown in (
             breakdowns.by_history(of),
             breakdowns.by_popularity(of, known.train_count if known else None),
-            breakdowns.by_seen(of, known.train_count if known else None),
+            breakdowns.by_co_occurrence(of),
         ):
             if breakdown:
                 items.append(breakdown.table())
                 items.append(Figure(_group_plot(of, breakdown)))
     text = (f"Plots show the leading rows, {plots.MOST_LINES - 1} at most; tables hold all.",)
-    return Section("By history, by popularity and by new targets", items, text)
+    return Section("By history, by popularity and by co-occurrence", items, text)
 
 
 def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:

@@ -16,9 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from recllm_tasks import checksums
+from recllm_tasks.data.co_occurrence import GROUPS
 from recllm_tasks.data.options import ID_SCHEMES, LEAVE_ONE_OUT, PROTOCOLS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, write_json
@@ -91,8 +90,8 @@ class Results:
       parameters: their number.
       num_examples: users by task.
       metrics: by task.
-      by_target: by task, those of users whose target had an interaction in train, `seen`, and of
-        the others, `new`, with the number of `users`; of tasks with new targets.
+      by_target: metrics by task and group of users, see data/co_occurrence.py, with the number of
+        `users`. Older files have `seen` and `new`: whether the target is in train.
       baselines: metrics of built-in baselines on the same users, by name.
       baselines_seen: the rules of those baselines that were measured under another one than `seen`,
         by name; only older versions did.
@@ -315,7 +314,7 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
 
 def _by_target(groups: Fields) -> dict[str, dict[str, float]]:
     found = {}
-    for name in ("seen", "new"):
+    for name in (name for name in (*GROUPS, "seen") if name in groups):
         of = groups.within(name)
         users = {"users": of.whole("users") or 0}
         values = {key: of.number(key, 0, 1) for key in of if key != "users"}
@@ -323,15 +322,13 @@ def _by_target(groups: Fields) -> dict[str, dict[str, float]]:
     return found
 
 
-def by_target(
-    model_dir: str | os.PathLike, files: Mapping[str, str], train_count: np.ndarray
-) -> dict[str, Metrics]:
+def by_target(model_dir: str | os.PathLike, files: Mapping[str, str]) -> dict[str, Metrics]:
     """`Results.by_target` of per-user files by task, relative to the run's folder."""
     found = {
-        task: per_user.metrics_of_new_targets(pathlib.Path(model_dir) / file, train_count)
+        task: per_user.metrics_by_group(pathlib.Path(model_dir) / file)
         for task, file in files.items()
     }
-    return {task: of for task, of in found.items() if of is not None}
+    return {task: of for task, of in found.items() if of}
 
 
 def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class ResultsEvaluator(seqio.Evaluator):
                     for task in self.eval_tasks
                 },
                 metrics=metrics,
-                by_target=by_target(folder, files, source.catalog().train_count),
+                by_target=by_target(folder, files),
                 per_user=files,
                 seconds=seconds,
             ).save(folder)

@@ -60,6 +60,10 @@ def test_baselines_inside_fill_in_where_no_run_is_given(make_run, draw_ranks):
         ("model", "m" * 10_000, "model"),
         ("split", "train", "split"),
         ("split_fingerprint", "../x", "split_fingerprint"),
+        ("seen", "kept", "seen"),
+        ("seen", ["keep"], "seen"),
+        ("baselines_seen", {"popularity": "kept"}, "baselines_seen.popularity"),
+        ("by_target", {"toys_retrieval": {"new": {"hr@10": 2}}}, "by_target.toys_retrieval.new"),
         ("ids", "other", "ids"),
         ("ties", "random", "ties"),
         ("num_examples", {"toys_retrieval": 1.5}, "num_examples.toys_retrieval"),
@@ -168,6 +172,9 @@ def test_metrics_come_out_of_the_users_results_again(make_run, draw_ranks, chang
         ("items", [[None], [1]], "empty values in items"),
         ("items", [list(range(101)), [1]], "'items'"),
         ("items", [1, 2], "columns"),
+        ("group", ["new", "other"], "'group'"),
+        ("group", [None, "new"], "empty values in group"),
+        ("group", [1.5, 2.5], "'group'"),
     ],
 )
 def test_hostile_columns(tmp_path, column, values, told):

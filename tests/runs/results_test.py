@@ -41,7 +41,12 @@ FULL = dataclasses.replace(
     parameters=10,
     num_examples={"toys_retrieval": 60},
     by_target={
-        "toys_retrieval": {"seen": {"users": 50, "hr@10": 0.6}, "new": {"users": 10, "hr@10": 0}}
+        "toys_retrieval": {
+            "co_occurs": {"users": 40, "hr@10": 0.6},
+            "no_co_occurrence": {"users": 10, "hr@10": 0.1},
+            "new": {"users": 10, "hr@10": 0},
+        },
+        "toys_ranking": {"seen": {"users": 50, "hr@10": 0.6}, "new": {"users": 10, "hr@10": 0}},
     },
     baselines={"popularity": {"toys_retrieval": {"hr@10": 0.25}}},
     baselines_seen={"popularity": "leave_out"},
