@@ -130,13 +130,14 @@ class TaskDecoder:
         inputs = jax.device_put(inputs, devices.split_batch(self._mesh))
         candidates = excluded = None
         if self._has_candidates:
-            listed = [example["candidates"] for example in examples]
-            candidates = _padded(rows, listed, self._answer_of_row)
+            candidates = self._answers_of(rows, [e["candidates"] for e in examples])
         if self._excludes:
-            listed = [_history_of(example) for example in examples]
-            excluded = _padded(rows, listed, self._own_answer_of_row)
+            histories = [_history_of(example) for example in examples]
+            excluded = self._answers_of(rows, histories, self._own_answer_of_row)
         if self._scores and self._trie is not None:
-            beams = score_candidates(self._network, params, inputs, self._trie, candidates)
+            beams = score_candidates(
+                self._network, params, inputs, self._trie, candidates, excluded
+            )
         else:
             beams = beam_search(
                 self._network,
@@ -151,17 +152,19 @@ class TaskDecoder:
             )
         return Beams(*(part[: len(examples)] for part in beams))
 
+    def _answers_of(
+        self, rows: int, listed: Sequence[np.ndarray], answer_of_row: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Each example's catalog rows as indices of answers, int32 [rows, M], padded with -1."""
+        answer_of_row = self._answer_of_row if answer_of_row is None else answer_of_row
+        width = padded_length(max(map(len, listed)))
+        found = np.full((rows, width), -1, np.int32)
+        for row, items in enumerate(listed):
+            found[row, : len(items)] = answer_of_row[items]
+        return found
+
     def _split(self, array: np.ndarray | None) -> jax.Array | None:
         return None if array is None else jax.device_put(array, devices.split_batch(self._mesh))
-
-
-def _padded(rows: int, listed: Sequence[np.ndarray], answer_of_row: np.ndarray) -> np.ndarray:
-    """Each example's catalog rows as indices of answers, int32 [rows, M], padded with -1."""
-    width = padded_length(max(map(len, listed)))
-    found = np.full((rows, width), -1, np.int32)
-    for row, items in enumerate(listed):
-        found[row, : len(items)] = answer_of_row[items]
-    return found
 
 
 def _history_of(example: Example) -> np.ndarray:
