@@ -18,9 +18,10 @@ from recllm_tasks.errors import UserError
 # Of each engine; T5X's have the prefix t5x_.
 RUNS = ("finetune", "eval", "infer")
 
-# What takes the place of a macro that older versions had.
-_REPLACED = {
-    "EXCLUDE_HISTORY": "SEEN, to 'leave_out' in place of True, to 'keep' in place of False",
+# Settings of earlier versions, and what replaces them.
+_RENAMED = {
+    "random_targets": "targets.targets.of, such as {'retrieval': 'random'}",
+    "exclude_history": "SEEN, 'leave_out' in place of True and 'keep' in place of False",
 }
 
 
@@ -338,8 +339,9 @@ def _check_read(config: Mapping, given: Sequence[_Binding], read: set[str], shar
 
 def _expected(binding: _Binding, config: Mapping, read: set[str]) -> str:
     """The most similar settings of the same kind that the run reads; all macros if none is."""
-    if binding.name.rpartition("/")[2] in _REPLACED:
-        return _REPLACED[binding.name.rpartition("/")[2]]
+    renamed = _RENAMED.get(binding.name.rpartition("/")[2].lower())
+    if renamed and not binding.parameter:
+        return renamed
     known = {name[1:] for name in read if name[0] == "%"}
     if binding.parameter:
         known = {
@@ -367,10 +369,9 @@ def gin_errors(what: str):
     except (SyntaxError, ValueError, AttributeError, ImportError, RuntimeError, TypeError) as error:
         if not _raised_by_gin(error):
             raise
-        message = _first_lines(error)
-        replaced = [new for old, new in _REPLACED.items() if f"'{old.lower()}'" in message]
-        remedy = "".join(f"; bind {new}" for new in replaced)
-        raise UserError(f"Wrong setting in {what}: {message}{remedy}") from error
+        hints = [f"; {old} is now {new}" for old, new in _RENAMED.items() if old in str(error)]
+        text = f"Wrong setting in {what}: {_first_lines(error)}{''.join(hints)}"
+        raise UserError(text) from error
 
 
 def _raised_by_gin(error: Exception) -> bool:

@@ -3,7 +3,10 @@
 ReAT = retrieval + MIM + MLM, RaAT = ranking + MIM + MLM + BPR, RpAT = rating + MIM + MLM,
 UT = the three recommendation tasks, UT+AT = UT + MIM + MLM, UT+IE = UT + item embedding; P5 = the
 three in P5's wording; and the ablations of Tables 4-6. Rates are equal unless gin says otherwise:
-the paper gives none.
+the paper gives none. `ids_reat`, `ids_raat`, `ids_rpat`, `ids_ut` and `ids_ut_at` are the same,
+without MLM, made of the tasks whose prompts hold ids alone. Of two mixtures with them texts are
+learned too: `ids_ut_ie`, UT+AT and item embedding; and `ids_text`, retrieval, MIM, MLM and item
+embedding.
 
 `register_stored` registers the tasks and mixtures of custom datasets. Every `recllm` command calls
 it; call it yourself in Python, in a notebook or in a process that T5X or SeqIO started:
@@ -30,6 +33,8 @@ from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts.source import data_dir as data_dir_in_force
 from recllm_tasks.prompts.templates import Template, Wording
 
+_IDS_UT = tuple(f"{tasks.IDS}{kind}" for kind in tasks.RECOMMENDATION_TASKS)
+
 TASKS_OF = {
     "reat": ("retrieval", "mim", "mlm"),
     "raat": ("ranking", "mim", "mlm", "bpr"),
@@ -38,6 +43,13 @@ TASKS_OF = {
     "ut_at": ("retrieval", "ranking", "rating", "mim", "mlm"),
     "ut_ie": ("retrieval", "ranking", "rating", "ie"),
     "p5": tuple(f"p5_{kind}" for kind in tasks.RECOMMENDATION_TASKS),
+    "ids_reat": ("ids_retrieval", "ids_mim"),
+    "ids_raat": ("ids_ranking", "ids_mim", "ids_bpr"),
+    "ids_rpat": ("ids_rating", "ids_mim"),
+    "ids_ut": _IDS_UT,
+    "ids_ut_at": (*_IDS_UT, "ids_mim"),
+    "ids_ut_ie": (*_IDS_UT, "ids_mim", "ie"),
+    "ids_text": ("ids_retrieval", "ids_mim", "mlm", "ie"),
     **{f"{kind}_mlm": (kind, "mlm") for kind in tasks.RECOMMENDATION_TASKS},
     **{f"{kind}_mlm_mim": (kind, "mlm", "mim") for kind in tasks.RECOMMENDATION_TASKS},
 }
@@ -54,7 +66,7 @@ def rate(
 
     Args:
       task: the task or mixture.
-      kind: retrieval, ranking, rating, mim, mlm, bpr, ie, or p5_retrieval and so on.
+      kind: retrieval, ranking, rating, mim, mlm, bpr, ie, or ids_retrieval, p5_retrieval and so on.
       rates: rate by kind; 1 for kinds that are not named.
       temperature: None, our default, uses `rates` alone. T multiplies each rate by n^(1/T), where n
         is the number of training examples (Raffel et al. 2020, §3.5.2); 1 mixes in proportion to n.

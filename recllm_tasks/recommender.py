@@ -62,10 +62,9 @@ class Recommender:
         info = CatalogSource(dataset, data_dir=data_dir).info()
         saved.run.check_dataset(dataset, info.fingerprint, info.records_digest)
         wording = Wording(info.noun, info.verb, info.verb_past)
-        retrieval = tasks.recommendation_task(dataset, "retrieval", wording, data_dir=data_dir)
-        task = tasks.with_vocabulary(
-            seqio.Task(f"{dataset}_retrieval", **retrieval), saved.vocabulary
-        )
+        kind = tasks.retrieval_kind(saved.run.mixture, dataset)
+        retrieval = tasks.recommendation_task(dataset, kind, wording, data_dir=data_dir)
+        task = tasks.with_vocabulary(seqio.Task(f"{dataset}_{kind}", **retrieval), saved.vocabulary)
         self.catalog = tasks.source_of(task).catalog()
         self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams

@@ -1,13 +1,16 @@
-"""The tasks of the paper, registered with SeqIO for every published dataset on import.
+"""The tasks, registered with SeqIO for every published dataset on import.
 
-`<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`, and for comparison P5's wording,
-`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is opened when its
-examples are requested. `mixtures.register_stored` registers the tasks of custom datasets. The parts
-are public: a custom task is a `seqio.TaskRegistry.add` with a custom `Template`, see README.
+The paper's are `<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Five of them exist with items
+written as ids alone, `<dataset>_ids_{retrieval,ranking,rating,mim,bpr}`; and three in P5's wording,
+for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
+opened when its examples are requested. `mixtures.register_stored` registers the tasks of custom
+datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a custom
+`Template`, see README.
 """
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +21,7 @@ from flax import struct
 from recllm_tasks import metrics
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
-from recllm_tasks.prompts import candidates, masking, p5, random_targets, ratings, templates
+from recllm_tasks.prompts import candidates, masking, p5, ratings, templates
 from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
 from recllm_tasks.prompts.source import (
@@ -27,12 +30,30 @@ from recllm_tasks.prompts.source import (
     ItemSource,
     SequenceSource,
 )
+from recllm_tasks.prompts.targets import end_at_random, targets_of
 from recllm_tasks.prompts.templates import Choice, Template, Wording
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.prompts.vocabulary_training import check_atomic_ids
 
 RECOMMENDATION_TASKS = ("retrieval", "ranking", "rating")
+
+# Of the kinds whose prompts hold ids alone.
+IDS = "ids_"
+
+_TEMPLATES = {
+    "retrieval": templates.RETRIEVAL,
+    "ranking": templates.RANKING,
+    "rating": templates.RATING,
+    "mim": templates.MASKED_ITEM_MODELING,
+    "mlm": templates.MASKED_LANGUAGE_MODELING,
+    "bpr": templates.PERSONALIZED_RANKING,
+    "ids_retrieval": templates.IDS_RETRIEVAL,
+    "ids_ranking": templates.IDS_RANKING,
+    "ids_rating": templates.IDS_RATING,
+    "ids_mim": templates.IDS_MASKED_ITEM_MODELING,
+    "ids_bpr": templates.IDS_PERSONALIZED_RANKING,
+}
 
 
 def features(source: CatalogSource) -> dict[str, seqio.Feature]:
@@ -140,25 +161,18 @@ def answer_log_odds(
 def recommendation_task(
     dataset: str, kind: str, wording: Wording, *, data_dir: str | None = None
 ) -> dict[str, Any]:
-    """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating."""
-    template = {
-        "retrieval": templates.RETRIEVAL,
-        "ranking": templates.RANKING,
-        "rating": templates.RATING,
-    }[kind]
+    """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating, in text or ids."""
     source = _source(dataset, kind, data_dir)
+    measured = kind.removeprefix(IDS)
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
-        if kind == "rating"
+        if measured == "rating"
         else {"metric_fns": [RankedItems(source)]}
     )
+    prompt = Prompt(_TEMPLATES[kind].worded(wording), source)
     return {
         "source": source,
-        "preprocessors": [
-            *_steps(source, kind),
-            Prompt(template.worded(wording), source),
-            unbatch,
-        ],
+        "preprocessors": [*_steps(source, measured), prompt, unbatch],
         "output_features": features(source),
         "shuffle_buffer_size": None,
         **evaluation,
@@ -185,10 +199,12 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
 
 
 def _source(dataset: str, kind: str, data_dir: str | None = None) -> SequenceSource:
+    measured = kind.removeprefix(IDS)
     return SequenceSource(
         dataset,
-        needs_ratings=kind == "rating",
-        with_negatives=kind == "ranking",
+        needs_ratings=measured == "rating",
+        with_negatives=measured == "ranking",
+        targets=targets_of(kind),
         data_dir=data_dir,
     )
 
@@ -196,44 +212,33 @@ def _source(dataset: str, kind: str, data_dir: str | None = None) -> SequenceSou
 def _steps(source: SequenceSource, kind: str) -> list[Callable]:
     """The preprocessors of a recommendation task before its prompt."""
     return {
-        "retrieval": [random_targets.cut_at_random("retrieval")],
-        "ranking": [
-            random_targets.cut_at_random("ranking"),
-            candidates.list_candidates(source),
-        ],
+        "retrieval": [end_at_random(source)],
+        "ranking": [end_at_random(source), candidates.list_candidates(source)],
         "rating": [ratings.mark_liked(source)],
     }[kind]
 
 
 def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for MIM, MLM or BPR: training only (Table 10)."""
+    learned = kind.removeprefix(IDS)
+    is_bpr = learned == "bpr"
     source = SequenceSource(
         dataset,
         splits=["train"],
-        needs_history=kind != "bpr",
-        with_negatives=kind == "bpr",
+        needs_history=not is_bpr,
+        with_negatives=is_bpr,
+        **({"targets": targets_of(kind)} if is_bpr else {}),
     )
-    if kind == "mim":
-        prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
-        preprocessors = [
-            masking.sample_items(source),
-            masking.mask_items(prompt),
-            prompt,
-        ]
-    elif kind == "mlm":
-        prompt = Prompt(templates.MASKED_LANGUAGE_MODELING, source)
-        preprocessors = [
+    prompt = Prompt(_TEMPLATES[kind].worded(wording), source)
+    preprocessors = {
+        "mim": [masking.sample_items(source), masking.mask_items(prompt), prompt],
+        "mlm": [
             masking.sample_items(source, masking.MIN_MLM_ITEMS),
             prompt,
             masking.corrupt_spans,
-        ]
-    else:
-        prompt = Prompt(templates.PERSONALIZED_RANKING.worded(wording), source)
-        preprocessors = [
-            random_targets.cut_at_random("bpr"),
-            candidates.pair_with_negative(source),
-            prompt,
-        ]
+        ],
+        "bpr": [end_at_random(source), candidates.pair_with_negative(source), prompt],
+    }[learned]
     return {
         "source": source,
         "preprocessors": [*preprocessors, unbatch],
@@ -245,10 +250,12 @@ def auxiliary_task(dataset: str, kind: str, wording: Wording) -> dict[str, Any]:
 def register(dataset: str, wording: Wording) -> None:
     """Registers all tasks of a dataset with SeqIO."""
     for kind in RECOMMENDATION_TASKS:
-        seqio.TaskRegistry.add(f"{dataset}_{kind}", **recommendation_task(dataset, kind, wording))
+        for form in (kind, f"{IDS}{kind}"):
+            task = recommendation_task(dataset, form, wording)
+            seqio.TaskRegistry.add(f"{dataset}_{form}", **task)
         p5_task_of_kind = p5_task(dataset, kind, p5.FIGURE_1[kind])
         seqio.TaskRegistry.add(f"{dataset}_p5_{kind}", **p5_task_of_kind)
-    for kind in ("mim", "mlm", "bpr"):
+    for kind in ("mim", "mlm", "bpr", "ids_mim", "ids_bpr"):
         seqio.TaskRegistry.add(f"{dataset}_{kind}", **auxiliary_task(dataset, kind, wording))
     source = ItemSource(dataset, templates.ITEM_ATTRIBUTES)
     seqio.TaskRegistry.add(
@@ -285,6 +292,31 @@ def with_vocabulary(task: seqio.Task, path: str) -> seqio.Task:
             for metric in task.metric_fns
         ],
     )
+
+
+def kind_of(task: str, dataset: str) -> str | None:
+    """What a task of ours on that dataset measures, one of `RECOMMENDATION_TASKS`, by its name.
+
+    `toys_retrieval`, `toys_ids_retrieval` and `toys_p5_retrieval_2_7` are all retrieval. None for
+    other tasks.
+    """
+    names = "|".join(RECOMMENDATION_TASKS)
+    form = rf"{re.escape(dataset)}_(?:{IDS})?({names})|{re.escape(dataset)}_p5_({names})(?:_.*)?"
+    found = re.fullmatch(form, task)
+    return found and (found[1] or found[2])
+
+
+def retrieval_kind(mixture: str, dataset: str) -> str:
+    """`retrieval` or `ids_retrieval`: which of them a model that learned `mixture` answers.
+
+    The first that the mixture holds; of a mixture without, what its name says: those of the tasks
+    with ids start with `ids_`.
+    """
+    known = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    held = seqio.get_subtasks(seqio.get_mixture_or_task(mixture)) if mixture in known else []
+    forms = {f"{dataset}_{kind}": kind for kind in ("retrieval", f"{IDS}retrieval")}
+    by_name = f"{IDS}retrieval" if mixture.startswith(f"{dataset}_{IDS}") else "retrieval"
+    return next((forms[task.name] for task in held if task.name in forms), by_name)
 
 
 def prompt_of(task: seqio.Task) -> Prompt | None:

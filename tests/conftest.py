@@ -176,6 +176,65 @@ def run_dir(tmp_path_factory, small_data_dir, network, decoding_buckets) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="session")
+def every_item_is_a_target_once():
+    """`check_every_target`."""
+    return check_every_target
+
+
+def check_every_target(task, lengths, hosts: int = 3) -> int:
+    """Checks an epoch of a task with every item a target; returns the number of its examples.
+
+    Each item after the first of each train record is the target of one example, its history the up
+    to w items before it; a record of one item makes an example without a history. The same holds
+    for `hosts` that share the epoch, and training packs the same examples.
+    """
+    import collections
+    import itertools
+
+    import seqio
+
+    from recllm_tasks.pipeline.examples import training_batches_of
+
+    window, expected = task.source.info().window, {}
+    for record in task.source.records("train").as_numpy_iterator():
+        items, ratings = record["items"].tolist(), record["ratings"].tolist()
+        for place in range(1, len(items)) if len(items) > 1 else [0]:
+            shown = slice(max(0, place - window), place)
+            example = (items[shown], ratings[shown], items[place], ratings[place])
+            expected[record["user"], place] = example
+    shards = [None, *(seqio.ShardInfo(host, hosts) for host in range(hosts))]
+    parts = [
+        list(
+            task.get_dataset(
+                lengths, split="train", shuffle=True, seed=3, shard_info=shard
+            ).as_numpy_iterator()
+        )
+        for shard in shards
+    ]
+    for examples in (parts[0], list(itertools.chain(*parts[1:]))):
+        found = collections.Counter()
+        for example in examples:
+            history = example["history"].tolist()
+            place = int(example["window"]) + len(history)
+            found[example["user"], place] += 1
+            shown = (history, example["history_ratings"].tolist())
+            target = (int(example["target"]), float(example["target_rating"]))
+            assert (*shown, *target) == expected[example["user"], place]
+        assert found == dict.fromkeys(expected, 1)
+    made = collections.Counter(_tokens(parts[0]))
+    assert task.source.num_examples() == made.total() == len(expected)
+    batches = training_batches_of(task, lengths, len(expected), seed=3)
+    (packed,) = batches.take(1)
+    rows = zip(packed["inputs"].to_list(), packed["targets"].to_list(), strict=True)
+    assert collections.Counter(str(row) for row in rows) == made
+    return len(expected)
+
+
+def _tokens(examples):
+    return [str((e["inputs"].tolist(), e["targets"].tolist())) for e in examples]
+
+
 @pytest.fixture
 def clean_gin():
     """No settings before and after the test."""

@@ -37,7 +37,7 @@ def fails(*bindings: str, files=(MODEL, RUN), given=GIVEN) -> str:
         ("NUM_BEAMS = 2", "one of BATCH_SIZE, "),  # only recllm eval and infer have it
         ("optimizer.warmup_then_decay.learning_rate = 1.0", "perhaps optimizer.constant_with_wa"),
         ("evaluation.evaluate.split = 'test'", "perhaps "),
-        ("EXCLUDE_HISTORY = True", "expected SEEN, to 'leave_out' in place of True"),
+        ("EXCLUDE_HISTORY = True", "expected SEEN, 'leave_out' in place of True"),
         ("trian/network.T5Config.dropout_rate = 0.3", "perhaps network.T5Config.dropout_rate"),
     ],
 )
@@ -55,7 +55,7 @@ def test_a_setting_of_older_versions_names_its_successor():
     for binding in ("EXCLUDE_HISTORY = True", "decoding.Decoding.exclude_history = True"):
         for run, function in (("eval", "evaluation.evaluate"), ("infer", "inference.infer")):
             gin.clear_config()
-            with pytest.raises(UserError, match="SEEN, to 'leave_out'"):
+            with pytest.raises(UserError, match="SEEN, 'leave_out'"):
                 gin_files.parse([f"runs/{run}.gin"], [*given, binding], function)
 
 
@@ -71,7 +71,7 @@ def test_a_setting_that_another_one_replaced_is_not_read():
         "mixtures.rate.rates = {'mim': 2.0}",
         "vocabulary.sentencepiece_file.path = 'spiece.model'",
         "candidates.ranking_negatives.each_epoch = True",
-        "random_targets.random_targets.tasks = ('bpr',)",
+        "targets.targets.of = {'bpr': 'random'}",
         "training.train.eval_examples = 10",
         "network.T5Config.remat = True",
         "optimizer.constant_with_warmup.warmup_steps = 5",

@@ -131,6 +131,13 @@ def test_tasks_show_repeats(grocer, kind):
     assert any(len(set(items)) < len(items) for items in shown)
 
 
+def test_a_repeated_item_is_a_target_each_time(grocer, every_item_is_a_target_once):
+    lengths = [len(items) for items in sequences_of(grocer, "train").values()]
+    task = tasks.get(f"{NAME}_ids_retrieval")
+    found = every_item_is_a_target_once(task, {"inputs": 512, "targets": 64})
+    assert found == sum(lengths) - len(lengths)
+
+
 def audit(data_dir, capsys):
     code = cli.main(["audit", NAME, "--json", "--data_dir", str(data_dir)])
     return code, {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}

@@ -119,6 +119,17 @@ def test_each_record_is_an_example_of_its_target(dated, kind):
                 assert 0 <= example["user_row"] < open_dataset(dated, NAME).statistics.users
 
 
+@pytest.mark.parametrize("kind", ["ids_retrieval", "ids_ranking", "ids_bpr"])
+def test_every_item_is_a_target_of_users_with_one_item_too(
+    dated, kind, every_item_is_a_target_once
+):
+    task = tasks.get(f"{NAME}_{kind}")
+    lengths = [len(record["items"]) for record in records_of(dated, "train").values()]
+    assert min(lengths) == 1
+    found = every_item_is_a_target_once(task, LENGTHS)
+    assert found == sum(max(1, length - 1) for length in lengths)
+
+
 def audit(data_dir, capsys, *arguments):
     code = cli.main(["audit", NAME, "--json", "--data_dir", str(data_dir), *arguments])
     return code, {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}

@@ -98,6 +98,11 @@ def test_train_holds_no_withheld_item_and_loses_nothing_else(shop):
     assert open_dataset(shop, NAME).protocol.endswith("-withheld")
 
 
+def test_every_item_but_the_withheld_is_a_target(shop, every_item_is_a_target_once):
+    task = seqio.TaskRegistry.get(f"{NAME}_ids_ranking")
+    every_item_is_a_target_once(task, {"inputs": 512, "targets": 64})
+
+
 def test_their_texts_are_in_no_training_example(shop):
     source = ItemSource(NAME, templates.ITEM_ATTRIBUTES)
     seqio.set_tfds_data_dir_override(str(shop))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from recllm_tasks import tasks
 from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
@@ -43,11 +44,12 @@ def measure_baselines(
     Args:
       dataset: a prepared dataset.
       split: `validation` or `test`.
-      num_examples: users of each task; other tasks than `<dataset>_{retrieval,ranking,rating}` are
-        ignored.
+      num_examples: users of each task; tasks without a `tasks.kind_of` are ignored.
       seen: the rule for seen items; None is the dataset's default.
     """
-    num_users = {task.removeprefix(f"{dataset}_"): num for task, num in num_examples.items()}
+    kind_of = {task: tasks.kind_of(task, dataset) for task in num_examples}
+    kind_of = {task: kind for task, kind in kind_of.items() if kind}
+    num_users = {kind: num_examples[task] for task, kind in kind_of.items()}
     splits = Splits(dataset, split, num_users)
     found = {}
     keeps_repeats = splits.source.info().keeps_repeats
@@ -58,8 +60,9 @@ def measure_baselines(
         kinds = [kind for kind in row.kinds if kind in num_users]
         if kinds:
             measured = measure(row, splits, kinds, seen)
+            metrics = {kind: measured.metrics(kind, splits.of(kind)) for kind in kinds}
             found[row.name] = {
-                f"{dataset}_{kind}": measured.metrics(kind, splits.of(kind)) for kind in kinds
+                task: metrics[kind] for task, kind in kind_of.items() if kind in metrics
             }
     return found
 

@@ -13,11 +13,12 @@ from recllm_tasks.commands import session
 SUMMARY = "print a dataset's counts as in Tables 7 and 10 of the paper"
 EPILOG = """\
 For the paper's datasets (toys, beauty, sports), the paper's numbers stand beside ours. The rating
-task is counted only if the dataset has ratings.
+task is counted only if the dataset has ratings. The paper has no `ids_` tasks; every item after the
+first of a training sequence is a target of theirs.
 
-With --targets_length, it also prints how many of the masks of MIM and MLM fit into targets of that
-length, counted over one sampled epoch: the share of examples that lose a mask, and of all masked
-items (MIM) or corrupted tokens (MLM) that are lost.
+With --targets_length, it also prints how many of the masks of mim, mlm and ids_mim fit into targets
+of that length, counted over one sampled epoch: the share of examples that lose a mask, and of all
+masked items or corrupted tokens (mlm) that are lost.
 
 examples:
   recllm stats toys --data_dir ~/recllm_data
@@ -139,16 +140,18 @@ def _ids(info) -> str:
 def _samples(info) -> dict:
     """Number of examples by task, as in Table 10."""
     from recllm_tasks.data.specs import SAMPLED, Samples
-    from recllm_tasks.prompts.source import VALIDATION_USERS
+    from recllm_tasks.prompts.source import EVERY, VALIDATION_USERS, SequenceSource
 
     validation, test = info.users_of("validation"), info.users_of("test")
     made = Samples(info.statistics.train_windows, min(VALIDATION_USERS, validation), test)
+    every = SequenceSource(info.dataset, targets=EVERY).num_examples()
     rating = {"rating": made} if info.has_ratings else {}
     return {
         "retrieval": made,
         "ranking": made,
         **rating,
         **dict.fromkeys(("mim", "mlm", "bpr"), SAMPLED),
+        **dict.fromkeys(("ids_retrieval", "ids_ranking"), dataclasses.replace(made, train=every)),
     }
 
 

@@ -40,7 +40,7 @@ def infer(
     Args:
       model_dir: the run's folder.
       output: file to write.
-      task: a task; None is the retrieval task of the run's dataset.
+      task: a task; None is the run's retrieval task, see `tasks.retrieval_kind`.
       split: `validation` or `test`.
       decoding: the settings of decoding; answers are always constrained.
       num_examples: only the first users; None is all.
@@ -52,7 +52,8 @@ def infer(
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
-    name = task or f"{saved.run.dataset}_retrieval"
+    run = saved.run
+    name = task or f"{run.dataset}_{tasks.retrieval_kind(run.mixture, run.dataset)}"
     found, *others = saved.tasks(name)
     if others or tasks.answers(found) is None:
         raise UserError(

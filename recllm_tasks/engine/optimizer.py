@@ -1,5 +1,6 @@
-"""Adafactor, and two learning rate schedules: one for fine-tuning, and one for short runs."""
+"""Adafactor and AdamW, and two learning rate schedules: for fine-tuning, and for short runs."""
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -46,9 +47,32 @@ def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
     Source: Shazeer and Stern 2018, with T5X's settings (no momentum, clipping at 1, decay 0.8).
     Our choice: the paper names no optimizer; T5X uses this one for fine-tuning.
     """
+    _check_schedule("adafactor", schedule)
+    return optax.adafactor(schedule, decay_rate=0.8, clipping_threshold=1.0, momentum=None)
+
+
+def adamw(
+    schedule: optax.Schedule, weight_decay: float = 0.01, beta_1: float = 0.9, beta_2: float = 0.999
+) -> optax.GradientTransformation:
+    """AdamW with its usual settings (Loshchilov and Hutter 2019); norms' scales do not decay.
+
+    Its updates do not grow with the parameters, as Adafactor's do: embeddings must begin small,
+    see `T5Config.embedding_std`.
+    """
+    _check_schedule("adamw", schedule)
+    check_number("optimizer.adamw.weight_decay", weight_decay, 0)
+    check_number("optimizer.adamw.beta_1", beta_1, 0, 1)
+    check_number("optimizer.adamw.beta_2", beta_2, 0, 1)
+
+    def is_matrix(params):
+        return jax.tree.map(lambda array: array.ndim > 1, params)
+
+    return optax.adamw(schedule, b1=beta_1, b2=beta_2, weight_decay=weight_decay, mask=is_matrix)
+
+
+def _check_schedule(name: str, schedule: optax.Schedule) -> None:
     if not callable(schedule):
         raise UserError(
-            f"optimizer.adafactor.schedule: got {schedule!r}, expected a schedule such as "
+            f"optimizer.{name}.schedule: got {schedule!r}, expected a schedule such as "
             "@optimizer.constant_with_warmup(); correct it"
         )
-    return optax.adafactor(schedule, decay_rate=0.8, clipping_threshold=1.0, momentum=None)

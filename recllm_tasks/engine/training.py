@@ -6,7 +6,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gin
 import jax
@@ -53,6 +53,7 @@ def train(
     batch_size: int,
     eval_period: int = 1000,
     eval_examples: int | None = None,
+    patience: int | None = None,
     decoding: Decoding = Decoding(),
     seed: int = 0,
     model_parallel: int = 1,
@@ -75,6 +76,7 @@ def train(
       batch_size: packed rows in a batch.
       eval_period: steps between validations; a checkpoint is written after each.
       eval_examples: validation examples; None is the whole split, 3,000 users at most.
+      patience: validations in a row without a better one that end training early; None is never.
       decoding: the settings of decoding in validation.
       seed: of parameters, order, sampling and dropout.
       model_parallel: devices that share one copy of the parameters.
@@ -96,6 +98,8 @@ def train(
     check_whole("TRAIN_STEPS", steps, 1 if initial_checkpoint is None else 0)
     last = initial_step + steps
     check_whole("EVAL_PERIOD", eval_period, 1)
+    if patience is not None:
+        check_whole("PATIENCE (None is never to stop early)", patience, 1)
     check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
     mesh = devices.make_mesh(model_parallel)
     check_batch_size(batch_size, mesh)
@@ -132,9 +136,15 @@ def train(
             progress.console.print(f"resumed at step {done:,} from {model_dir}")
         writer = metric_writers.create_default_writer(model_dir, just_logging=False)
         stack.enter_context(contextlib.closing(writer))
+        if patience is not None and validation is None:
+            raise UserError(
+                f"PATIENCE: got {patience}, expected None, because no task of '{mixture}' can be "
+                "validated; give --gin.PATIENCE=None"
+            )
+        schedule = Schedule(last, eval_period, patience)
         loop = _Loop(network, optimizer, mesh, checkpoints, validation, model_dir, seed, writer)
         stop = stack.enter_context(preemption())
-        loop.run(state, stream, f"train {mixture}", last, eval_period, stop)
+        loop.run(state, stream, f"train {mixture}", schedule, stop)
     return pathlib.Path(model_dir) / (BEST if validation else LAST)
 
 
@@ -234,8 +244,7 @@ def validation_of(
 def choose_validation(found: seqio.Task | seqio.Mixture) -> Selection | None:
     """The choice by `SELECTION`, else the first task that can be validated, else None.
 
-    P5's tasks count as tasks of their kind. If there are several of a kind, the mixture's first is
-    chosen.
+    If there are several tasks of a kind (`tasks.kind_of`), the mixture's first is chosen.
     """
     measured = [
         task.name
@@ -244,11 +253,26 @@ def choose_validation(found: seqio.Task | seqio.Mixture) -> Selection | None:
     ]
     dataset = tasks.source_of(found).dataset_name
     for kind, metric in SELECTION:
-        p5 = f"{dataset}_p5_{kind}"
         for name in measured:
-            if name in (f"{dataset}_{kind}", p5) or name.startswith(f"{p5}_"):
+            if tasks.kind_of(name, dataset) == kind:
                 return Selection(name, metric)
     return Selection(measured[0], None) if measured else None
+
+
+class Schedule(NamedTuple):
+    """When training validates, and when it ends: see `train`. `steps` is the last step."""
+
+    steps: int
+    eval_period: int
+    patience: int | None
+
+    def is_over(self, step: int, best: Mapping[str, Any]) -> bool:
+        """Whether the state of `step` is the last; `best` is best.json, which may be empty."""
+        if step >= self.steps:
+            return True
+        if self.patience is None or not best:
+            return False
+        return best.get("validated", 0) - best["step"] >= self.patience * self.eval_period
 
 
 class _Loop:
@@ -275,12 +299,12 @@ class _Loop:
         state: State,
         stream,
         what: str,
-        steps: int,
-        eval_period: int,
+        schedule: Schedule,
         stop: Preemption,
     ) -> None:
         key = jax.random.key(self._seed)
         step = int(state.step)
+        steps, eval_period, _ = schedule
         split = devices.split_batch(self._mesh)
         saved = self._checkpoints.latest_step(LAST)
         with progress.work(what, steps, step) as work:
@@ -290,7 +314,8 @@ class _Loop:
             if saved == step and (step == steps or step % eval_period == 0):
                 self._validate(state, step, work, stop)
             window = _Window()
-            while step < steps:
+            is_over = schedule.is_over(step, self._best())
+            while not is_over:
                 batch = next(stream)
                 examples = num_examples(batch)
                 state, measures = train_step(
@@ -312,7 +337,18 @@ class _Loop:
                     self._end_if_asked(stop)
                 if is_due:
                     self._validate(state, step, work, stop)
+                    is_over = schedule.is_over(step, self._best())
                     window = _Window()
+            if step < steps:
+                best = self._best()
+                work.say(
+                    f"stopped early at step {step:,}: no validation since step {best['step']:,} "
+                    f"gave a better {best['metric']}"
+                )
+
+    def _best(self) -> dict[str, Any]:
+        """best.json; empty before the first validation."""
+        return read_json(self._best_file) or {}
 
     def _save(self, state: State, step: int) -> int:
         """Saves the state to resume from, before it is validated, which may take long."""
@@ -344,7 +380,7 @@ class _Loop:
         """Validates the state of `step`, which is saved, unless a killed run already has."""
         if self._validation is None:
             return
-        best = read_json(self._best_file) or {}
+        best = self._best()
         # Runs of older versions saved a state after its validation.
         if best and best.get("validated", step) >= step:
             return

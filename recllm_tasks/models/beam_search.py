@@ -4,7 +4,8 @@ A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, w
 penalty. Each is normalised over the whole vocabulary, as in teacher forcing.
 
 Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (as many as can
-exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items.
+exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items, P tokens that a target
+begins with.
 """
 
 import functools
@@ -219,18 +220,31 @@ def _initial_state(model, batch, num_beams, num_steps):
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("num_beams", "num_steps", "eos_id"))
 def _search(
-    model, params, encoder_tokens, trie, candidates, excluded, *, num_beams, num_steps, eos_id
+    model,
+    params,
+    encoder_tokens,
+    trie,
+    candidates,
+    excluded,
+    beginning,
+    *,
+    num_beams,
+    num_steps,
+    eos_id,
 ):
     variables = {"params": params}
     batch = encoder_tokens.shape[0]
     encoded = model.apply(variables, encoder_tokens, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
     allowed = _Allowed(None, None) if trie is None else _Allowed.of(trie, candidates, excluded)
+    read = None
+    if beginning is not None:
+        read = model.apply(variables, beginning, cross, encoder_tokens, method=model.read_beginning)
 
     def run_decoder(state, num_live):
         """The state after the decoder has read the last token of each live beam, and the logits."""
         if isinstance(state.step, int) and state.step == 0:
-            last_BxJ = jnp.zeros((batch, 1), jnp.int32)
+            last_BxJ = jnp.zeros((batch, 1), jnp.int32) if beginning is None else beginning[:, -1:]
         else:
             last_BxJ = jnp.take(state.tokens_BxKxT, state.step - 1, axis=2)[:, :num_live]
         own = jnp.broadcast_to(jnp.arange(num_live), last_BxJ.shape)
@@ -243,6 +257,8 @@ def _search(
             cross,
             ancestors[:, :num_live],
             encoder_tokens,
+            beginning,
+            read,
             method=model.decode_step,
         )
         return state._replace(ancestors_BxKxT=ancestors, caches=caches), logits
@@ -281,6 +297,7 @@ def beam_search(
     trie: Trie | None = None,
     candidates_BxM=None,
     excluded_BxM=None,
+    beginning_BxP=None,
     *,
     num_beams: int = 20,
     max_steps: int | None = None,
@@ -293,7 +310,9 @@ def beam_search(
     example to its own items; `excluded_BxM` (same form) removes items. Without a trie, the search
     runs over the whole vocabulary except padding, and a hypothesis without EOS within `max_steps`
     tokens is dropped. `max_steps` counts EOS; with a trie it is by default the trie's depth, and
-    may not be less.
+    may not be less. `beginning_BxP` (int32 tokens, right-aligned, 0 before them) is what each
+    target begins with: the decoder reads it, and the hypotheses are what may follow, scored given
+    it.
 
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """
@@ -324,6 +343,7 @@ def beam_search(
         trie,
         None if candidates_BxM is None else jnp.asarray(candidates_BxM),
         None if excluded_BxM is None else jnp.asarray(excluded_BxM),
+        None if beginning_BxP is None else jnp.asarray(beginning_BxP),
         num_beams=num_beams,
         num_steps=max_steps,
         eos_id=eos_id,

@@ -4,7 +4,7 @@ The decoder reads every distinct prefix of an example's candidates once, all in 
 attends only to its own prefixes. There is no search, so no candidate is lost.
 
 Shapes: B batch, L input length, M candidates, T tokens of the longest item with EOS, U prefixes,
-V vocabulary.
+V vocabulary, P tokens that a target begins with.
 """
 
 import functools
@@ -42,19 +42,21 @@ def score_candidates(
     trie: Trie,
     candidates_BxM,
     excluded_BxM=None,
+    beginning_BxP=None,
 ) -> Beams:
     """All candidates of each example, best first, with the model's own log-probabilities.
 
     Candidates are catalog rows, -1 as padding. A repeated candidate is scored once, an excluded one
     not at all. Beams that do not exist are as in `beam_search`. Scores equal teacher forcing, EOS
-    included.
+    included. `beginning_BxP` is as in `beam_search`.
     """
     candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
     if excluded_BxM is not None:
         out = [np.isin(own, others) for own, others in zip(candidates_BxM, excluded_BxM)]
         candidates_BxM = np.where(out, np.int32(-1), candidates_BxM)
     prefixes = _list_prefixes(trie, candidates_BxM)
-    scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes)
+    beginning = None if beginning_BxP is None else jnp.asarray(beginning_BxP)
+    scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes, beginning)
     scores_BxM = np.where(candidates_BxM >= 0, np.asarray(scores_BxM), np.float32(DEAD))
     order_BxM = np.argsort(-scores_BxM, axis=1, kind="stable")
     return Beams(
@@ -129,21 +131,20 @@ def _walk(trie: Trie, rows_BxM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes):
+def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes, beginning_BxP):
     variables = {"params": params}
     encoded = model.apply(variables, encoder_tokens_BxL, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
     width = prefixes.tokens_BxU.shape[1]
     visible_BxUxU = (prefixes.ancestors_BxUxT[..., None] == jnp.arange(width)).any(axis=2)
+    nodes = prefixes.tokens_BxU, prefixes.depths_BxU, visible_BxUxU
+    length = 0
+    if beginning_BxP is not None:
+        length = beginning_BxP.shape[1]
+        nodes = _after(beginning_BxP, *nodes)
     hidden_BxUxE = model.apply(
-        variables,
-        prefixes.tokens_BxU,
-        prefixes.depths_BxU,
-        visible_BxUxU,
-        cross,
-        encoder_tokens_BxL,
-        method=model.decode_prefixes,
-    )
+        variables, *nodes, cross, encoder_tokens_BxL, method=model.decode_prefixes
+    )[:, length:]
 
     def of_example(example):
         hidden_UxE, before_MxT, targets_MxT = example
@@ -154,3 +155,24 @@ def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes):
 
     # One by one: the logits of all examples at once would be by far the largest array.
     return jax.lax.map(of_example, (hidden_BxUxE, prefixes.before_BxMxT, prefixes.targets_BxMxT))
+
+
+def _after(beginning_BxP, tokens_BxU, depths_BxU, visible_BxUxU):
+    """The arguments of `decode_prefixes` where all prefixes come after P tokens, read before them."""
+    batch, length = beginning_BxP.shape
+    width = tokens_BxU.shape[1]
+    # The empty prefix, depth 0, reads the last token of the beginning.
+    is_empty = (depths_BxU == 0) & visible_BxUxU[:, jnp.arange(width), jnp.arange(width)]
+    tokens_BxU = jnp.where(is_empty, beginning_BxP[:, -1:], tokens_BxU)
+    first_BxP = jnp.pad(beginning_BxP[:, :-1], ((0, 0), (1, 0)))
+    depths_BxP = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (batch, length))
+    is_read_Bx1xP = (beginning_BxP > 0)[:, None]
+    in_order = jnp.tril(jnp.ones((length, length), bool)) & is_read_Bx1xP
+    above = jnp.concatenate([in_order, jnp.zeros((batch, length, width), bool)], axis=2)
+    seen_BxUxP = jnp.broadcast_to(is_read_Bx1xP, (batch, width, length))
+    below = jnp.concatenate([seen_BxUxP, visible_BxUxU], axis=2)
+    return (
+        jnp.concatenate([first_BxP, tokens_BxU], axis=1),
+        jnp.concatenate([depths_BxP, depths_BxU + length], axis=1),
+        jnp.concatenate([above, below], axis=1),
+    )

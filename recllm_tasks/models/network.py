@@ -5,7 +5,7 @@ embeds by gather and has a decode path for beams (`precompute_cross`, `decode_st
 cross-attention keys and values once per example and never reorders its cache.
 
 Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
-U prefixes, V vocabulary, H heads, D head dim, E embed, M mlp.
+U prefixes, V vocabulary, H heads, D head dim, E embed, M mlp, P tokens that a target begins with.
 """
 
 import jax.numpy as jnp
@@ -119,18 +119,44 @@ class Transformer(nn.Module):
         empty = jnp.zeros(shape, cfg.dtype)
         return tuple((empty, empty) for _ in range(cfg.num_decoder_layers))
 
-    def decode_step(self, tokens_BxK, step, caches, cross, ancestors_BxKxT, encoder_input_tokens):
+    def read_beginning(self, beginning_BxP, cross, encoder_input_tokens):
+        """Self-attention (keys, values) for each decoder layer, each [B, H, P, D].
+
+        `beginning_BxP` are the tokens that each target begins with, right-aligned, 0 before them.
+        The decoder has then read all but the last one, which is the first token of `decode_step`.
+        """
+        tokens_BxP = jnp.pad(beginning_BxP[:, :-1], ((0, 0), (1, 0)))
+        length = tokens_BxP.shape[1]
+        visible = jnp.tril(jnp.ones((length, length), bool)) & (beginning_BxP > 0)[:, None, :]
+        cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
+        return self.decoder.keys_values(
+            self.token_embedder(tokens_BxP), mask_bias(visible), cross, cross_bias
+        )
+
+    def decode_step(
+        self,
+        tokens_BxK,
+        step,
+        caches,
+        cross,
+        ancestors_BxKxT,
+        encoder_input_tokens,
+        beginning_BxP=None,
+        read=None,
+    ):
         """Float32 logits [B, K, V] of one step for all beams, and the new caches.
 
         `tokens_BxK` are the tokens at position `step` (0 at the first). Their keys and values go to
         slots (step, 0..K-1), which never move afterwards: `ancestors_BxKxT[b, k, t]` is the slot of
         position t that beam k descends from (its own at `step`), -1 from `step` + 1 on. Reordering
-        beams permutes only `ancestors`. There may be fewer beams than slots.
+        beams permutes only `ancestors`. There may be fewer beams than slots. `read` is what
+        `read_beginning` made of `beginning_BxP`; all beams share it.
         """
         x_BxKxE = self.token_embedder(tokens_BxK)
         cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
+        before = None if read is None else (read, beginning_BxP > 0)
         x_BxKxE, caches = self.decoder.step(
-            x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias
+            x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias, before
         )
         return self.logits(x_BxKxE), caches
 

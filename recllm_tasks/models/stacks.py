@@ -1,7 +1,7 @@
 """Encoder and decoder of T5 1.1: stacks of pre-norm residual layers.
 
 Shapes: B batch, L input length, Q target length, T decode steps, K beams, S = T * K cache slots,
-U prefixes, H heads, D head dim, E embed.
+U prefixes, H heads, D head dim, E embed, P tokens that a target begins with.
 """
 
 import jax
@@ -70,15 +70,24 @@ class DecoderLayer(nn.Module):
     def cross_keys_values(self, encoded_BxLxE):
         return self.encoder_decoder_attention.keys_values(encoded_BxLxE)
 
-    def step(self, x_BxKxE, slot, cache, cross, biases, cross_biases):
-        """One position of K beams: writes slots [slot, slot + K), returns x and the new cache."""
+    def self_keys_values(self, x_BxQxE):
+        return self.self_attention.keys_values(self.pre_self_attention_layer_norm(x_BxQxE))
+
+    def step(self, x_BxKxE, slot, cache, cross, biases, cross_biases, read=None):
+        """One position of K beams: writes slots [slot, slot + K), returns x and the new cache.
+
+        `read` are keys and values [B, H, P, D] that stand before the cache's.
+        """
         h = self.pre_self_attention_layer_norm(x_BxKxE)
         queries = self.self_attention.queries(h)
         cache = tuple(
             jax.lax.dynamic_update_slice(old_BxHxSxD, new_BxHxKxD, (0, 0, slot, 0))
             for old_BxHxSxD, new_BxHxKxD in zip(cache, self.self_attention.keys_values(h))
         )
-        x_BxKxE = x_BxKxE + self.self_attention.attend(queries, cache, biases)
+        every = cache
+        if read is not None:
+            every = tuple(jnp.concatenate(pair, axis=2) for pair in zip(read, cache))
+        x_BxKxE = x_BxKxE + self.self_attention.attend(queries, every, biases)
         return self._cross_and_mlp(x_BxKxE, cross, cross_biases, True), cache
 
 
@@ -124,15 +133,34 @@ class Decoder(nn.Module):
     def cross_keys_values(self, encoded_BxLxE):
         return tuple(layer.cross_keys_values(encoded_BxLxE) for layer in self.layers)
 
-    def step(self, x_BxKxE, step, caches, crosses, ancestors_BxKxT, cross_bias):
+    def keys_values(self, x_BxPxE, bias, crosses, cross_bias):
+        """Keys and values of each layer's self-attention, [B, H, P, D], for P tokens in order."""
+        biases, made = (self.relpos_bias(x_BxPxE.shape[1]), bias), []
+        for layer, cross in zip(self.layers, crosses):
+            made.append(layer.self_keys_values(x_BxPxE))
+            x_BxPxE = layer.attend(x_BxPxE, cross, biases, (cross_bias,), True)
+        return tuple(made)
+
+    def step(self, x_BxKxE, step, caches, crosses, ancestors_BxKxT, cross_bias, before=None):
+        """`before` is what `keys_values` made of P tokens, and which of them count, bool [B, P]."""
         batch, beams, num_steps = ancestors_BxKxT.shape
         width = caches[0][0].shape[2] // num_steps  # slots of one step
-        visible = ancestors_BxKxT[..., None] == jnp.arange(width)
-        position_bias = jnp.repeat(self.relpos_bias.of_step(step, num_steps), width, axis=1)
-        biases = (position_bias[None, :, None], mask_bias(visible.reshape(batch, beams, -1)))
+        visible = (ancestors_BxKxT[..., None] == jnp.arange(width)).reshape(batch, beams, -1)
+        reads, length = (None,) * len(self.layers), 0
+        if before is not None:
+            reads, shown_BxP = before
+            length = shown_BxP.shape[1]
+            shown = jnp.broadcast_to(shown_BxP[:, None], (batch, beams, length))
+            visible = jnp.concatenate([shown, visible], axis=2)
+        bias_HxPT = self.relpos_bias.of_step(length + step, length + num_steps)
+        of_steps = jnp.repeat(bias_HxPT[:, length:], width, axis=1)
+        position_bias = jnp.concatenate([bias_HxPT[:, :length], of_steps], axis=1)
+        biases = (position_bias[None, :, None], mask_bias(visible))
         new_caches = []
-        for layer, cache, cross in zip(self.layers, caches, crosses):
-            x_BxKxE, cache = layer.step(x_BxKxE, step * width, cache, cross, biases, (cross_bias,))
+        for layer, cache, cross, read in zip(self.layers, caches, crosses, reads):
+            x_BxKxE, cache = layer.step(
+                x_BxKxE, step * width, cache, cross, biases, (cross_bias,), read
+            )
             new_caches.append(cache)
         return self.decoder_norm(x_BxKxE), tuple(new_caches)
 

@@ -51,7 +51,7 @@ def realised_masks(
     lengths: Mapping[str, int],
     seed: int,
 ) -> dict[str, Realised]:
-    """`mim` and `mlm` over one epoch of the train split.
+    """`mim`, `mlm` and `ids_mim` over one epoch of the train split.
 
     Args:
       dataset: a prepared one.
@@ -62,24 +62,29 @@ def realised_masks(
     """
     source = SequenceSource(dataset, splits=["train"], needs_history=True)
     window = source.info().window
-    prompt = Prompt(templates.MASKED_ITEM_MODELING.worded(wording), source)
-    mim, mlm = Realised(), Realised()
+    found = {"mim": Realised(), "mlm": Realised(), "ids_mim": Realised()}
     # One seed gives one sample and its masks, of which the targets then lift some.
     without_limit = {"inputs": lengths["inputs"]}
-    asked, kept = (
-        _batches(source, vocabulary, limits, seed, [masking.mask_items(prompt)])
-        for limits in (without_limit, lengths)
-    )
-    for batch, other in zip(asked, kept, strict=True):
-        is_full_B = lengths_of(batch["history"]).numpy() == window
-        mim.add(row_sums(batch["masked"]).numpy(), row_sums(other["masked"]).numpy(), is_full_B)
+    for kind, template in (
+        ("mim", templates.MASKED_ITEM_MODELING.worded(wording)),
+        ("ids_mim", templates.IDS_MASKED_ITEM_MODELING),
+    ):
+        step = masking.mask_items(Prompt(template, source))
+        asked, kept = (
+            _batches(source, vocabulary, limits, seed, [step])
+            for limits in (without_limit, lengths)
+        )
+        for batch, other in zip(asked, kept, strict=True):
+            is_full_B = lengths_of(batch["history"]).numpy() == window
+            asked_B, kept_B = (row_sums(of["masked"]).numpy() for of in (batch, other))
+            found[kind].add(asked_B, kept_B, is_full_B)
     prompt = Prompt(templates.MASKED_LANGUAGE_MODELING, source)
     for batch in _batches(source, vocabulary, lengths, seed, [prompt], masking.MIN_MLM_ITEMS):
         sizes = lengths_of(batch["inputs"]) - 1
         asked_B = masking.num_noise(sizes, None).numpy()
         kept_B = masking.num_noise(sizes, lengths["targets"]).numpy()
-        mlm.add(asked_B, kept_B, lengths_of(batch["history"]).numpy() == window)
-    return {"mim": mim, "mlm": mlm}
+        found["mlm"].add(asked_B, kept_B, lengths_of(batch["history"]).numpy() == window)
+    return found
 
 
 def _batches(

@@ -24,7 +24,7 @@ from recllm_tasks.prompts.batches import (
 )
 from recllm_tasks.prompts.slot_tables import slot_table
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Items, Part, Slot, User, Varied
+from recllm_tasks.prompts.templates import Choice, Items, Part, Slot, User, Varied
 from recllm_tasks.prompts.token_table import item_text, tokenise
 
 # The feature whose items may be dropped. Its slots in one template share the room that is left.
@@ -67,8 +67,8 @@ class Side:
                 # The items come first; the other rows are no candidates.
                 whole = slot_table(slot, self._source, self._vocabulary, None)
                 longest = whole.lengths[: len(self._source.catalog())].max()
-                is_offer = slot.field == "candidates"
-                room -= int(longest) * (self._source.info().candidates if is_offer else 1)
+                offered = {"candidates": self._source.info().candidates, "pair": 2}
+                room -= int(longest) * offered.get(slot.field, 1)
             elif isinstance(slot, User):
                 users = slot_table(slot, self._source, self._vocabulary, None)
                 room -= int(users.lengths.max(initial=0))
@@ -83,7 +83,7 @@ class Side:
         return room // shares if shares else room
 
     def _masked_row(self, slot: Items) -> int:
-        """The row of `MASKED_ITEM` in the slot's table; that of its empty text comes after it."""
+        """The row of the mask in the slot's table; that of its empty text comes after it."""
         return len(self._tables[slot]) - 2
 
     @functools.lru_cache(maxsize=1 << 16)  # noqa: B019 (writers are kept as long)
@@ -94,7 +94,7 @@ class Side:
         if isinstance(slot, User):
             return slot.form.format(number=row + 1)
         if isinstance(slot, Items) and row >= self._masked_row(slot):
-            return (MASKED_ITEM, slot.empty)[row - self._masked_row(slot)]
+            return (slot.mask, slot.empty)[row - self._masked_row(slot)]
         number, row = divmod(row, self._num_items)
         forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form or slot.form)
         catalog = self._source.catalog()

@@ -19,7 +19,7 @@ from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import table_file
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import MASKED_ITEM, Choice, Slot, User, Varied
+from recllm_tasks.prompts.templates import Choice, Slot, User, Varied
 from recllm_tasks.prompts.token_table import (
     TokenTable,
     check_boundaries,
@@ -58,7 +58,7 @@ def slot_table(
     catalog = source.catalog()
     forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form)
     forms = tuple(form for form in forms if form is not None)
-    texts = () if isinstance(slot, Varied) else (MASKED_ITEM, slot.empty)
+    texts = () if isinstance(slot, Varied) else (slot.mask, slot.empty)
     # A catalog that was not prepared, but made by a program, has no folder to keep tables in.
     folder = source.dataset_dir() if hasattr(source.info(), "fingerprint") else None
     whole = _stored_table(forms, texts, catalog, folder, vocabulary, None)

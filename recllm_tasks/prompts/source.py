@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,20 @@ from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
 from recllm_tasks.prompts.vocabulary import FILE_NAME
-from recllm_tasks.prompts.windows import Sequences, TrainingWindows, last_windows, stored_records
+from recllm_tasks.prompts.windows import (
+    Sequences,
+    TrainingWindows,
+    last_windows,
+    stored_records,
+    training_sequences,
+)
 
 SPLITS = ("train", "validation", "test")
+
+# Which items of a training sequence are targets: as in the paper those with a whole window before
+# them, or the last one of a shorter sequence; every item after the first; or, of each of the
+# paper's windows, an item that is drawn anew each epoch (`targets.end_at_random`).
+LAST, EVERY, RANDOM = TARGETS = ("last", "every", "random")
 
 # Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
 VALIDATION_USERS = 3000
@@ -201,6 +212,7 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         needs_ratings: bool = False,
         needs_history: bool = False,
         with_negatives: bool = False,
+        targets: str | Callable[[], str] = LAST,
         data_dir: str | None = None,
     ):
         """Args:
@@ -210,9 +222,18 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
           ratings, naming the reason.
         needs_history: leave out training windows of one item.
         with_negatives: training windows hold `exclude`, to draw negatives with.
+        targets: which items of the train split are targets, one of TARGETS; or a function that
+          says so whenever examples are made. With `random` the step `targets.end_at_random` of
+          this source has to follow.
         data_dir: see CatalogSource.
+
+        Raises:
+          UserError: unknown `targets`.
         """
         CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
+        self._targets = targets
+        if isinstance(targets, str):
+            check_targets("SequenceSource.targets", targets)
         self.needs_ratings = needs_ratings
         self.needs_history = needs_history
         self.with_negatives = with_negatives
@@ -265,23 +286,32 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
             numbers = tf.gather(kept, numbers)
         return self._windows().cut(numbers, self.with_negatives)
 
+    @property
+    def targets(self) -> str:
+        """One of TARGETS."""
+        return self._targets if isinstance(self._targets, str) else self._targets()
+
     def _windows(self) -> TrainingWindows:
-        return _training_windows(self.dataset_dir(), self.info().window)
+        return _training_windows(*self._layout())
 
     def _numbers(self) -> tf.Tensor | None:
-        window = self.info().window
-        return _window_numbers(self.dataset_dir(), window, self.needs_ratings, self.needs_history)
+        return _window_numbers(*self._layout(), self.needs_ratings, self.needs_history)
+
+    def _layout(self) -> tuple[str, int, bool]:
+        return self.dataset_dir(), self.info().window, self.targets == EVERY
 
     def rows_of_users(self) -> tf.lookup.StaticHashTable:
         """From a user's raw id to its place among the training records, int32; -1 for no place.
 
         Records lie in the order of hashes of the raw ids, so that a user's place says nothing.
         """
-        return _rows_of_users(self.dataset_dir(), self.info().window)
+        self.info()
+        return _rows_of_users(self.dataset_dir())
 
     def co_occurrence(self) -> CoOccurrence:
         """Which items had a user in common in train."""
-        return _co_occurrence(self.dataset_dir(), self.info().window)
+        self.info()
+        return _co_occurrence(self.dataset_dir())
 
     def num_input_examples(self, split: str) -> int | None:
         """Examples of a split; None for training.
@@ -295,14 +325,29 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         return min(VALIDATION_USERS, users) if split == "validation" else users
 
 
+def check_targets(what: str, targets: str, allowed: Sequence[str] = TARGETS) -> None:
+    """Raises UserError unless `targets` is one of those allowed; the message starts with `what`."""
+    if targets not in allowed:
+        known = f"{', '.join(map(repr, allowed[:-1]))} or {allowed[-1]!r}"
+        raise UserError(f"{what}: got {targets!r}, expected {known}; correct it")
+
+
 @functools.lru_cache(maxsize=4)
-def _training_windows(directory: str, window: int) -> TrainingWindows:
-    return TrainingWindows(directory, window)
+def _training_sequences(directory: str) -> Sequences:
+    return training_sequences(directory)
+
+
+@functools.lru_cache(maxsize=8)
+def _training_windows(directory: str, window: int, every_target: bool) -> TrainingWindows:
+    return TrainingWindows(_training_sequences(directory), window, every_target=every_target)
 
 
 @functools.lru_cache(maxsize=16)
-def _window_numbers(directory: str, window: int, rated: bool, with_history: bool):
-    numbers = _training_windows(directory, window).numbers(rated=rated, with_history=with_history)
+def _window_numbers(
+    directory: str, window: int, every_target: bool, rated: bool, with_history: bool
+) -> tf.Tensor | None:
+    windows = _training_windows(directory, window, every_target)
+    numbers = windows.numbers(rated=rated, with_history=with_history)
     if numbers is None:
         return None
     with tf.init_scope():
@@ -310,16 +355,16 @@ def _window_numbers(directory: str, window: int, rated: bool, with_history: bool
 
 
 @functools.lru_cache(maxsize=2)
-def _co_occurrence(directory: str, window: int) -> CoOccurrence:
-    items = _training_windows(directory, window).items
+def _co_occurrence(directory: str) -> CoOccurrence:
+    items = _training_sequences(directory).items
     return CoOccurrence(items.values.numpy(), items.row_splits.numpy(), len(_catalog(directory)))
 
 
 @functools.lru_cache(maxsize=2)
-def _rows_of_users(directory: str, window: int) -> tf.lookup.StaticHashTable:
+def _rows_of_users(directory: str) -> tf.lookup.StaticHashTable:
     # Made outside of any graph, so that it outlives the first that looks up in it.
     with tf.init_scope():
-        users = _training_windows(directory, window).users
+        users = _training_sequences(directory).users
         rows = tf.range(tf.size(users))
         return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(users, rows), -1)
 

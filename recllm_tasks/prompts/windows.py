@@ -68,63 +68,68 @@ def stored_records(directory: str, split: str, most: int | None = None) -> tf.da
     return records.apply(whole).take(-1 if most is None else most).batch(SIZE)
 
 
-class TrainingWindows:
-    """The train split in memory, from which any window is cut by its number.
+def training_sequences(directory: str) -> Sequences:
+    """The train split of a prepared dataset's folder, without negatives.
 
     Eight bytes an interaction, and the users' ids.
     """
 
-    def __init__(self, directory: str, window: int = WINDOW):
-        """Reads a prepared dataset's folder; `window` is w."""
+    def parse(records):
+        found = Sequences.parse(records)
+        return found.users, found.items.values, found.ratings.values, lengths_of(found.items)
 
-        def parse(records):
-            found = Sequences.parse(records)
-            return found.users, found.items.values, found.ratings.values, lengths_of(found.items)
+    parts = map_batches(parse)(stored_records(directory, "train"))
+    users, items, ratings, lengths = (
+        np.concatenate(part) for part in zip(*parts.prefetch(2).as_numpy_iterator())
+    )
+    # Outside of any graph, which would write them down, and could not beyond 2 GB.
+    with tf.init_scope():
+        splits = tf.constant(np.concatenate([[0], np.cumsum(lengths)]))
+        rows = tf.RaggedTensor.from_row_splits(tf.constant(items), splits, validate=False)
+        return Sequences(tf.constant(users), rows, rows.with_values(tf.constant(ratings)), None)
 
-        parts = map_batches(parse)(stored_records(directory, "train"))
-        users, items, ratings, lengths = (
-            np.concatenate(part) for part in zip(*parts.prefetch(2).as_numpy_iterator())
-        )
-        self._window = window
+
+class TrainingWindows:
+    """The windows of the train split, any of which is cut by its number.
+
+    Those of a user come one after the other, in the order of their targets.
+    """
+
+    def __init__(self, sequences: Sequences, window: int = WINDOW, *, every_target: bool = False):
+        """Args:
+        sequences: `training_sequences`.
+        window: w.
+        every_target: whether every item after the first of a sequence is a target, its history the
+          up to w items before it; else, as in the paper, those with w items before them, or the
+          last one of a shorter sequence. A sequence of one item makes one window either way, with
+          an empty history. Our choice: so no user is left out, and both settings have the same
+          users.
+        """
+        self._sequences, self._window = sequences, window
+        self._starts = sequences.items.row_splits.numpy()
+        lengths = np.diff(self._starts)
+        # The place of each user's first target in the sequence, int64 [U].
+        self._first_place = np.minimum(1 if every_target else window, lengths - 1)
         # The number of each user's first window, int64 [U + 1].
-        counts = np.maximum(1, lengths - window)
-        self._first = np.concatenate([[0], np.cumsum(counts)])
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._ratings = ratings
-        # Outside of any graph, which would write them down, and could not beyond 2 GB.
+        self._first = np.concatenate([[0], np.cumsum(lengths - self._first_place)])
         with tf.init_scope():
-            splits = tf.constant(self._starts)
-            rows = tf.RaggedTensor.from_row_splits(tf.constant(items), splits, validate=False)
-            self._sequences = Sequences(
-                tf.constant(users), rows, rows.with_values(tf.constant(ratings)), None
-            )
+            # The place of a window's target is its number plus this, int64 [U].
+            self._offsets = tf.constant(self._first_place - self._first[:-1])
             self._first_tensor = tf.constant(self._first)
 
     def __len__(self) -> int:
         """W."""
         return int(self._first[-1])
 
-    @property
-    def users(self) -> tf.Tensor:
-        """Raw ids of all users, string [U]."""
-        return self._sequences.users
-
-    @property
-    def items(self) -> tf.RaggedTensor:
-        """The sequences of all users, int32 [U, n]."""
-        return self._sequences.items
-
     def numbers(self, *, rated: bool, with_history: bool) -> np.ndarray | None:
         """The windows whose target is rated, or whose history is not empty; None is all of them."""
         kept = np.ones(len(self), bool)
         users = np.repeat(np.arange(len(self._first) - 1), np.diff(self._first))
-        lengths = np.diff(self._starts)[users]
+        places = np.arange(len(self)) + self._offsets.numpy()[users]
         if with_history:
-            kept &= lengths > 1
+            kept &= places > 0
         if rated:
-            start = np.arange(len(self)) - self._first[users]
-            target = self._starts[users] + start + np.minimum(self._window, lengths - 1)
-            kept &= ~np.isnan(self._ratings[target])
+            kept &= ~np.isnan(self._sequences.ratings.values.numpy()[self._starts[users] + places])
         return None if kept.all() else np.flatnonzero(kept)
 
     def cut(self, numbers: tf.Tensor, with_negatives: bool) -> Batch:
@@ -133,22 +138,22 @@ class TrainingWindows:
         `exclude` is there only `with_negatives`: of long sequences it is the bulk.
         """
         users = tf.searchsorted(self._first_tensor, numbers, side="right", out_type=tf.int64) - 1
-        starts = numbers - tf.gather(self._first_tensor, users)
-        batch = dict(cut_windows(self._sequences, users, starts, self._window))
+        places = numbers + tf.gather(self._offsets, users)
+        batch = dict(cut_windows(self._sequences, users, places, self._window))
         if not with_negatives:
             del batch["exclude"]
         return batch
 
 
 def cut_windows(
-    sequences: Sequences, users: tf.Tensor, starts: tf.Tensor, window: int = WINDOW
+    sequences: Sequences, users: tf.Tensor, places: tf.Tensor, window: int = WINDOW
 ) -> Batch:
-    """One window of each of some users: up to w items and the one after them.
+    """One window of each of some users: a target and the up to w items before it.
 
     Args:
       sequences: of U users.
       users: int64 [B], rows of `sequences`.
-      starts: int64 [B], the first item of each window.
+      places: int64 [B], of each target in its sequence.
       window: w.
 
     Returns:
@@ -159,16 +164,15 @@ def cut_windows(
     """
     items, ratings, negatives = sequences.items, sequences.ratings.values, sequences.negatives
     first = tf.gather(items.row_splits, users)
-    length = tf.minimum(tf.constant(window, tf.int64), tf.gather(lengths_of(items), users) - 1)
-    begin = first + starts
-    places = ranges(begin, begin + length)
+    starts = tf.maximum(places - window, 0)
+    target, shown = first + places, ranges(first + starts, first + places)
     batch = {
         "user": tf.gather(sequences.users, users),
         "window": tf.cast(starts, tf.int32),
-        "history": places.with_values(tf.gather(items.values, places.values)),
-        "history_ratings": places.with_values(tf.gather(ratings, places.values)),
-        "target": tf.gather(items.values, begin + length),
-        "target_rating": tf.gather(ratings, begin + length),
+        "history": shown.with_values(tf.gather(items.values, shown.values)),
+        "history_ratings": shown.with_values(tf.gather(ratings, shown.values)),
+        "target": tf.gather(items.values, target),
+        "target_rating": tf.gather(ratings, target),
         "exclude": tf.gather(items, users),
     }
     return batch if negatives is None else {**batch, "negatives": tf.gather(negatives, users)}
@@ -177,8 +181,7 @@ def cut_windows(
 def last_windows(sequences: Sequences, window: int = WINDOW) -> Batch:
     """One example a user: the last item is the target, the w before it the history."""
     lengths = lengths_of(sequences.items)
-    starts = tf.maximum(tf.constant(0, tf.int64), lengths - 1 - window)
-    return cut_windows(sequences, tf.range(tf.size(lengths, tf.int64)), starts, window)
+    return cut_windows(sequences, tf.range(tf.size(lengths, tf.int64)), lengths - 1, window)
 
 
 def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WINDOW) -> Batch:

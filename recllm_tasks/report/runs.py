@@ -144,6 +144,6 @@ def normalized(name: str) -> str:
 
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """The place of a method's row in a task's table; two runs of one place are one row."""
-    measured = (run.dataset, run.split_fingerprint, run.protocol, run.split, task, num_examples)
-    measured += (rule_of(kind_of(task), run.seen),)
-    return (*measured, normalized(run.model), run.mixture)
+    where = (run.dataset, run.split_fingerprint, run.protocol, run.split)
+    measured = (run.kind(task), rule_of(run.kind(task), run.seen), num_examples)
+    return (*where, *measured, normalized(run.model), run.mixture)

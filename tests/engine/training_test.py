@@ -87,6 +87,63 @@ def test_validation_is_on_retrieval_where_there_is_any(mixture, task, metric):
     assert training.choose_validation(found) == (f"gift_cards_{task}", metric)
 
 
+def test_adamw_decays_matrices_and_not_the_scales_of_norms():
+    rule = optimizer.adamw(lambda step: 0.1, weight_decay=0.5)
+    params = {"kernel": np.full((2, 2), 4.0), "scale": np.full(2, 4.0)}
+    gradient = jax.tree.map(np.zeros_like, params)
+    updates, _ = rule.update(gradient, rule.init(params), params)
+    assert np.asarray(updates["kernel"]) == pytest.approx(np.full((2, 2), -0.2))
+    assert not np.any(updates["scale"])
+    for name, value in {"weight_decay": -1, "beta_1": 1, "beta_2": "x"}.items():
+        with pytest.raises(UserError, match=f"optimizer.adamw.{name}: got {value!r}, expected"):
+            optimizer.adamw(lambda step: 0.1, **{name: value})
+    with pytest.raises(UserError, match=r"optimizer.adamw.schedule: got 0\.1, expected a schedule"):
+        optimizer.adamw(0.1)
+
+
+def _scripted(monkeypatch, values):
+    """Validations give these values of ndcg@10, by step; returns the steps that were validated."""
+    asked = []
+
+    def measure(validation, params, step, check):
+        asked.append(step)
+        return "ndcg@10", {"ndcg@10": values[step]}
+
+    monkeypatch.setattr(training.Validation, "measure", measure)
+    return asked
+
+
+def test_training_ends_after_as_many_worse_validations_as_its_patience(
+    tmp_path, settings, network, monkeypatch
+):
+    values = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.3, 10: 0.9, 12: 0.9}
+    asked = _scripted(monkeypatch, values)
+    settings = {**settings, "mixture": MIXTURE, "eval_period": 2, "steps": 12}
+    ended = {**settings, "model_dir": str(tmp_path / "ended"), "patience": 2}
+    training.train(**ended)
+    assert asked == [2, 4, 6, 8]
+    assert _last_params(ended["model_dir"], network)[0] == 8
+    assert saved_run.load(ended["model_dir"]).step == 4
+    training.train(**ended)
+    assert asked == [2, 4, 6, 8], "the same command does not go on"
+
+    parts = {**settings, "model_dir": str(tmp_path / "parts")}
+    for patience, steps in ((None, 6), (2, 12)):
+        training.train(**{**parts, "patience": patience, "steps": steps})
+    assert asked[4:] == [2, 4, 6, 8], "patience counts the validations before a resumption too"
+    training.train(**{**ended, "patience": 3})
+    assert asked[8:] == [10, 12], "with more patience it goes on"
+    with pytest.raises(UserError, match=r"PATIENCE .*: got 0, expected"):
+        training.train(**{**ended, "patience": 0})
+
+
+def test_patience_needs_something_to_validate(tmp_path, settings):
+    with pytest.raises(UserError, match="PATIENCE: got 1, expected None, because no task of"):
+        training.train(
+            mixture="gift_cards_mim", model_dir=str(tmp_path), steps=1, patience=1, **settings
+        )
+
+
 def test_another_run_in_the_same_folder_is_refused(tmp_path, settings):
     training.train(mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **settings)
     with pytest.raises(UserError, match=r"holds another run: got seed 2, expected 1"):

@@ -15,6 +15,7 @@ from recllm_tasks.engine import optimizer, saved_run, training
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD, beam_search
+from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.trie import Trie
 from recllm_tasks.runs.decoding import Decoding
@@ -266,6 +267,30 @@ def test_as_many_beams_as_items_is_exhaustive(pair, make_catalog, items, exhaust
     assert (beams.rows_BxK[:, items:] == -1).all()
     assert (beams.log_probs_BxK[:, items:] == DEAD).all()
     assert (beams.tokens_BxKxT[:, items:] == 0).all()
+
+
+def test_what_follows_a_beginning_is_scored_given_it(pair, forced_scores):
+    catalog, inputs = _uneven_catalog(4, 12), _inputs(4, batch=4)
+    beginnings = [(30, 12, 41, 8, 25), (), (44,), (51, 7, 7)]
+    aligned = np.array([[0] * (6 - len(own)) + [*own] for own in beginnings], np.int32)
+    trie = Trie.build(catalog)
+    beams = beam_search(*pair, inputs, trie, None, None, aligned, num_beams=14)
+    every = np.tile(np.arange(12, dtype=np.int32), (4, 1))
+    scored = score_candidates(*pair, inputs, trie, every, None, aligned)
+    for row, own in enumerate(beginnings):
+        whole = [[*own, *item, EOS] for item in catalog]
+        targets = np.zeros((13, 12), np.int32)
+        for target, tokens in zip(targets, [*whole, own]):
+            target[: len(tokens)] = tokens
+        scores = np.asarray(forced_scores(*pair, np.tile(inputs[row], (13, 1)), targets))
+        expected = scores[:-1] - scores[-1]
+        order = np.argsort(-expected)
+        for found in (beams, scored):
+            assert found.rows_BxK[row, :12].tolist() == order.tolist()
+            np.testing.assert_allclose(found.log_probs_BxK[row, :12], expected[order], atol=2e-4)
+    without = beam_search(*pair, inputs[1:2], trie, num_beams=14)
+    np.testing.assert_array_equal(beams.rows_BxK[1], without.rows_BxK[0])
+    np.testing.assert_allclose(beams.log_probs_BxK[1], without.log_probs_BxK[0], atol=1e-4)
 
 
 def test_candidates_are_ranked_exhaustively(pair, exhaustive):

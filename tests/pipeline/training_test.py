@@ -262,8 +262,9 @@ def _kind(text):
 
 
 _BEYOND = (
-    ("retrieval", "random_targets.random_targets.tasks = ('retrieval', 'ranking')"),
-    ("ranking", "random_targets.random_targets.tasks = ('retrieval', 'ranking')"),
+    ("retrieval", "targets.targets.of = {'retrieval': 'random'}"),
+    ("ranking", "targets.targets.of = {'ranking': 'random'}"),
+    ("ids_ranking", "targets.targets.of = {'ids_ranking': 'random'}"),
     ("ranking", "candidates.ranking_negatives.each_epoch = True"),
 )
 

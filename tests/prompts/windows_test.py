@@ -1,5 +1,7 @@
 """Windows: contiguous, complete, counted as in the paper; spans reach everything."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,11 +33,11 @@ def _integers(values):
     return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
-def _training_windows(sizes):
+def _training_windows(sizes, **settings):
     with pytest.MonkeyPatch.context() as patch:
         stored = tf.data.Dataset.from_tensors(_records(sizes))
         patch.setattr(windows, "stored_records", lambda directory, split: stored)
-        return TrainingWindows("nowhere")
+        return TrainingWindows(windows.training_sequences("nowhere"), **settings)
 
 
 def _rows(batch):
@@ -49,7 +51,7 @@ def _list(value):
 
 
 def _cut_all(sizes, **settings):
-    found = _training_windows(sizes)
+    found = _training_windows(sizes, **settings)
     return _rows(found.cut(tf.range(len(found), dtype=tf.int64), with_negatives=False))
 
 
@@ -80,6 +82,31 @@ def test_the_last_training_item_is_a_target_of_every_user():
         assert own[-1]["target"] == 100 * (user + 1) + size - 1
 
 
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.sampled_from([1, 3, 20, 80]))
+def test_every_item_after_the_first_is_a_target_once_with_the_items_before_it(sizes, w):
+    found = iter(_cut_all(sizes, window=w, every_target=True))
+    for user, size in enumerate(sizes):
+        first = 100 * (user + 1)
+        # A sequence of one item keeps its only example, without a history.
+        for place in range(1, size) if size > 1 else [0]:
+            window = next(found)
+            assert window["user"] == b"u%d" % user
+            assert window["target"] == first + place
+            assert window["window"] == max(0, place - w)
+            assert window["history"] == list(range(first + max(0, place - w), first + place))
+            assert window["history_ratings"] == [row - first for row in window["history"]]
+            assert window["target_rating"] == place
+    assert next(found, None) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIZES)
+def test_every_target_adds_examples_and_changes_none(sizes):
+    paper, every = _cut_all(sizes), _cut_all(sizes, every_target=True)
+    assert [window for window in every if window in paper] == paper
+
+
 @settings(max_examples=20, deadline=None)
 @given(SIZES, st.randoms(use_true_random=False))
 def test_windows_are_cut_alike_in_any_order_one_by_one_and_inside_map(sizes, random):
@@ -100,11 +127,28 @@ def test_negatives_are_kept_on_request_only():
     assert "exclude" not in found.cut(numbers, with_negatives=False)
 
 
+def test_of_every_target_those_without_a_rating_or_a_history_are_left_out():
+    found = _training_windows([1, 3, 22], every_target=True)
+    assert len(found) == 1 + 2 + 21
+    assert found.numbers(rated=False, with_history=False) is None
+    assert found.numbers(rated=False, with_history=True).tolist() == list(range(1, 24))
+    _forget_rating(found, 1 + 2)
+    assert found.numbers(rated=True, with_history=False).tolist() == [0, 1, *range(3, 24)]
+
+
+def _forget_rating(found, interaction):
+    sequences = found._sequences
+    ratings = sequences.ratings.values.numpy()
+    ratings[interaction] = np.nan
+    ratings = sequences.ratings.with_values(tf.constant(ratings))
+    found._sequences = dataclasses.replace(sequences, ratings=ratings)
+
+
 def test_windows_without_a_rating_or_a_history_are_left_out():
     found = _training_windows([1, 3, 22])
     assert found.numbers(rated=False, with_history=False) is None
     assert found.numbers(rated=False, with_history=True).tolist() == [1, 2, 3]
-    found._ratings[1 + 2] = np.nan  # of the second user's last item
+    _forget_rating(found, 1 + 2)  # of the second user's last item
     assert found.numbers(rated=True, with_history=False).tolist() == [0, 2, 3]
 
 
