@@ -18,6 +18,12 @@ from recllm_tasks.errors import UserError
 # Of each engine; T5X's have the prefix t5x_.
 RUNS = ("finetune", "eval", "infer")
 
+# Settings of earlier versions, and what replaces them.
+_RENAMED = {
+    "random_targets": "targets.targets.of, such as {'retrieval': 'random'}",
+    "exclude_history": "SEEN, 'leave_out' in place of True and 'keep' in place of False",
+}
+
 
 def gin_search_paths() -> list[str]:
     """Folders searched for gin files: the current one, ours, and the parent of ours.
@@ -333,6 +339,9 @@ def _check_read(config: Mapping, given: Sequence[_Binding], read: set[str], shar
 
 def _expected(binding: _Binding, config: Mapping, read: set[str]) -> str:
     """The most similar settings of the same kind that the run reads; all macros if none is."""
+    renamed = _RENAMED.get(binding.name.rpartition("/")[2].lower())
+    if renamed and not binding.parameter:
+        return renamed
     known = {name[1:] for name in read if name[0] == "%"}
     if binding.parameter:
         known = {
@@ -363,10 +372,6 @@ def gin_errors(what: str):
         hints = [f"; {old} is now {new}" for old, new in _RENAMED.items() if old in str(error)]
         text = f"Wrong setting in {what}: {_first_lines(error)}{''.join(hints)}"
         raise UserError(text) from error
-
-
-# Settings of earlier versions, and what replaces them.
-_RENAMED = {"random_targets": "targets.targets.of, such as {'retrieval': 'random'}"}
 
 
 def _raised_by_gin(error: Exception) -> bool:

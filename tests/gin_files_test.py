@@ -37,6 +37,7 @@ def fails(*bindings: str, files=(MODEL, RUN), given=GIVEN) -> str:
         ("NUM_BEAMS = 2", "one of BATCH_SIZE, "),  # only recllm eval and infer have it
         ("optimizer.warmup_then_decay.learning_rate = 1.0", "perhaps optimizer.constant_with_wa"),
         ("evaluation.evaluate.split = 'test'", "perhaps "),
+        ("EXCLUDE_HISTORY = True", "expected SEEN, 'leave_out' in place of True"),
         ("trian/network.T5Config.dropout_rate = 0.3", "perhaps network.T5Config.dropout_rate"),
     ],
 )
@@ -47,6 +48,15 @@ def test_a_setting_that_nothing_reads_is_refused(binding, nearest):
     found = fails(binding)
     assert f"Setting --gin.{name}: got a name that nothing in this run reads" in found
     assert nearest in found
+
+
+def test_a_setting_of_older_versions_names_its_successor():
+    given = ["MODEL_DIR = '/run'"]
+    for binding in ("EXCLUDE_HISTORY = True", "decoding.Decoding.exclude_history = True"):
+        for run, function in (("eval", "evaluation.evaluate"), ("infer", "inference.infer")):
+            gin.clear_config()
+            with pytest.raises(UserError, match="SEEN, 'leave_out'"):
+                gin_files.parse([f"runs/{run}.gin"], [*given, binding], function)
 
 
 def test_a_setting_that_another_one_replaced_is_not_read():

@@ -19,6 +19,7 @@ from recllm_tasks.data.item_lookup import ItemLookup
 from recllm_tasks.engine.decoding import _history_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.templates import Wording
+from recllm_tasks.runs import per_user
 
 NAME = "grocer"
 # 24 customers buy every fourth day what they bought before: mostly one of three items.
@@ -103,9 +104,7 @@ def test_baselines_may_answer_with_seen_items(grocer, tmp_path, capsys):
     assert cli.main([*command, "--data_dir", str(grocer)]) == 0
     found = json.loads(capsys.readouterr().out)
     assert "own_popularity" in found
-    for name, row in found.items():
-        if "exclude_seen" in row["settings"]:
-            assert row["settings"]["exclude_seen"] == (name == "popularity_unseen"), name
+    assert {row["seen"] for row in found.values()} == {"keep"}
     quick = built_in.measure_baselines(NAME, "test", {f"{NAME}_retrieval": 24})
     assert "own_popularity" in quick
     users = dict.fromkeys((f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking", "another_task"), 24)
@@ -114,6 +113,20 @@ def test_baselines_may_answer_with_seen_items(grocer, tmp_path, capsys):
         assert of_ids[row][f"{NAME}_ids_retrieval"] == found[f"{NAME}_retrieval"]
         assert set(of_ids[row]) == {f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking"}
     assert ROWS["own_popularity"].needs_repeats
+    assert cli.main([*command, "--seen", "leave_out", "--data_dir", str(grocer)]) == 0
+    without = json.loads(capsys.readouterr().out)
+    assert set(without) == set(found) - {"own_popularity"}, "it lists nothing but seen items"
+    assert {row["seen"] for row in without.values()} == {"leave_out"}
+    split, task = Splits(NAME, "test").evaluated, f"{NAME}_retrieval"
+    again = np.mean([t in h for t, h in zip(split.targets, split.history_items)])
+    for name in ("popularity", "item_to_item", "markov", "ease"):
+        path = tmp_path / name / without[name]["per_user"][task]
+        ranks = np.concatenate([batch["rank"].to_numpy() for batch in per_user.read(path)])
+        assert np.isinf(ranks).mean() == again
+        ranking = f"{NAME}_ranking"
+        assert without[name]["metrics"][ranking] == found[name]["metrics"][ranking], name
+    leaving = built_in.measure_baselines(NAME, "test", {task: 24}, "leave_out")
+    assert set(leaving) == set(quick) - {"own_popularity"}
 
 
 @pytest.mark.parametrize("kind", ["retrieval", "ranking", "mim", "bpr"])
@@ -189,7 +202,6 @@ def test_a_model_trains_is_measured_and_recommends(
     from recllm_tasks.prompts.source import CatalogSource
     from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
     from recllm_tasks.recommender import Recommender
-    from recllm_tasks.runs import per_user
     from recllm_tasks.runs.decoding import Decoding
 
     monkeypatch.setattr(decoding, "BUCKETS", decoding_buckets)
@@ -208,11 +220,12 @@ def test_a_model_trains_is_measured_and_recommends(
     )
     sequences, task = sequences_of(grocer), f"{NAME}_retrieval"
     again = {user for user, items in sequences.items() if items[-1] in items[:-1]}
-    for exclude, most in ((False, 26), (True, 0)):
+    for seen, most in ((None, 26), ("keep", 26), ("leave_out", 0)):
         # As many beams as items: only what is left out is a miss.
-        chosen = Decoding(num_beams=26, exclude_history=exclude)
+        chosen = Decoding(num_beams=26, seen=seen)
         found = evaluation.evaluate(model_dir=str(tmp_path), mixture=task, decoding=chosen)
         assert found.protocol == "leave_one_out-repeats"
+        assert found.seen == (seen or "keep")
         (rows,) = per_user.read(tmp_path / found.per_user[task])
         hits = {
             user

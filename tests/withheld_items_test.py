@@ -13,6 +13,7 @@ from recllm_tasks import cli, mixtures
 from recllm_tasks.audit import examples
 from recllm_tasks.baselines.interactions import Splits
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.co_occurrence import GROUPS
 from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
 from recllm_tasks.data.sequences import withheld_items
 from recllm_tasks.prompts import templates
@@ -164,10 +165,16 @@ def test_results_by_whether_the_target_was_in_train(shop, tmp_path, capsys):
     new = split.train_counts()[split.targets] == 0
     task = f"{NAME}_retrieval"
     groups = found["by_target"][task]
-    assert (groups["seen"]["users"], groups["new"]["users"]) == ((~new).sum(), new.sum())
+    train = [set(items.tolist()) for items in split.train_items]
+    together = [
+        any(target in items and items & set(history.tolist()) for items in train)
+        for target, history in zip(split.targets, split.history_items)
+    ]
+    sizes = [sum(together), len(new) - sum(together) - new.sum(), new.sum()]
+    assert [groups[name]["users"] for name in GROUPS] == sizes
     assert new.any()
     for key, value in found["metrics"][task].items():
-        weighed = sum(of[key] * of["users"] for of in groups.values())
+        weighed = sum(of.get(key, 0) * of["users"] for of in groups.values())
         if key != "invalid":
             assert weighed / len(new) == pytest.approx(value)
     loaded = runs.load([tmp_path])
@@ -177,9 +184,10 @@ def test_results_by_whether_the_target_was_in_train(shop, tmp_path, capsys):
     prepared = conditions.prepared_datasets([str(shop)], loaded)
     made = report.build(loaded, prepared)
     titles = [table.title for table in made.tables]
-    assert "Retrieval by whether the target was seen in training, NDCG@10" in titles
-    (table,) = (t for t in made.tables if t.title.startswith("Retrieval by whether"))
-    assert [cell.text for cell in table.rows[0].cells] == [str((~new).sum()), str(new.sum())]
+    title = "Retrieval by co-occurrence of target and history, seen items left out, NDCG@10"
+    assert title in titles
+    (table,) = (t for t in made.tables if t.title == title)
+    assert [cell.text for cell in table.rows[0].cells] == [str(size) for size in sizes if size]
 
 
 @pytest.mark.parametrize("share", ["-0.1", "0.6", "nan"])

@@ -10,20 +10,18 @@ from recllm_tasks.baselines import ease, history, item_to_item, markov, populari
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
 from recllm_tasks.baselines.rows import ROWS, Row
+from recllm_tasks.runs.decoding import LEAVE_OUT, seen_rule
 
 _DECAYS = {"item_to_item": item_to_item.FAST, "item_to_item_slow": item_to_item.SLOW}
 _RATING_SCORES = {"history": history.score_users, "item_mean": history.score_items}
 
-# The settings of a row on a dataset without repeats, see `settings_of`.
-SETTINGS = {
-    "popularity": {"exclude_seen": False},
-    "popularity_unseen": {"exclude_seen": True},
-    "own_popularity": {"exclude_seen": False},
-    **{
-        name: {"exclude_seen": True, **dataclasses.asdict(decay)} for name, decay in _DECAYS.items()
-    },
-    "ease": {"exclude_seen": True, "lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
-    "markov": {"exclude_seen": True, "smoothing": markov.SMOOTHING},
+# The settings of a row, beside the rule for seen items; with its data they determine its results.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "popularity": {},
+    "own_popularity": {},
+    **{name: dataclasses.asdict(decay) for name, decay in _DECAYS.items()},
+    "ease": {"lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
+    "markov": {"smoothing": markov.SMOOTHING},
     "history": {},
     "item_mean": {},
 }
@@ -31,7 +29,6 @@ SETTINGS = {
 # Those that take seconds, which `recllm eval` shows beside every model.
 QUICK = (
     "popularity",
-    "popularity_unseen",
     "own_popularity",
     "item_to_item",
     "history",
@@ -39,20 +36,8 @@ QUICK = (
 )
 
 
-def settings_of(name: str, keeps_repeats: bool) -> dict[str, Any]:
-    """The settings of a row; with its data they determine its results.
-
-    Where a dataset keeps repeats, a seen item may be the target, so lists hold seen items: all but
-    those of `popularity_unseen`, which are made without.
-    """
-    settings = dict(SETTINGS[name])
-    if keeps_repeats and name != "popularity_unseen" and "exclude_seen" in settings:
-        settings["exclude_seen"] = False
-    return settings
-
-
 def measure_baselines(
-    dataset: str, split: str, num_examples: Mapping[str, int]
+    dataset: str, split: str, num_examples: Mapping[str, int], seen: str | None = None
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Metrics of the quick baselines by name and task.
 
@@ -60,6 +45,7 @@ def measure_baselines(
       dataset: a prepared dataset.
       split: `validation` or `test`.
       num_examples: users of each task; tasks without a `tasks.kind_of` are ignored.
+      seen: the rule for seen items; None is the dataset's default.
     """
     kind_of = {task: tasks.kind_of(task, dataset) for task in num_examples}
     kind_of = {task: kind for task, kind in kind_of.items() if kind}
@@ -67,12 +53,13 @@ def measure_baselines(
     splits = Splits(dataset, split, num_users)
     found = {}
     keeps_repeats = splits.source.info().keeps_repeats
+    seen = seen_rule(seen, keeps_repeats)
     for row in (ROWS[name] for name in QUICK):
-        if row.needs_repeats and not keeps_repeats:
+        if row.needs_repeats and (not keeps_repeats or seen == LEAVE_OUT):
             continue
         kinds = [kind for kind in row.kinds if kind in num_users]
         if kinds:
-            measured = measure(row, splits, kinds)
+            measured = measure(row, splits, kinds, seen)
             metrics = {kind: measured.metrics(kind, splits.of(kind)) for kind in kinds}
             found[row.name] = {
                 task: metrics[kind] for task, kind in kind_of.items() if kind in metrics
@@ -81,7 +68,11 @@ def measure_baselines(
 
 
 def measure(
-    row: Row, splits: Splits, kinds: Sequence[str], say: Callable[[str], None] = lambda text: None
+    row: Row,
+    splits: Splits,
+    kinds: Sequence[str],
+    seen: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Measured:
     """Fits a row and measures it.
 
@@ -89,6 +80,7 @@ def measure(
       row: one of SETTINGS.
       splits: of a dataset.
       kinds: of tasks, among `row.kinds`.
+      seen: the rule for seen items, see `seen_rule`.
       say: receives messages about progress.
 
     Raises:
@@ -98,14 +90,15 @@ def measure(
     evaluated = splits.of(kinds[0])
     validation = splits.validation if row.name == "ease" else None
     start = time.monotonic()
-    settings = settings_of(row.name, splits.source.info().keeps_repeats)
+    settings: dict[str, Any] = dict(SETTINGS[row.name])
+    exclude_seen = seen == LEAVE_OUT
     if row.name in _RATING_SCORES:
         scores = _RATING_SCORES[row.name](evaluated)
         seconds = time.monotonic() - start
         groups = evaluated.num_items if row.name == "item_mean" else len(evaluated.train_items)
         return Measured({}, {"rating": scores}, {"rating": seconds}, 0.0, settings, groups)
     if validation is not None:
-        model = ease.fit(validation, done=say, exclude_seen=settings["exclude_seen"])
+        model = ease.fit(validation, done=say, exclude_seen=exclude_seen)
         settings |= {
             "lambda": model.regularization,
             "validation_ndcg@10": {f"{key:g}": value for key, value in model.validation.items()},
@@ -114,9 +107,7 @@ def measure(
     else:
         score_block, parameters = _counted(row.name, evaluated)
     fitted = time.monotonic()
-    ranked, seconds = measure_lists(
-        row.name, score_block, evaluated, kinds, settings["exclude_seen"]
-    )
+    ranked, seconds = measure_lists(row.name, score_block, evaluated, kinds, exclude_seen)
     return Measured(ranked, {}, seconds, fitted - start, settings, parameters)
 
 
@@ -124,7 +115,7 @@ def _counted(name: str, interactions: SplitInteractions):
     """The scores, and how many counts they are computed from."""
     if name == "own_popularity":
         return popularity.own_score_block(interactions), interactions.num_items
-    if name.startswith("popularity"):
+    if name == "popularity":
         return popularity.score_block(interactions), interactions.num_items
     if name == "markov":
         counts = markov.successors(interactions.train_items, interactions.num_items)

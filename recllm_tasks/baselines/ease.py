@@ -6,8 +6,8 @@
     score_u(b) = sum over a in the history of B[a, b]
 
 B is fitted on train only. A history is an input; for test it includes the validation item, as every
-model's prompt does. Lists leave out seen items, since the items of a history score each other high,
-unless the dataset keeps repeats.
+model's prompt does. The items of a history score each other high, so the list is mostly of them
+where seen items are kept.
 Lambda is chosen from LAMBDAS by NDCG@10 on the validation targets, by hill climbing: start at FIRST
 and move to a neighbour while that is better. Both neighbours of the chosen value (if it has two)
 are then measured and no better. Not all are tried, because each costs an inverse of N^3 operations.
@@ -68,7 +68,8 @@ def fit(
       lambdas: at least one, ascending; of equally good ones the smaller is kept.
       first: the one to start with.
       done: receives a message after each fit.
-      exclude_seen: whether lists leave out the history.
+      exclude_seen: whether lists leave out the history: lambda is chosen under the rule that is
+        measured.
 
     Raises:
       UserError: more items than MAX_ITEMS.

@@ -151,6 +151,11 @@ class Splits:
             found.select(np.arange(len(found.targets)) < num) if num < len(found.targets) else found
         )
 
+    def groups(self, kind: str) -> list[str]:
+        """What the history of each of these users can tell of the target: co_occurrence.GROUPS."""
+        found = self.of(kind)
+        return self.source.co_occurrence().groups(found.history_items, found.targets)
+
 
 def read_split(source: SequenceSource, split: str) -> SplitInteractions:
     """All users of a split in evaluation's order, and all of train."""

@@ -59,8 +59,10 @@ class Measured:
             return metrics.rank_metrics(self.ranked[kind].ranks)
         return {"auc": metrics.auc(interactions.targets_liked(), self.scores[kind])}
 
-    def rows(self, kind: str, interactions: SplitInteractions) -> Iterator[pa.RecordBatch]:
-        """Batches of per-user results."""
+    def rows(
+        self, kind: str, interactions: SplitInteractions, groups: Sequence[str]
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of per-user results; `groups` are those of the users."""
         history = np.array([len(items) for items in interactions.history_items], np.int32)
         liked = interactions.targets_liked()
         for start in range(0, len(interactions.targets), _BATCH):
@@ -68,9 +70,9 @@ class Measured:
             users = (interactions.users[part], interactions.targets[part], history[part])
             if kind in self.ranked:
                 ranked = self.ranked[kind]
-                yield per_user.ranked(*users, ranked.ranks[part], ranked.lists[part])
+                yield per_user.ranked(*users, ranked.ranks[part], ranked.lists[part], groups[part])
             else:
-                yield per_user.rated(*users, liked[part], self.scores[kind][part])
+                yield per_user.rated(*users, liked[part], self.scores[kind][part], groups[part])
 
 
 def measure_lists(
@@ -99,9 +101,11 @@ def measure_lists(
     return ranked, seconds
 
 
-def fingerprint(row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any]) -> str:
+def fingerprint(
+    row: Row, info: DatasetInfo, split: str, settings: Mapping[str, Any], seen: str
+) -> str:
     """SHA-256 (hex) of everything that a row's results depend on."""
-    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings, RANKS]
+    facts = [__version__, row.name, row.kinds, info.fingerprint, split, settings, seen, RANKS]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -123,6 +127,7 @@ def save(
     info: DatasetInfo,
     splits: Splits,
     measured: Measured,
+    seen: str,
     seed: int = 0,
 ) -> Results:
     """Writes per-user results, then the results computed from them."""
@@ -132,6 +137,7 @@ def save(
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
         "protocol": info.protocol,
+        "seen": seen,
         "model": row.name,
         "split": splits.split,
         "row_fingerprint": row_fingerprint,
@@ -140,7 +146,7 @@ def save(
     files = {task: per_user.path_of(folder, splits.split, task) for task in task_of.values()}
     names = {task: str(path.relative_to(folder)) for task, path in files.items()}
     for kind, task in task_of.items():
-        rows = measured.rows(kind, splits.of(kind))
+        rows = measured.rows(kind, splits.of(kind), splits.groups(kind))
         per_user.write(files[task], rows, {**facts, "task": task})
     found = Results(
         **facts,
@@ -154,7 +160,7 @@ def save(
         parameters=int(measured.parameters),
         num_examples={task: len(splits.of(kind).targets) for kind, task in task_of.items()},
         metrics={task: per_user.metrics(path) for task, path in files.items()},
-        by_target=results.by_target(folder, names, splits.source.catalog().train_count),
+        by_target=results.by_target(folder, names),
         per_user=names,
         fit_seconds=measured.fit_seconds,
         decode_seconds={task: measured.seconds[kind] for kind, task in task_of.items()},

@@ -21,7 +21,8 @@ class Row:
       what: description in a line.
       kinds: of tasks that it is measured on.
       origin: what fits it.
-      needs_repeats: whether it only means something where a dataset keeps repeats.
+      needs_repeats: whether it only means something where a dataset keeps repeats, and lists may
+        hold seen items.
     """
 
     name: str
@@ -37,15 +38,9 @@ ROWS = {
     for row in (
         Row("popularity", "Popularity", "the most frequent items of train, for everybody"),
         Row(
-            "popularity_unseen",
-            "Popularity, unseen",
-            "the same without items of the user's history",
-            ("retrieval",),
-        ),
-        Row(
             "own_popularity",
             "Popularity in own history",
-            "the most frequent items of the user's history; needs repeats",
+            "the most frequent items of the user's history; needs repeats, and seen items kept",
             needs_repeats=True,
         ),
         Row("item_to_item", "Item-to-item", "items near the user's last items in other histories"),
@@ -65,6 +60,9 @@ ROWS = {
         ),
     )
 }
+
+# Rows of older versions.
+_REPLACED = {"popularity_unseen": "popularity with --seen leave_out"}
 
 GROUPS = {
     "all": tuple(ROWS),
@@ -87,9 +85,9 @@ def chosen(names: str) -> Sequence[Row]:
     found: dict[str, Row] = {}
     for name in (part.strip() for part in names.split(",")):
         if name not in ROWS and name not in GROUPS:
+            known = _REPLACED.get(name, f"names among {', '.join((*ROWS, *GROUPS))}")
             raise UserError(
-                f"--rows: got '{name}', expected names among {', '.join((*ROWS, *GROUPS))}, "
-                "separated by commas; correct it"
+                f"--rows: got '{name}', expected {known}, separated by commas; correct it"
             )
         found |= {row: ROWS[row] for row in GROUPS.get(name, (name,))}
     return list(found.values())

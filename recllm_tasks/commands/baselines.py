@@ -4,6 +4,8 @@ import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +14,7 @@ from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
+from recllm_tasks.runs.decoding import LEAVE_OUT, seen_rule
 
 _LISTED = "\n".join(f"  {row.name:18} {row.what}" for row in rows.ROWS.values())
 
@@ -28,8 +31,12 @@ training resumes from its last epoch; with more --epochs or --minutes, a finishe
 Each row becomes a folder DIR/<row> with results.json, as `recllm eval` writes it, and
 per_user/<split>/<task>.parquet: the rank and list, or the score, of every user. All rows learn from
 the train split; in the test split, a history includes the validation item, as every model's prompt
-does. On a dataset that keeps repeats, lists hold seen items, except those of popularity_unseen. A
-row that already exists with the same settings and data is not computed again.
+does. A row that already exists with the same settings, rule and data is not computed again.
+
+--seen is one rule for all rows, the same as SEEN of `recllm eval`: whether retrieval leaves out or
+keeps items of the user's history, in validation too. The default leaves them out, unless the
+dataset keeps repeats. Ranking orders all candidates under either rule. A row's folder holds one
+rule's results; give the other rule another --out.
 
 examples:
   recllm baselines toys --rows popularity,item_to_item,ease,markov --out runs/toys
@@ -43,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", required=True, metavar="ROW,…", help="see below")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the rows' folders")
     parser.add_argument("--split", default="test", help="test (default) or validation")
+    parser.add_argument("--seen", help="leave_out or keep items of the user's history (see below)")
     parser.add_argument("--json", action="store_true", help="results as JSON, by row")
     training = parser.add_argument_group("training of RecBole's models")
     defaults = Budget()
@@ -80,6 +88,7 @@ def run(args) -> int:
         )
     session.use_data_dir(args)
     info = session.dataset_info(args.dataset)
+    seen = seen_rule(args.seen, info.keeps_repeats, "--seen")
     out = _folder(args.out)
 
     from recllm_tasks.baselines.interactions import Splits
@@ -96,8 +105,11 @@ def run(args) -> int:
         if row.needs_repeats and not info.keeps_repeats:
             console.print(f"{row.name}: left out, '{args.dataset}' keeps no repeats")
             continue
+        if row.needs_repeats and seen == LEAVE_OUT:
+            console.print(f"{row.name}: left out, as it lists nothing but seen items")
+            continue
         console.print(f"{row.name} ({number} of {len(chosen)}): {row.what}")
-        found[row.name] = _row(row, splits, info, out / row.name, maker_of[row.origin])
+        found[row.name] = _row(row, splits, info, out / row.name, maker_of[row.origin], seen)
     if not found:
         raise UserError(
             f"--rows for '{args.dataset}': got {args.rows}, which need ratings or repeats, "
@@ -118,16 +130,16 @@ class _BuiltIn:
 
     seed = 0
 
-    def settings(self, row, info) -> dict:
+    def settings(self, row) -> Mapping[str, Any]:
         from recllm_tasks.baselines import built_in
 
-        return built_in.settings_of(row.name, info.keeps_repeats)
+        return built_in.SETTINGS[row.name]
 
-    def measure(self, row, splits, folder: pathlib.Path):
+    def measure(self, row, splits, folder: pathlib.Path, seen: str):
         del folder
         from recllm_tasks.baselines import built_in
 
-        return built_in.measure(row, splits, row.kinds, _say)
+        return built_in.measure(row, splits, row.kinds, seen, _say)
 
 
 class _RecBole:
@@ -142,30 +154,32 @@ class _RecBole:
         self._python = training.find_python(args.recbole_python)
         self.seed = args.seed
 
-    def settings(self, row, info) -> dict:
-        return self._training.settings_of(row.name, self._budget, info.keeps_repeats)
+    def settings(self, row) -> Mapping[str, Any]:
+        return self._training.settings_of(row.name, self._budget)
 
-    def measure(self, row, splits, folder: pathlib.Path):
-        return self._training.measure(row.name, splits, folder, self._python, self._budget, _say)
+    def measure(self, row, splits, folder: pathlib.Path, seen: str):
+        return self._training.measure(
+            row.name, splits, folder, self._python, self._budget, seen, _say
+        )
 
 
 def _say(text: str) -> None:
     console.print(f"  {text}")
 
 
-def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole):
+def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole, seen: str):
     """The results of a row, computed unless they already exist."""
     from recllm_tasks.baselines import measured
     from recllm_tasks.runs import memory
 
-    row_fingerprint = measured.fingerprint(row, info, splits.split, maker.settings(row, info))
+    row_fingerprint = measured.fingerprint(row, info, splits.split, maker.settings(row), seen)
     done = measured.finished(folder, splits.split, row_fingerprint)
     if done:
         _say(f"already finished with the same settings: {folder}")
         return done
     memory.reset_peak()
-    found = maker.measure(row, splits, folder)
-    results = measured.save(folder, row, row_fingerprint, info, splits, found, maker.seed)
+    found = maker.measure(row, splits, folder, seen)
+    results = measured.save(folder, row, row_fingerprint, info, splits, found, seen, maker.seed)
     _say(f"{results.seconds:.1f} s, written to {folder}")
     return results
 

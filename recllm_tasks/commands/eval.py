@@ -51,7 +51,9 @@ def _save(results, model_dir: pathlib.Path):
     """Adds the baselines and writes the files; returns the results with them."""
     from recllm_tasks.baselines.built_in import measure_baselines
 
-    baselines = measure_baselines(results.dataset, results.split, results.num_examples)
+    baselines = measure_baselines(
+        results.dataset, results.split, results.num_examples, results.seen
+    )
     results = dataclasses.replace(results, baselines=baselines)
     results.save(model_dir)
     return results

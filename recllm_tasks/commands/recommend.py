@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-k", type=int, default=10, help="number of items (10)")
     parser.add_argument(
-        "--exclude_history", action="store_true", help="never recommend items of the history"
+        "--exclude_history",
+        action=argparse.BooleanOptionalAction,
+        help="whether to leave out items of the history (yes, unless the dataset keeps repeats)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per history")
     session.add_data_arguments(parser)
@@ -48,9 +50,10 @@ def run(args) -> int:
     session.register_tasks(args)
     from recllm_tasks.recommender import Recommender
     from recllm_tasks.report.terminal import print_recommendations
-    from recllm_tasks.runs.decoding import Decoding
+    from recllm_tasks.runs.decoding import KEEP, LEAVE_OUT, Decoding
 
-    decoding = Decoding(num_beams=max(args.k, _NUM_BEAMS), exclude_history=args.exclude_history)
+    seen = {None: None, True: LEAVE_OUT, False: KEEP}[args.exclude_history]
+    decoding = Decoding(num_beams=max(args.k, _NUM_BEAMS), seen=seen)
     recommender = Recommender.from_run(args.checkpoint, decoding)
     histories = [recommender.lookup.rows(history, what) for what, history in names]
     console = Console(highlight=False)

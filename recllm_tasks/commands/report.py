@@ -18,15 +18,16 @@ elsewhere and has:
 
   the paper's Tables 1-6 with our rows and the paper's numbers beside them; the difference from the
   best baseline and whether it is significant; both orders of ties, if there are runs of both; what
-  is recommended and how popular it is; results by length of history and by popularity of the
-  target; training curves; cost; fingerprints.
+  is recommended and how popular it is; results by length of history, by popularity of the target
+  and by whether target and history occur together in train; training curves; cost; fingerprints.
 
 Intervals, differences and breakdowns need the per-user results beside results.json
 (per_user/<evaluation>/<task>.parquet); popularity needs the prepared dataset (--data_dir). Without
 them, these parts are left out. Give --data_dir once for each folder that holds datasets of the
 runs. If a dataset was prepared under several id schemes, any one of them will do: only the ids
 differ, and their rows share a table. Baselines in the results.json of `recllm eval` are used if no
-run of that row is given. Rows of other data, splits or numbers of users get tables of their own.
+run of that row is given. Rows of other data, splits, numbers of users or rules for seen items (left
+out or kept) get tables of their own.
 
 FILE.md and FILE.csv beside the page hold the same numbers.
 

@@ -33,6 +33,13 @@ class Answers:
     text_of_answer: np.ndarray
     trie: Trie
 
+    @property
+    def own_text_of_answer(self) -> np.ndarray:
+        """`text_of_answer` where no other answer has the same text, else -1; int32 [N]."""
+        counts = np.bincount(self.text_of_answer[self.text_of_answer >= 0])
+        own = (self.text_of_answer >= 0) & (counts[self.text_of_answer] == 1)
+        return np.where(own, self.text_of_answer, np.int32(-1))
+
 
 def answers_of(task: seqio.Task) -> Answers | None:
     """The answers of a task, or None if its target is free text.

@@ -1,6 +1,6 @@
 """A model's answers to the examples of a task: beam search in a few static shapes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.templates import Choice
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
 # Inputs are padded to the next of these: few programs to compile, little padding.
 BUCKETS = (8, 16, 32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
@@ -49,11 +49,12 @@ class TaskDecoder:
         self._batch_size = -(-decoding.batch_size // self._data_size) * self._data_size
         self._eos_id = task.output_features["targets"].vocabulary.eos_id
         self.answers: Sequence[str] = ()  # none for free text
-        self._answer_of_row = np.zeros(0, np.int32)
+        self._answer_of_row = self._own_answer_of_row = np.zeros(0, np.int32)
         self._trie = None
         answers = answers_of(task) if decoding.constrained else None
         if answers is not None:
             self.answers, self._answer_of_row = answers.texts, answers.text_of_answer
+            self._own_answer_of_row = answers.own_text_of_answer
             # Once, not with every batch.
             self._trie = jax.device_put(answers.trie, devices.replicated(mesh))
         prompt = tasks.prompt_of(task)
@@ -61,8 +62,11 @@ class TaskDecoder:
         self._has_beginning = bool(prompt and prompt.template.beginning)
         self._has_candidates = bool(template and template.offers_candidates)
         self._scores = decoding.method == "score" and self._has_candidates
-        is_item = bool(template and not isinstance(template.answer, Choice))
-        self._excludes = decoding.exclude_history and is_item
+        # Lists made of the whole catalog: see `seen_rule`.
+        lists = template and not self._has_candidates and not isinstance(template.answer, Choice)
+        keeps_repeats = bool(prompt) and prompt.source.info().keeps_repeats
+        self._excludes = bool(lists) and decoding.resolved(keeps_repeats).seen == LEAVE_OUT
+        self._task = task.name
         # The features of an example that `decode` reads.
         self.features = (
             "inputs",
@@ -80,15 +84,19 @@ class TaskDecoder:
           params: the network's parameters.
           examples: each with `inputs`; with `beginning` if the task's target has one that is given;
             with `candidates` (catalog rows) if the task has them; and
-            with `exclude` (catalog rows, oldest first) and `target` if the history is excluded.
+            with `exclude` (catalog rows, oldest first) and `target` if seen items are left out.
             Where `exclude` ends with the target, all before it is the history. A target that is in
-            the history too, as where repeats are kept, is excluded: otherwise its being allowed
-            would give it away.
+            the history too, as where repeats are kept, is left out: otherwise its being allowed
+            would give it away. An answer that several items share stays.
           done: called with the number of examples decoded since the last call.
 
         Returns:
           Beams whose rows are indices into `self.answers`.
+
+        Raises:
+          UserError: as `check`.
         """
+        self.check(examples[0] if examples else self.features)
         results: list[tuple | None] = [None] * len(examples)
         for indices in self._batches(examples):
             beams = self._search(params, [examples[i] for i in indices])
@@ -97,6 +105,16 @@ class TaskDecoder:
             if done:
                 done(len(indices))
         return Beams(*(np.stack(part) for part in zip(*results)))
+
+    def check(self, features: Iterable[str]) -> None:
+        """Raises UserError unless examples have what `decode` reads."""
+        missing = [name for name in self.features if name not in features]
+        if missing:
+            raise UserError(
+                f"Examples of '{self._task}': got none of {', '.join(missing)}, expected all that "
+                "decoding reads; keep them in the task's examples, or, if only exclude or target "
+                "is missing, set SEEN='keep'"
+            )
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[np.ndarray]:
         """The indices of each batch, longest first, so that failures show early."""
@@ -125,7 +143,8 @@ class TaskDecoder:
         if self._has_candidates:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
         if self._excludes:
-            excluded = self._answers_of(rows, [_history_of(example) for example in examples])
+            histories = [_history_of(example) for example in examples]
+            excluded = self._answers_of(rows, histories, self._own_answer_of_row)
         if self._scores and self._trie is not None:
             beams = score_candidates(
                 self._network, params, inputs, self._trie, candidates, excluded, beginning
@@ -145,12 +164,15 @@ class TaskDecoder:
             )
         return Beams(*(part[: len(examples)] for part in beams))
 
-    def _answers_of(self, rows: int, listed: Sequence[np.ndarray]) -> np.ndarray:
+    def _answers_of(
+        self, rows: int, listed: Sequence[np.ndarray], answer_of_row: np.ndarray | None = None
+    ) -> np.ndarray:
         """Each example's catalog rows as indices of answers, int32 [rows, M], padded with -1."""
+        answer_of_row = self._answer_of_row if answer_of_row is None else answer_of_row
         width = padded_length(max(map(len, listed)))
         found = np.full((rows, width), -1, np.int32)
         for row, items in enumerate(listed):
-            found[row, : len(items)] = self._answer_of_row[items]
+            found[row, : len(items)] = answer_of_row[items]
         return found
 
     def _split(self, array: np.ndarray | None) -> jax.Array | None:

@@ -167,6 +167,7 @@ class Evaluation:
     def _examples(self, task: str) -> Iterator[Sequence[Example]]:
         """Chunks of the task's examples in order, with the features that are hashed or decoded."""
         dataset = self._evaluator.cached_task_datasets[task]
+        self._decoders[task].check(dataset.element_spec)
         # Targets show whether a task has changed: see BeamCache.
         kept = {*self._decoders[task].features, "targets"}
         dataset = dataset.map(lambda example: {name: example[name] for name in sorted(kept)})
@@ -240,6 +241,7 @@ def evaluate(
     source = tasks.source_of(tasks.get(mixture))
     info = source.info()
     saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
+    decoding = decoding.resolved(info.keeps_repeats)
     settings = {
         "version": __version__,
         "run": dataclasses.asdict(saved.run),
@@ -266,6 +268,7 @@ def evaluate(
         "split_fingerprint": info.split_fingerprint,
         "ids": info.ids,
         "protocol": info.protocol,
+        "seen": decoding.seen,
         "model": saved.run.model,
         "mixture": saved.run.mixture,
         "step": saved.step,
@@ -290,7 +293,7 @@ def evaluate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
         metrics=measured,
-        by_target=by_target(model_dir, files, source.catalog().train_count),
+        by_target=by_target(model_dir, files),
         per_user=files,
         decode_seconds=evaluation.seconds,
         peak_memory_bytes=memory.peak_bytes(),

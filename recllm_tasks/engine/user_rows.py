@@ -12,10 +12,12 @@ import tensorflow as tf
 
 from recllm_tasks import metrics, tasks
 from recllm_tasks.models.beam_search import Beams
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.runs import per_user
+
+_NEEDED = ("user", "target", "exclude", "targets")
 
 
 def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordBatch | None:
@@ -35,8 +37,7 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     if prompt is None or prompt.template.answer is None:
         return None
     slot = prompt.template.answer
-    needed = {"user", "target", "exclude", "targets"}
-    if not needed <= set(dataset.element_spec) or task.postprocessor:
+    if not set(_NEEDED) <= set(dataset.element_spec) or task.postprocessor:
         return None
     if isinstance(slot, Choice) and len(slot.answers) != 2:
         return None
@@ -45,29 +46,32 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
     # Worst first, as the metric functions expect them.
     texts = [[vocabulary.decode(beam) for beam in found[::-1]] for found in beams.tokens_BxKxT]
+    # `exclude` holds all items of the record, the target last.
+    histories = [example["exclude"][:-1] for example in examples]
     users = (
         [example["user"].decode() for example in examples],
         np.array([example["target"] for example in examples], np.int32),
-        np.array([example["history"] for example in examples], np.int32),
+        np.array([len(history) for history in histories], np.int32),
     )
+    groups = None
+    if isinstance(prompt.source, SequenceSource):
+        groups = prompt.source.co_occurrence().groups(histories, users[1])
     if isinstance(slot, Choice):
         scores = np.asarray(beams.log_probs_BxK[:, ::-1])
         dislike, like = slot.answers
         log_odds = tasks.answer_log_odds(((dislike,), (like,)), texts, scores)
         liked = [target == slot.answers[1] for target in targets]
-        return per_user.rated(*users, liked, log_odds.astype(np.float64))
+        return per_user.rated(*users, liked, log_odds.astype(np.float64), groups)
     row_of = _rows_of_texts(prompt.source, slot.form, vocabulary)
     items = [
         [row if text == target.strip() else row_of.get(text, -1) for text in _stripped(found)]
         for found, target, row in zip(texts, targets, users[1].tolist())
     ]
-    return per_user.ranked(*users, metrics.ranks_of_targets(targets, texts), items)
+    return per_user.ranked(*users, metrics.ranks_of_targets(targets, texts), items, groups)
 
 
 def _of_example(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    """`exclude` holds all items of the record, including the target."""
-    kept = {name: example[name] for name in ("user", "target", "targets")}
-    return {**kept, "history": tf.size(example["exclude"]) - 1}
+    return {name: example[name] for name in _NEEDED}
 
 
 def _stripped(beams: Sequence[str]) -> Sequence[str]:

@@ -12,6 +12,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.co_occurrence import CoOccurrence
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
@@ -304,6 +305,11 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         self.info()
         return _rows_of_users(self.dataset_dir())
 
+    def co_occurrence(self) -> CoOccurrence:
+        """Which items had a user in common in train."""
+        self.info()
+        return _co_occurrence(self.dataset_dir())
+
     def num_input_examples(self, split: str) -> int | None:
         """Examples of a split; None for training.
 
@@ -343,6 +349,12 @@ def _window_numbers(
         return None
     with tf.init_scope():
         return tf.constant(numbers)
+
+
+@functools.lru_cache(maxsize=2)
+def _co_occurrence(directory: str) -> CoOccurrence:
+    items = _training_sequences(directory).items
+    return CoOccurrence(items.values.numpy(), items.row_splits.numpy(), len(_catalog(directory)))
 
 
 @functools.lru_cache(maxsize=2)

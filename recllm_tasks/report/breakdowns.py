@@ -1,4 +1,4 @@
-"""Results by length of history, by popularity of the target, and by whether it was in train.
+"""Results by length of history, popularity of the target, and co-occurrence with the history.
 
 Letters: U users, G groups of users, B replicates.
 """
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recllm_tasks import metrics
+from recllm_tasks.data.co_occurrence import CO_OCCURS, GROUPS, NEW, NO_CO_OCCURRENCE
 from recllm_tasks.report import methods
 from recllm_tasks.report.bootstrap import interval
 from recllm_tasks.report.estimates import MAIN_METRIC, Measured
@@ -17,7 +18,12 @@ from recllm_tasks.report.result_tables import column_title, shown
 from recllm_tasks.report.table import Cell, Row, Table
 from recllm_tasks.report.user_results import RankedUsers, RatedUsers
 
-GROUPS = 5
+NUM_GROUPS = 5
+_NAMES = {
+    CO_OCCURS: "together in train",
+    NO_CO_OCCURRENCE: "never together",
+    NEW: "not in train",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,19 +86,21 @@ def by_popularity(measured: Measured, train_count: np.ndarray | None) -> Breakdo
     return _breakdown(measured, *groups, "popularity of the target", by)
 
 
-def by_seen(measured: Measured, train_count: np.ndarray | None) -> Breakdown | None:
-    """None without the catalog or per-user results, and where all targets are of one kind."""
-    if not measured.users or train_count is None:
+def by_co_occurrence(measured: Measured) -> Breakdown | None:
+    """None without per-user results that have groups, and where all users are of one group."""
+    known = [found.groups for found in measured.users.values() if (found.groups >= 0).all()]
+    if not known:
         return None
-    is_new_U = train_count[next(iter(measured.users.values())).targets] == 0
-    if is_new_U.all() or not is_new_U.any():
+    present, group_U = np.unique(known[0], return_inverse=True)
+    if len(present) < 2:
         return None
-    title, by = "whether the target was seen in training", "the target"
-    return _breakdown(measured, is_new_U.astype(np.int64), ["in train", "not in train"], title, by)
+    names = [_NAMES[GROUPS[place]] for place in present]
+    title, by = "co-occurrence of target and history", "the target, with any item of the history"
+    return _breakdown(measured, group_U, names, title, by)
 
 
 def groups_of(
-    values_U: npt.NDArray[np.integer], num_groups: int = GROUPS
+    values_U: npt.NDArray[np.integer], num_groups: int = NUM_GROUPS
 ) -> tuple[npt.NDArray[np.int64], list[str]]:
     """(group of each user [U], names): groups of nearly equal size, none empty."""
     edges = np.quantile(values_U, np.arange(1, num_groups) / num_groups, method="inverted_cdf")
@@ -124,7 +132,7 @@ def _breakdown(
         for place, of in points.items()
     ]
     sizes = np.bincount(group_U).tolist()
-    title = f"{measured.kind.capitalize()} by {title}"
+    title = f"{measured.kind.capitalize()} by {title}, {measured.condition.rule}"
     return Breakdown(title, by, names, sizes, metric, lines, measured.condition.text)
 
 

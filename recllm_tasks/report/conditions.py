@@ -1,4 +1,4 @@
-"""Which rows share a table: those with the same dataset, fingerprint, protocol, split and users.
+"""Which rows share a table: those of the same data, protocol, split, users and rule for seen items.
 
 The fingerprint is that of the split. All id schemes of a dataset share it: they have the same
 users, targets, negatives and catalog rows.
@@ -18,13 +18,16 @@ from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError
 from recllm_tasks.report import methods
 from recllm_tasks.report.runs import Run
+from recllm_tasks.runs.decoding import KEEP, LEAVE_OUT
+from recllm_tasks.runs.results import GIVEN, rule_of, seen_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
     """What a column of a table was measured on.
 
-    `fingerprint` is `Run.split_fingerprint`. `num_users` is None if unknown.
+    `fingerprint` is `Run.split_fingerprint`. `num_users` is None if unknown. `seen` is
+    `results.rule_of`; "" is unknown.
     """
 
     dataset: str
@@ -33,6 +36,7 @@ class Condition:
     ties: str
     num_users: int | None
     protocol: str = LEAVE_ONE_OUT
+    seen: str = ""
 
     @property
     def title(self) -> str:
@@ -40,14 +44,20 @@ class Condition:
 
     @property
     def is_papers(self) -> bool:
-        """Whether the paper's numbers were measured so."""
+        """Whether the paper's numbers were measured so, apart from the rule for seen items."""
         return self.split == "test" and self.protocol == LEAVE_ONE_OUT
+
+    @property
+    def rule(self) -> str:
+        """The rule for seen items, for the head of a table."""
+        return seen_text(self.seen)
 
     @property
     def text(self) -> str:
         users = "unknown number of users" if self.num_users is None else f"{self.num_users:,} users"
         ties = f"ties {self.ties}" if self.ties else "unknown order of ties"
-        facts = (self.split, self.protocol, users, ties, f"data {self.fingerprint[:12]}")
+        facts = (self.split, self.protocol, users, self.rule, ties)
+        facts += (f"data {self.fingerprint[:12]}",)
         return f"{self.title}: {', '.join(facts)}"
 
 
@@ -154,6 +164,7 @@ def by_condition(
                 ties[run.split_fingerprint],
                 run.num_examples.get(task),
                 run.protocol,
+                rule_of(kind, run.seen),
             )
             found.setdefault(condition, []).append(run)
     return {
@@ -170,6 +181,7 @@ def _order(condition: Condition) -> tuple:
         condition.protocol != LEAVE_ONE_OUT,
         condition.protocol,
         condition.ties == "shuffled",
+        (GIVEN, LEAVE_OUT, KEEP, "").index(condition.seen),
         place,
         condition.dataset,
         -(condition.num_users or 0),
@@ -178,13 +190,14 @@ def _order(condition: Condition) -> tuple:
 
 
 def sheets(conditions: Sequence[Condition]) -> list[list[Condition]]:
-    """Groups conditions into tables: one per dataset, with the same protocol, split and ties.
+    """Groups conditions into tables: one per dataset, with the same protocol, split, ties and rule.
 
     A dataset's second condition with the same ones goes to another table.
     """
     found: dict[tuple, list[Condition]] = {}
     for condition in conditions:
-        number, kind = 0, (condition.protocol, condition.split, condition.ties)
+        number = 0
+        kind = (condition.protocol, condition.split, condition.ties, condition.seen)
         while any(other.dataset == condition.dataset for other in found.get((*kind, number), [])):
             number += 1
         found.setdefault((*kind, number), []).append(condition)

@@ -124,13 +124,14 @@ def _users(kind: str, runs: Sequence[Run]) -> dict[int, RankedUsers | RatedUsers
 def _check_same_users(
     runs: Sequence[Run], kind: str, users: Mapping[int, RankedUsers | RatedUsers]
 ) -> None:
-    """Raises UserError unless all runs have the same users and targets."""
+    """Raises UserError unless all runs have the same users, targets and known groups."""
     places = list(users)
     for place in places[1:]:
         first, other = users[places[0]], users[place]
         for column, same in (
             ("user", first.users.equals(other.users)),
             ("target", len(first) == len(other) and (first.targets == other.targets).all()),
+            ("group", len(first) == len(other) and _same_groups(first.groups, other.groups)),
         ):
             if not same:
                 paths = [runs[p].per_user_file(runs[p].tasks[kind]) for p in (place, places[0])]
@@ -139,6 +140,11 @@ def _check_same_users(
                     "the same, as both belong to one dataset, fingerprint and split; measure "
                     "both again"
                 )
+
+
+def _same_groups(one_U: np.ndarray, other_U: np.ndarray) -> bool:
+    """Whether groups are the same where both are known."""
+    return bool(((one_U == other_U) | (one_U < 0) | (other_U < 0)).all())
 
 
 def _replicates(

@@ -26,7 +26,7 @@ _CONVENTIONAL = {normalized(name): name for name in paper_results.CONVENTIONAL} 
 }
 _SIMPLE = {
     "popularity": "popularity",
-    "popularityunseen": "popularity, unseen",
+    "popularityunseen": "popularity",  # of older versions
     "ownpopularity": "popularity of own history",
     "itemtoitem": "item-to-item",
     "itemtoitemslow": "item-to-item, slow decay",
@@ -115,7 +115,6 @@ def _decoding(run: Run) -> list[str]:
     return [
         *([f"{decoding.num_beams} beams"] if decoding.num_beams != Decoding.num_beams else []),
         *(["free text"] if not decoding.constrained else []),
-        *(["unseen"] if decoding.exclude_history else []),
         *([decoding.method] if decoding.method != Decoding.method else []),
     ]
 

@@ -114,7 +114,8 @@ def tables(measured: Measured, train_count: np.ndarray | None) -> list[Table]:
                 percent(of.mean_popularity / wanted, 0) if wanted else "",
             ]
         rows.append(_row(measured, place, cells))
-    found = [Table(f"{kind}: what is recommended", columns, rows, notes=notes)]
+    rule = measured.condition.rule
+    found = [Table(f"{kind}: what is recommended, {rule}", columns, rows, notes=notes)]
     if train_count is not None:
         found.append(_decile_table(measured, lists, train_count))
     return found
@@ -135,7 +136,8 @@ def _decile_table(measured: Measured, lists, train_count: np.ndarray) -> Table:
         if of.by_decile is not None:
             rows.append(_row(measured, place, [percent(share, 1) for share in of.by_decile]))
     return Table(
-        f"{measured.kind.capitalize()}: share (%) of the top {TOP} by popularity",
+        f"{measured.kind.capitalize()}: share (%) of the top {TOP} by popularity, "
+        f"{measured.condition.rule}",
         [str(place + 1) for place in range(DECILES)],
         rows,
         [("tenths of the catalog, the least popular first", DECILES)],

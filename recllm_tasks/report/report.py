@@ -21,9 +21,11 @@ from recllm_tasks.report.breakdowns import Point
 from recllm_tasks.report.conditions import Prepared
 from recllm_tasks.report.estimates import MAIN_METRIC, Measured
 from recllm_tasks.report.result_tables import column_title
-from recllm_tasks.report.runs import KINDS, Run
+from recllm_tasks.report.runs import Run
 from recllm_tasks.report.table import Table
 from recllm_tasks.runs import results
+from recllm_tasks.runs.decoding import LEAVE_OUT
+from recllm_tasks.runs.results import KINDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,9 @@ READING = (
     "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
     "chosen on the same users. Bold is the best of a column.",
     "Rows share a column only if they were measured on the same dataset with the same fingerprint "
-    "(of the data without short ids), the same protocol, split and number of users. Empty cells "
-    "were not measured.",
+    "(of the data without short ids), the same protocol, split, number of users and rule for seen "
+    "items: whether lists leave out or keep what the user already has. Ranking and rating are "
+    "about given items, where the rule says nothing. Empty cells were not measured.",
 )
 
 
@@ -116,6 +119,8 @@ def _forest(kind: str, of: Measured) -> Figure | None:
         rows.append((of.labels[place], colour, point, float(printed) if printed else None))
     title = f"{column_title(key)}, {of.condition.text}"
     theirs = "; diamonds are the paper's" if any(paper for *_, paper in rows) else ""
+    if theirs and of.condition.seen == LEAVE_OUT:
+        theirs += ", which keep seen items"
     axis = column_title(key) + theirs
     chance = 50 if key == "auc" else 0
     svg = plots.forest_plot(title, rows, axis, chance) if len(rows) > 1 else ""
@@ -184,13 +189,13 @@ def _groups(measured: Mapping[str, Sequence[Measured]], prepared: Mapping) -> Se
         for breakdown in (
             breakdowns.by_history(of),
             breakdowns.by_popularity(of, known.train_count if known else None),
-            breakdowns.by_seen(of, known.train_count if known else None),
+            breakdowns.by_co_occurrence(of),
         ):
             if breakdown:
                 items.append(breakdown.table())
                 items.append(Figure(_group_plot(of, breakdown)))
     text = (f"Plots show the leading rows, {plots.MOST_LINES - 1} at most; tables hold all.",)
-    return Section("By history, by popularity and by new targets", items, text)
+    return Section("By history, by popularity and by co-occurrence", items, text)
 
 
 def _group_plot(of: Measured, breakdown: breakdowns.Breakdown) -> str:

@@ -10,7 +10,12 @@ from recllm_tasks.report.conditions import sheets
 from recllm_tasks.report.estimates import MAIN_METRIC, Estimate, Measured, metrics_of
 from recllm_tasks.report.runs import CHOSEN_BY
 from recllm_tasks.report.table import Cell, Row, Table, fraction, p_value, percent, signed
+from recllm_tasks.runs.decoding import LEAVE_OUT
 
+PAPER_KEEPS = (
+    "The paper's numbers keep seen items: §4.1 does not leave them out, and its beams may be any "
+    "text."
+)
 BETTER, WORSE, BASELINE = "▲", "▼", "◆"
 _MARKS = {"better": BETTER, "worse": WORSE}
 _TITLES = {
@@ -66,6 +71,8 @@ def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
         title = f"Table {paper.number}. {paper.title}" if paper else kind
         title = _named(title, sheet)
         notes = [of.condition.text for of in sheet]
+        if paper and any(cell.paper for row in table_rows for cell in row.cells):
+            notes += _of_paper(sheet)
         if paper and (missing := _missing(paper, sheet)):
             notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
         if cut_short := _cut_short(sheet):
@@ -105,6 +112,8 @@ def ablation_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
             table_rows.insert(0, Row("best baseline", _cells(sheet, best, keys, ""), "baseline"))
         notes = [of.condition.text for of in sheet]
         notes += [f"Best baseline, {at.measured.condition.title}: {at.label}." for at in best]
+        if any(of.condition.is_papers for of in sheet):
+            notes += _of_paper(sheet)
         notes.append("Paper: the rows of FLAN-T5-Base for a run of that size, else of FLAN-T5-XL.")
         title = _named(f"Table {paper.number}. {paper.title}", sheet)
         found.append(_table(title, sheet, keys, table_rows, notes))
@@ -130,7 +139,7 @@ def difference_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
                 best = difference.baseline
         if rows:
             columns = [f"{column_title(key)} minus {best}", "p (Holm)", ""]
-            title = f"{kind.capitalize()}: difference from the best baseline"
+            title = f"{kind.capitalize()}: difference from the best baseline, {of.condition.rule}"
             found.append(Table(title, columns, rows, notes=[of.condition.text]))
     return found
 
@@ -141,9 +150,15 @@ def _sheets(measured: Sequence[Measured]) -> list[list[Measured]]:
 
 
 def _named(title: str, sheet: Sequence[Measured]) -> str:
-    """A title with the protocol of the sheet's rows, unless it is the paper's."""
-    (protocol,) = {of.condition.protocol for of in sheet}
+    """A title with the rule for seen items and, unless it is the paper's, the protocol."""
+    ((protocol, rule),) = {(of.condition.protocol, of.condition.rule) for of in sheet}
+    title = f"{title} ({rule})"
     return title if protocol == LEAVE_ONE_OUT else f"{title} Protocol: {protocol}"
+
+
+def _of_paper(sheet: Sequence[Measured]) -> list[str]:
+    """What distinguishes the paper's numbers from the sheet's, if it is the rule for seen items."""
+    return [PAPER_KEEPS] if {of.condition.seen for of in sheet} & {LEAVE_OUT, ""} else []
 
 
 def _table(title, sheet: Sequence[Measured], keys, rows, notes) -> Table:

@@ -15,6 +15,7 @@ from recllm_tasks.report.runs import Run
 from recllm_tasks.report.table import Cell, Row, Table, count, significant
 from recllm_tasks.runs import run_folder
 from recllm_tasks.runs.fields import clean
+from recllm_tasks.runs.results import seen_text
 
 _SETTINGS_FILES = (run_folder.SETTINGS, run_folder.FILE_NAME)
 
@@ -36,9 +37,16 @@ def cost_table(kind: str, measured: Sequence[Measured]) -> Table | None:
                 count(run.parameters),
             ]
             if any(cells):
-                row_cells = [Cell(of.condition.title), *map(Cell, cells)]
+                row_cells = [Cell(of.condition.title), Cell(of.condition.rule), *map(Cell, cells)]
                 rows.append(Row(of.labels[place], row_cells, methods.part(run, kind)))
-    columns = ["dataset", "seconds, all tasks", "of them fitting", "decoding", "examples/s"]
+    columns = [
+        "dataset",
+        "lists",
+        "seconds, all tasks",
+        "of them fitting",
+        "decoding",
+        "examples/s",
+    ]
     columns += ["peak memory (GiB)", "parameters"]
     return Table(f"{kind.capitalize()}: cost of measuring", columns, rows) if rows else None
 
@@ -53,10 +61,9 @@ def ties_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
     for published in by_order["published"]:
         for shuffled in by_order["shuffled"]:
             one, other = published.condition, shuffled.condition
-            if (one.dataset, one.protocol, one.split) != (
-                other.dataset,
-                other.protocol,
-                other.split,
+            if any(
+                getattr(one, name) != getattr(other, name)
+                for name in ("dataset", "protocol", "split", "seen")
             ):
                 continue
             table = _ties_table(kind, published, shuffled)
@@ -80,7 +87,8 @@ def _ties_table(kind: str, published: Measured, shuffled: Measured) -> Table:
                 cells.append(Cell(text, bounds if all(bounds) else None))
         rows.append(Row(label, cells, methods.part(published.runs[place], kind)))
     return Table(
-        f"{kind.capitalize()}: both orders of equal times, {published.condition.title}",
+        f"{kind.capitalize()}: both orders of equal times, {published.condition.title}, "
+        f"{published.condition.rule}",
         ["published", "shuffled"] * len(keys),
         rows,
         [(column_title(key), 2) for key in keys],
@@ -98,6 +106,7 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> 
         cells = [
             run.dataset,
             run.split,
+            seen_text(run.seen),
             ties_of(run, prepared),
             run.ids,
             run.fingerprint[:16],
@@ -108,7 +117,7 @@ def fingerprint_table(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> 
             "; ".join(settings)[:400],
         ]
         rows.append(Row(run.name, [Cell(text) for text in cells]))
-    columns = ["dataset", "split", "ties", "ids", "data", "data without ids", "code"]
+    columns = ["dataset", "split", "lists", "ties", "ids", "data", "data without ids", "code"]
     columns += ["settings files", "results file", "settings"]
     return Table("Fingerprints", columns, rows)
 

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs import results
-from recllm_tasks.runs.results import Results
+from recllm_tasks.runs.results import Results, kind_of, rule_of
 
-KINDS = ("retrieval", "ranking", "rating")
 # Of a baseline's epochs: the metric that chose the best one.
 CHOSEN_BY = "validation/chosen by"
 
@@ -54,7 +53,7 @@ class Run(Results):
 
     def kind(self, task: str) -> str:
         """retrieval, ranking or rating; any other task is its own kind."""
-        return next((kind for kind in KINDS if re.fullmatch(rf"(.*_)?{kind}", task)), task)
+        return kind_of(task)
 
     @property
     def tasks(self) -> dict[str, str]:
@@ -132,6 +131,7 @@ def _baselines(run: Run) -> Iterable[Run]:
             split=run.split,
             ties=run.ties,
             protocol=run.protocol,
+            seen=run.baselines_seen.get(name, run.seen),
             metrics=metrics,
             num_examples={task: num for task, num in run.num_examples.items() if task in metrics},
         )
@@ -145,4 +145,5 @@ def normalized(name: str) -> str:
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:
     """The place of a method's row in a task's table; two runs of one place are one row."""
     where = (run.dataset, run.split_fingerprint, run.protocol, run.split)
-    return (*where, run.kind(task), num_examples, normalized(run.model), run.mixture)
+    measured = (run.kind(task), rule_of(run.kind(task), run.seen), num_examples)
+    return (*where, *measured, normalized(run.model), run.mixture)

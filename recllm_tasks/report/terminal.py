@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recllm_tasks.runs.decoding import Decoding
-from recllm_tasks.runs.results import Results
+from recllm_tasks.runs.results import Results, kind_of, rule_of, seen_text
 
 
 def print_results(results: Results, console: Console) -> None:
@@ -17,7 +17,7 @@ def print_results(results: Results, console: Console) -> None:
     beams = "items only" if decoding.constrained else "any text"
     console.print(
         f"{results.model} trained on {results.mixture}, step {results.step:,}, "
-        f"seed {results.seed}; beams: {beams}"
+        f"seed {results.seed}; beams: {beams}; {seen_text(results.seen)}"
     )
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
@@ -63,7 +63,8 @@ def _name(item: Mapping[str, str]) -> str:
 def _title(results: Results, task: str) -> str:
     num_examples = results.num_examples.get(task)
     users = f", {num_examples:,} users" if num_examples else ""
-    return f"{task}, {results.split}{users}"
+    rule = seen_text(rule_of(kind_of(task), results.seen))
+    return f"{task}, {results.split}{users}, {rule}"
 
 
 def _table(metrics: Mapping[str, Mapping[str, float]], first_style: str | None = None) -> Table:

@@ -10,8 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recllm_tasks import metrics
+from recllm_tasks.data.co_occurrence import GROUPS
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs import per_user
 
@@ -30,11 +32,13 @@ class UserResults:
       users: [U] sorted; strings in Arrow.
       targets: int32 [U], rows of the catalog.
       history: int32 [U], interactions before the target.
+      groups: int [U], places in co_occurrence.GROUPS; -1 is unknown.
     """
 
     users: pa.Array
     targets: npt.NDArray[np.int32]
     history: npt.NDArray[np.int32]
+    groups: npt.NDArray[np.integer]
 
     def __len__(self) -> int:
         return len(self.users)
@@ -104,11 +108,14 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> Ranked
     history = columns["history"].to_numpy()
     _check(path, "target", targets >= 0, "a catalog row")
     _check(path, "history", history >= 0, "a number of interactions")
+    place = pc.index_in(columns["group"], value_set=pa.array(["", *GROUPS]))
+    groups = place.fill_null(-1).to_numpy() - 1
+    _check(path, "group", groups >= -1, f"one of {', '.join(GROUPS)}")
     if kind == "rating":
         scores = columns["score"].to_numpy()
         _check(path, "score", ~np.isnan(scores), "a number")
         liked = columns["liked"].to_numpy(zero_copy_only=False)
-        found = RatedUsers(users, targets, history, liked, scores)
+        found = RatedUsers(users, targets, history, groups, liked, scores)
     else:
         ranks, lists = columns["rank"].to_numpy(), columns["items"]
         _check(path, "rank", (ranks >= 1) & (ranks == np.floor(ranks)), "1, 2, … or inf")
@@ -116,7 +123,7 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> Ranked
         _check(path, "items", np.diff(starts) <= MOST_LISTED, f"at most {MOST_LISTED} items")
         items = lists.values.to_numpy(zero_copy_only=False)[starts[0] : starts[-1]]
         _check(path, "items", items >= -1, "catalog rows, or -1")
-        found = RankedUsers(users, targets, history, ranks, items, starts - starts[0])
+        found = RankedUsers(users, targets, history, groups, ranks, items, starts - starts[0])
     _check_metrics(path, found, measured)
     return found
 

@@ -11,25 +11,30 @@ evaluation. `<evaluation>` is `Results.name`.
                      inf a miss                    score  float64 higher is more liked
     items    list<int32> the first 20 answers,
                      best first; -1 is no item, duplicates are kept
+    group    string  one of GROUPS (data/co_occurrence.py): what the history can tell of the target;
+                     "" is unknown, as in files of older versions
 
 `metrics` of a file equal those in results.json; `invalid` only if the beam is at most 20 wide.
 The file's metadata, under `recllm`, say what it belongs to (JSON).
 """
 
+import collections
 import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recllm_tasks import checksums
 from recllm_tasks import metrics as task_metrics
+from recllm_tasks.data.co_occurrence import GROUPS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
 
@@ -37,8 +42,9 @@ FOLDER = "per_user"
 NUM_ITEMS = 20
 
 _USERS = [("user", pa.string()), ("target", pa.int32()), ("history", pa.int32())]
-RANKED = pa.schema([*_USERS, ("rank", pa.float64()), ("items", pa.list_(pa.int32()))])
-RATED = pa.schema([*_USERS, ("liked", pa.bool_()), ("score", pa.float64())])
+_GROUPED = ("group", pa.string())
+RANKED = pa.schema([*_USERS, ("rank", pa.float64()), ("items", pa.list_(pa.int32())), _GROUPED])
+RATED = pa.schema([*_USERS, ("liked", pa.bool_()), ("score", pa.float64()), _GROUPED])
 
 # Rows of a group, which a reader holds in memory at once.
 _GROUP = 1 << 16
@@ -57,17 +63,23 @@ def ranked(
     history: Any,
     ranks: Any,
     items: Iterable[Sequence[int] | np.ndarray],
+    groups: Sequence[str] | None = None,
 ) -> pa.RecordBatch:
     """Rows of retrieval or ranking; keeps the first 20 `items`, catalog rows best first."""
     columns = [users, targets, history, ranks, [list(row[:NUM_ITEMS]) for row in items]]
-    return _batch(columns, RANKED)
+    return _batch([*columns, groups or [""] * len(users)], RANKED)
 
 
 def rated(
-    users: Sequence[str], targets: Any, history: Any, liked: Any, scores: Any
+    users: Sequence[str],
+    targets: Any,
+    history: Any,
+    liked: Any,
+    scores: Any,
+    groups: Sequence[str] | None = None,
 ) -> pa.RecordBatch:
     """Rows of rating."""
-    return _batch([users, targets, history, liked, scores], RATED)
+    return _batch([users, targets, history, liked, scores, groups or [""] * len(users)], RATED)
 
 
 def _batch(columns: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
@@ -130,10 +142,14 @@ def read(path: str | os.PathLike, schema: pa.Schema | None = None) -> Iterator[p
             raise pa.ArrowInvalid(f"{file.metadata.num_rows} rows")
         names = file.schema_arrow.names
         wanted = schema or (RATED if "liked" in names else RANKED)
-        missing = [name for name in wanted.names if name not in names]
+        stored = [name for name in wanted.names if name in names]
+        missing = [name for name in wanted.names if name not in {*names, "group"}]
         if missing:
             raise pa.ArrowInvalid(f"no column {', '.join(missing)}")
-        for batch in file.iter_batches(batch_size=_GROUP, columns=wanted.names):
+        for batch in file.iter_batches(batch_size=_GROUP, columns=stored):
+            if "group" not in stored:
+                unknown = pa.repeat("", len(batch))
+                batch = batch.append_column("group", unknown)
             yield _checked(batch.select(wanted.names).cast(wanted))
 
 
@@ -146,19 +162,17 @@ def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch
 
 
-def metrics(
-    path: str | os.PathLike, chosen: Callable[[np.ndarray], np.ndarray] | None = None
-) -> dict[str, float]:
+def metrics(path: str | os.PathLike, group: str | None = None) -> dict[str, float]:
     """The metrics of a file, computed from its rows.
 
     Args:
       path: as `path_of` names it.
-      chosen: of the targets of some rows, int32 [n], those that count, bool [n]; None is all.
+      group: whose rows count; None is all.
     """
     ranks, no_item, answers, liked, scores = [], 0, 0, [], []
     for batch in read(path):
-        if chosen is not None:
-            batch = batch.filter(pa.array(chosen(batch.column("target").to_numpy())))
+        if group is not None:
+            batch = batch.filter(pc.equal(batch.column("group"), group))
         if "rank" in batch.schema.names:
             ranks.append(batch.column("rank").to_numpy())
             items = batch.column("items").flatten().to_numpy()
@@ -172,29 +186,20 @@ def metrics(
     return {"auc": task_metrics.auc(np.concatenate(liked), np.concatenate(scores))}
 
 
-def metrics_of_new_targets(
-    path: str | os.PathLike, train_count: np.ndarray
-) -> dict[str, dict[str, float]] | None:
-    """The metrics of a file by whether the target had an interaction in train: `seen`, `new`.
+def metrics_by_group(path: str | os.PathLike) -> dict[str, dict[str, float]]:
+    """The metrics of a file by group, each with `users`, their number; {} if no group is known.
 
-    Each also has `users`, their number. None where no target is new. A metric that is not defined,
-    such as the AUC of one class, is left out.
-
-    Args:
-      path: as `path_of` names it.
-      train_count: int [N], of the catalog's rows.
+    A metric that is not defined, such as the AUC of one class, is left out.
     """
+    users = collections.Counter()
+    for batch in read(path):
+        users.update(batch.column("group").to_pylist())
     found: dict[str, dict[str, float]] = {}
-    for name, is_new in (("seen", False), ("new", True)):
-
-        def chosen(targets: np.ndarray, is_new: bool = is_new) -> np.ndarray:
-            return (train_count[targets] == 0) == is_new
-
-        num = sum(int(chosen(batch.column("target").to_numpy()).sum()) for batch in read(path))
-        values = metrics(path, chosen) if num else {}
+    for name in GROUPS if users.keys() & set(GROUPS) else ():
+        values = metrics(path, name) if users[name] else {}
         defined = {key: value for key, value in values.items() if not math.isnan(value)}
-        found[name] = {"users": num, **defined}
-    return found if found["new"]["users"] else None
+        found[name] = {"users": users[name], **defined}
+    return found
 
 
 @contextlib.contextmanager

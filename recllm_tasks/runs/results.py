@@ -16,14 +16,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from recllm_tasks import checksums
+from recllm_tasks.data.co_occurrence import GROUPS
 from recllm_tasks.data.options import ID_SCHEMES, LEAVE_ONE_OUT, PROTOCOLS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, write_json
 from recllm_tasks.runs import per_user, run_folder
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.decoding import KEEP, LEAVE_OUT, SEEN, Decoding
 from recllm_tasks.runs.fields import Fields, clean
 
 LATEST, FOLDER = "results.json", "results"
@@ -37,6 +36,34 @@ _ALWAYS = {"step", "seed", "decoding", "seconds"}
 
 Metrics = Mapping[str, Mapping[str, float]]  # by task and key, fractions
 
+KINDS = ("retrieval", "ranking", "rating")
+# The rule for seen items of those kinds whose answers are among given items.
+GIVEN = "given"
+_SEEN_TEXTS = {LEAVE_OUT: "seen items left out", KEEP: "seen items kept", GIVEN: "items given"}
+
+# What older versions did with seen items in the baselines beside a model, without repeats.
+_OLDER_RULES = {
+    "popularity": KEEP,
+    "popularity_unseen": LEAVE_OUT,
+    "own_popularity": KEEP,
+    "item_to_item": LEAVE_OUT,
+}
+
+
+def kind_of(task: str) -> str:
+    """retrieval, ranking or rating; any other task is its own kind."""
+    return next((kind for kind in KINDS if re.fullmatch(rf"(.*_)?{kind}", task)), task)
+
+
+def rule_of(kind: str, seen: str) -> str:
+    """`seen`, or GIVEN for kinds that it says nothing about: see `seen_rule`."""
+    return GIVEN if re.fullmatch(r"(.*_)?(ranking|rating)(_\d+)*", kind) else seen
+
+
+def seen_text(rule: str) -> str:
+    """A rule in the head of a table; "" is unknown."""
+    return _SEEN_TEXTS.get(rule, "unknown rule for seen items")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results:
@@ -49,6 +76,7 @@ class Results:
       ids: the id scheme.
       protocol: how the dataset was split, see `DatasetInfo.protocol`; older files are of
         leave-one-out.
+      seen: the rule for seen items, see `seen_rule`; "" is unknown.
       ties: the order of equal times in the dataset, `published` or `shuffled`.
       model: a name, such as `tiny` or `ease`.
       title: the model's name in tables.
@@ -62,9 +90,11 @@ class Results:
       parameters: their number.
       num_examples: users by task.
       metrics: by task.
-      by_target: by task, those of users whose target had an interaction in train, `seen`, and of
-        the others, `new`, with the number of `users`; of tasks with new targets.
+      by_target: metrics by task and group of users, see data/co_occurrence.py, with the number of
+        `users`. Older files have `seen` and `new`: whether the target is in train.
       baselines: metrics of built-in baselines on the same users, by name.
+      baselines_seen: the rules of those baselines that were measured under another one than `seen`,
+        by name; only older versions did.
       per_user: files of per-user results by task, relative to the run's folder.
       fit_seconds: of fitting a baseline, part of `seconds`.
       decode_seconds: by task.
@@ -79,6 +109,7 @@ class Results:
     records_digest: str = ""
     ids: str = ""
     protocol: str = LEAVE_ONE_OUT
+    seen: str = ""
     ties: str = ""
     model: str
     title: str = ""
@@ -95,6 +126,7 @@ class Results:
     metrics: Metrics
     by_target: Mapping[str, Metrics] = dataclasses.field(default_factory=dict)
     baselines: Mapping[str, Metrics] = dataclasses.field(default_factory=dict)
+    baselines_seen: Mapping[str, str] = dataclasses.field(default_factory=dict)
     per_user: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fit_seconds: float | None = None
     decode_seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -122,8 +154,9 @@ class Results:
         content["metrics"] = _defined(self.metrics)
         content["baselines"] = {name: _defined(found) for name, found in self.baselines.items()}
         empty = (None, "")
-        if not self.by_target:
-            del content["by_target"]
+        for key in ("by_target", "baselines_seen"):
+            if not content[key]:
+                del content[key]
         return {
             key: value for key, value in content.items() if key in _ALWAYS or value not in empty
         }
@@ -161,6 +194,8 @@ def read(path: pathlib.Path) -> Results:
     baselines, num_examples = fields.within("baselines"), fields.within("num_examples")
     decode_seconds = fields.within("decode_seconds")
     fingerprint = _fingerprint(fields, "fingerprint")
+    decoding, settings = _decoding(fields), _settings(fields)
+    rule = ("|".join(SEEN), f"one of {', '.join(SEEN)}")
     results = Results(
         dataset=fields.name(
             "dataset", r"[A-Za-z0-9]\w{0,99}", "a dataset's name of letters, digits and '_'"
@@ -175,6 +210,7 @@ def read(path: pathlib.Path) -> Results:
             f"{' or '.join(PROTOCOLS)}, and what differs from it",
             LEAVE_ONE_OUT,
         ),
+        seen=fields.name("seen", *rule, _older_rule(decoding, settings)),
         ties=fields.name("ties", "published|shuffled", "'published' or 'shuffled'", ""),
         model=fields.text("model"),
         title=fields.text("title", ""),
@@ -184,8 +220,8 @@ def read(path: pathlib.Path) -> Results:
         initial_step=fields.whole("initial_step"),
         seed=fields.whole("seed"),
         split=split,
-        decoding=_decoding(fields),
-        settings=_settings(fields),
+        decoding=decoding,
+        settings=settings,
         parameters=fields.whole("parameters"),
         num_examples=_by_task(num_examples.whole, num_examples),
         metrics=metrics,
@@ -194,12 +230,20 @@ def read(path: pathlib.Path) -> Results:
             for task in fields.within("by_target")
         },
         baselines={clean(name): _metrics(baselines.within(name)) for name in baselines},
+        baselines_seen={
+            clean(name): fields.within("baselines_seen").name(name, *rule)
+            for name in fields.within("baselines_seen")
+        },
         fit_seconds=fields.number("fit_seconds", 0),
         decode_seconds=_by_task(lambda task: decode_seconds.number(task, 0), decode_seconds),
         peak_memory_bytes=fields.whole("peak_memory_bytes"),
         seconds=fields.number("seconds", 0),
         row_fingerprint=fields.text("row_fingerprint", ""),
     )
+    if decoding and decoding.seen != results.seen:
+        raise fields.error("seen", f"{decoding.seen!r} as in 'decoding'")
+    if "seen" not in fields:
+        results = dataclasses.replace(results, baselines_seen=_older_baselines_seen(results))
     _check_run(path, results)
     return dataclasses.replace(results, per_user=_per_user(fields.within("per_user"), results))
 
@@ -217,11 +261,32 @@ def _fingerprint(fields: Fields, key: str, default: str | None = None) -> str:
 
 
 def _decoding(fields: Fields) -> Decoding | None:
-    settings = fields.within("decoding").content
+    settings = dict(fields.within("decoding").content)
+    if settings and "seen" not in settings:  # of older versions, which ignored it for free text
+        excludes = settings.pop("exclude_history", False)
+        if not isinstance(excludes, bool):
+            raise fields.error("decoding", "valid settings of decoding", f"{excludes!r}")
+        settings["seen"] = LEAVE_OUT if excludes and settings.get("constrained", True) else KEEP
     try:
-        return from_object(Decoding, dict(settings)) if settings else None
+        return from_object(Decoding, settings) if settings else None
     except (UserError, ValueError) as error:
         raise fields.error("decoding", "valid settings of decoding", clean(str(error))) from error
+
+
+def _older_rule(decoding: Decoding | None, settings: Mapping[str, Any]) -> str:
+    """The rule of a file without `seen`: of a model's decoding, or of a baseline's settings."""
+    if decoding is not None:
+        return decoding.seen or ""
+    excludes = settings.get("exclude_seen")
+    return "" if not isinstance(excludes, bool) else LEAVE_OUT if excludes else KEEP
+
+
+def _older_baselines_seen(results: Results) -> dict[str, str]:
+    """`Results.baselines_seen` of a file of an older version."""
+    rules = {name: rule for name, rule in _OLDER_RULES.items() if name in results.baselines}
+    if "repeats" in results.protocol:
+        rules |= {name: KEEP for name in rules if name != "popularity_unseen"}
+    return {name: rule for name, rule in rules.items() if rule != results.seen}
 
 
 def _settings(fields: Fields) -> Mapping[str, Any]:
@@ -249,7 +314,7 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
 
 def _by_target(groups: Fields) -> dict[str, dict[str, float]]:
     found = {}
-    for name in ("seen", "new"):
+    for name in (name for name in (*GROUPS, "seen") if name in groups):
         of = groups.within(name)
         users = {"users": of.whole("users") or 0}
         values = {key: of.number(key, 0, 1) for key in of if key != "users"}
@@ -257,15 +322,13 @@ def _by_target(groups: Fields) -> dict[str, dict[str, float]]:
     return found
 
 
-def by_target(
-    model_dir: str | os.PathLike, files: Mapping[str, str], train_count: np.ndarray
-) -> dict[str, Metrics]:
+def by_target(model_dir: str | os.PathLike, files: Mapping[str, str]) -> dict[str, Metrics]:
     """`Results.by_target` of per-user files by task, relative to the run's folder."""
     found = {
-        task: per_user.metrics_of_new_targets(pathlib.Path(model_dir) / file, train_count)
+        task: per_user.metrics_by_group(pathlib.Path(model_dir) / file)
         for task, file in files.items()
     }
-    return {task: of for task, of in found.items() if of is not None}
+    return {task: of for task, of in found.items() if of}
 
 
 def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]:
@@ -275,10 +338,13 @@ def _by_task(read: Callable[[str], Any], tasks: Iterable[str]) -> dict[str, Any]
 
 def _per_user(fields: Fields, results: Results) -> dict[str, str]:
     """Only the paths that we write, so that none leads out of the run's folder."""
+    names = [results.name]
+    if results.decoding and not results.decoding.constrained:
+        names.append(f"{results.name}-new_items")  # older versions, see `_decoding`
     for task in fields:
-        expected = str(per_user.path_of("", results.name, task))
-        if fields.content[task] != expected:
-            raise fields.error(task, f"'{expected}'")
+        expected = [str(per_user.path_of("", name, task)) for name in names]
+        if fields.content[task] not in expected:
+            raise fields.error(task, f"'{expected[0]}'")
     return dict(fields.content)
 
 

@@ -1,8 +1,10 @@
 """Our beam search over a catalog as T5X's `decode_fn`, and the features that it needs.
 
-Shapes: B batch, L input length, T target length, K beams, C candidates.
+Shapes: B batch, L input length, T target length, K beams, C candidates, H items of the longest
+record.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,12 +19,16 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Array, beam_search
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts import p5, templates
+from recllm_tasks.prompts.batches import lengths_of
 from recllm_tasks.prompts.templates import Choice
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.prompts.windows import Sequences, stored_records
+from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
 # Model features that distinguish the tasks of a mixture while decoding.
 CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
 CHOICE = "choice"  # int32 [1], its value is ignored: the answer is one of a few words
+# Where seen items are left out: int32 [H], one more than each row of the history; 0 is padding.
+SEEN_ITEMS = "seen_items"
 
 # Features that hold a choice's answer; only examples of a rating task have one.
 _CHOICE_FIELDS = tuple(
@@ -38,6 +44,18 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
     T5X passes a batch to the decoder without its task.
     """
 
+    def __init__(
+        self, *args, mixture: str | None = None, decoding: Decoding = Decoding(), **kwargs
+    ):
+        """Args:
+        *args: of SeqIO's converter.
+        mixture: the task or mixture that is decoded; None leaves no seen items out.
+        decoding: that of `catalog_beam_search`, which says what becomes of seen items.
+        **kwargs: of SeqIO's converter.
+        """
+        super().__init__(*args, **kwargs)
+        self._mixture, self._decoding = mixture, decoding
+
     def __call__(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
     ) -> tf.data.Dataset:
@@ -46,12 +64,45 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
             self._passthrough_features, lengths = {}, {}
             if any(field in ds.element_spec for field in _CHOICE_FIELDS):
                 ds = ds.map(lambda example: {**example, CHOICE: tf.zeros([1], tf.int32)})
-            for name in (CANDIDATES, CHOICE):
+            ds = self._with_seen_items(ds)
+            for name in (CANDIDATES, CHOICE, SEEN_ITEMS):
                 if name in ds.element_spec:
                     self._passthrough_features[name] = self.FeatureSpec(dtype=tf.int32)
                     lengths[name] = ds.element_spec[name].shape[0]
             task_feature_lengths = {**task_feature_lengths, **lengths}
         return super().__call__(ds, task_feature_lengths)
+
+    def _with_seen_items(self, ds: tf.data.Dataset) -> tf.data.Dataset:
+        """Adds SEEN_ITEMS where the answer is any item and the rule leaves seen ones out."""
+        given = {CANDIDATES, CHOICE} & set(ds.element_spec)
+        if self._mixture is None or given or not {"exclude", "target"} <= set(ds.element_spec):
+            return ds
+        source = tasks.source_of(tasks.get(self._mixture))
+        if self._decoding.resolved(source.info().keeps_repeats).seen != LEAVE_OUT:
+            return ds
+        longest = longest_record(source.dataset_dir())
+
+        def add(example):
+            rows = example["exclude"]
+            # As the engine's: without the target, where it is the last item.
+            ends = tf.reduce_all(rows[-1:] == tf.cast(example["target"], rows.dtype))
+            history = tf.cast(rows[: tf.size(rows) - tf.cast(ends, tf.int32)], tf.int32)
+            padded = tf.pad(history + 1, [[0, longest - tf.size(history)]])
+            return {**example, SEEN_ITEMS: tf.ensure_shape(padded, [longest])}
+
+        return ds.map(add)
+
+
+@functools.cache
+def longest_record(directory: str) -> int:
+    """H of a prepared dataset's folder: the same for every host, split and task."""
+    longest = 1
+    for split in ("validation", "test"):
+        parsed = stored_records(directory, split).map(
+            lambda records: tf.reduce_max(lengths_of(Sequences.parse(records).items))
+        )
+        longest = max([longest, *(int(length) for length in parsed.as_numpy_iterator())])
+    return longest
 
 
 def catalog_beam_search(
@@ -98,21 +149,26 @@ def catalog_beam_search(
       UserError: settings that this decoder does not have.
     """
     del cache, tokens_to_logits, cache_offset, decode_rng
-    if decoding.exclude_history or decoding.method != "beam":
+    if decoding.method != "beam":
         raise UserError(
-            f"Decoding under T5X: got exclude_history={decoding.exclude_history} and "
-            f"method={decoding.method!r}, expected False and 'beam'; evaluate with `recllm eval`"
+            f"Decoding under T5X: got method={decoding.method!r}, expected 'beam'; evaluate with "
+            "`recllm eval`"
         )
     answers = answers_of(task_of(mixture, batch)) if decoding.constrained else None
-    candidates = None
+    candidates = excluded = None
     if answers is not None and CANDIDATES in batch:
         candidates = jnp.asarray(answers.text_of_answer)[batch[CANDIDATES]]
+    if answers is not None and SEEN_ITEMS in batch:
+        # Padding is row -1 here, and the last text must not stand for it.
+        own = jnp.append(jnp.asarray(answers.own_text_of_answer), -1)
+        excluded = own[batch[SEEN_ITEMS] - 1]
     beams = beam_search(
         network,
         params,
         batch["encoder_input_tokens"],
         None if answers is None else answers.trie,
         candidates,
+        excluded,
         num_beams=num_decodes,
         max_steps=inputs.shape[1] if answers is None else None,
         eos_id=eos_id,

@@ -109,12 +109,14 @@ class ResultsEvaluator(seqio.Evaluator):
     ) -> None:
         source = tasks.source_of(tasks.get(self._mixture))
         info = source.info()
+        decoding = self._decoding.resolved(info.keeps_repeats)
         facts = {
             "dataset": source.dataset_name,
             "fingerprint": info.fingerprint,
             "split_fingerprint": info.split_fingerprint,
             "ids": info.ids,
             "protocol": info.protocol,
+            "seen": decoding.seen,
             "step": step,
             "split": self._split,
             **self._run(),
@@ -125,7 +127,7 @@ class ResultsEvaluator(seqio.Evaluator):
             for task in self.eval_tasks:
                 rows = self._rows(task, outputs[task.name])
                 if rows is not None:
-                    path = per_user.path_of(folder, name_of(self._split, self._decoding), task.name)
+                    path = per_user.path_of(folder, name_of(self._split, decoding), task.name)
                     per_user.write(path, [rows], {**facts, "task": task.name})
                     files[task.name] = str(path.relative_to(folder))
             Results(
@@ -133,13 +135,13 @@ class ResultsEvaluator(seqio.Evaluator):
                 records_digest=info.records_digest,
                 ties=info.ties,
                 version=__version__,
-                decoding=self._decoding,
+                decoding=decoding,
                 num_examples={
                     task.name: int(self.cached_task_datasets[task.name].cardinality())
                     for task in self.eval_tasks
                 },
                 metrics=metrics,
-                by_target=by_target(folder, files, source.catalog().train_count),
+                by_target=by_target(folder, files),
                 per_user=files,
                 seconds=seconds,
             ).save(folder)

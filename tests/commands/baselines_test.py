@@ -52,8 +52,12 @@ def test_a_row_is_a_run_folder(out):
         assert results["model"] == name
         assert results["ties"] == "published"
         assert results["decoding"] is None
-        hidden = results["settings"].get("exclude_seen", False)
-        assert hidden == (name not in ("popularity", "history", "item_mean"))
+        assert results["seen"] == "leave_out", "without repeats"
+        path = out / name / results["per_user"][next(iter(results["metrics"]))]
+        assert per_user.facts(path)["seen"] == "leave_out"
+        groups = results["by_target"]
+        assert set(groups) == set(results["metrics"])
+        assert {sum(group["users"] for group in of.values()) for of in groups.values()} == {60}
         latest = (out / name / "results.json").read_bytes()
         assert (out / name / "results" / "test.json").read_bytes() == latest
         kinds = {task.removeprefix(f"{NAME}_") for task in results["metrics"]}
@@ -93,7 +97,7 @@ def test_reading_the_data_is_not_counted_as_a_rows_work(small_data, monkeypatch)
     monkeypatch.setattr(built_in, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     for name in ("popularity", "ease", "history"):
         splits = interactions.Splits(NAME, "test")
-        measured = built_in.measure(ROWS[name], splits, ROWS[name].kinds)
+        measured = built_in.measure(ROWS[name], splits, ROWS[name].kinds, "keep")
         assert measured.fit_seconds + measured.seconds.get("rating", 0) == 0
     assert now == [400], "the test split each time, validation for EASE"
 
@@ -151,8 +155,32 @@ def test_json_and_the_table(out, small_data_dir, capsys):
     assert found == {name: _results(out)[name] for name in ("ease", "history")}
     assert _run(small_data_dir, out, "ease,popularity,item_mean") == 0
     shown = capsys.readouterr().out
-    for words in (f"{NAME}_retrieval, test, 60 users", "ease", "hr@10", "item_mean", "auc"):
+    for words in (f"{NAME}_retrieval, test, 60 users, seen items left out", "ease", "hr@10"):
         assert words in shown
+    for words in (f"{NAME}_rating, test, 60 users, items given", "item_mean", "auc"):
+        assert words in shown
+
+
+def test_one_rule_for_all_rows_that_are_asked_for(out, small_data_dir, tmp_path, capsys):
+    names = "popularity,item_to_item,history"
+    assert _run(small_data_dir, tmp_path, names, "--seen", "keep") == 0
+    assert f"{NAME}_retrieval, test, 60 users, seen items kept" in capsys.readouterr().out
+    kept, left = _results(tmp_path), _results(out)
+    task = f"{NAME}_retrieval"
+    for name, results in kept.items():
+        assert results["seen"] == "keep"
+        if name != "history":
+            assert results["metrics"][task]["mrr"] < left[name]["metrics"][task]["mrr"]
+    # Under the other rule it is another row, also in a folder where one is.
+    assert _run(small_data_dir, tmp_path, names) == 0
+    assert "already finished" not in capsys.readouterr().err
+    assert {results["seen"] for results in _results(tmp_path).values()} == {"leave_out"}
+    again = built_in.measure_baselines(NAME, "test", {task: 60}, "keep")
+    assert again["item_to_item"][task] == {
+        key: value
+        for key, value in kept["item_to_item"]["metrics"][task].items()
+        if key != "invalid"
+    }
 
 
 @pytest.mark.parametrize(
@@ -160,6 +188,8 @@ def test_json_and_the_table(out, small_data_dir, capsys):
     [
         ("popularty", (), "--rows: got 'popularty', expected names among popularity"),
         ("", (), "--rows: got ''"),
+        ("popularity_unseen", (), "expected popularity with --seen leave_out"),
+        ("popularity", ("--seen", "some"), "--seen: got 'some', expected leave_out or keep"),
         ("ease,,markov", (), "--rows: got ''"),
         ("../ease", (), "--rows: got '../ease'"),
         ("popularity", ("--split", "train"), "--split: got 'train', expected validation or test"),

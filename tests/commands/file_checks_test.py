@@ -75,7 +75,7 @@ def run(dataset, tmp_path_factory) -> pathlib.Path:
     writer = metric_writers.create_default_writer(str(folder), just_logging=False)
     writer.write_scalars(7, {"loss": 1.0})
     writer.close()
-    decoding = Decoding(num_beams=4)
+    decoding = Decoding(num_beams=4, seen="leave_out")
     rows = per_user.path_of(folder, results.name_of("test", decoding), TASK)
     batch = per_user.ranked(["a", "b"], [1, 2], [3, 4], [1.0, 2.0], [[1], [3, 2]])
     per_user.write(rows, [batch], {"task": TASK})
@@ -86,6 +86,7 @@ def run(dataset, tmp_path_factory) -> pathlib.Path:
         model="tiny",
         split="test",
         decoding=decoding,
+        seen="leave_out",
         metrics={TASK: per_user.metrics(rows)},
         per_user={TASK: str(rows.relative_to(folder))},
     ).save(folder)

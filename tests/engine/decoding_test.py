@@ -9,6 +9,7 @@ import pytest
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import metrics, tasks
 from recllm_tasks.engine import decoding, devices, evaluation, inference
+from recllm_tasks.engine.answer_tries import Answers
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs.decoding import Decoding
 
@@ -60,13 +61,46 @@ def test_scored_ranking_is_the_widest_beam(network, params):
 @pytest.mark.parametrize("settings", [{}, {"method": "score"}])
 @pytest.mark.parametrize("kind", ["retrieval", "ranking"])
 def test_what_the_user_has_had_is_excluded_on_request(network, params, kind, settings):
-    free, examples = _decoder(kind, network, num_beams=200, **settings)
-    excluding, _ = _decoder(kind, network, num_beams=200, exclude_history=True, **settings)
-    every, left = (d.decode(params, examples[:20]).rows_BxK for d in (free, excluding))
+    free, examples = _decoder(kind, network, num_beams=200, seen="keep", **settings)
+    default, _ = _decoder(kind, network, num_beams=200, **settings)
+    excluding, _ = _decoder(kind, network, num_beams=200, seen="leave_out", **settings)
+    every, left, same = (
+        d.decode(params, examples[:20]).rows_BxK for d in (free, excluding, default)
+    )
+    np.testing.assert_array_equal(left, same, "without repeats, seen items are left out")
     for example, rows, fewer in zip(examples, every, left):
         seen = set(example["exclude"].tolist()) - {int(example["target"])}
         assert [row for row in rows if row >= 0 and row not in seen] == fewer[fewer >= 0].tolist()
         assert kind == "ranking" or seen & set(rows.tolist())
+
+
+def test_ranking_orders_all_candidates_under_either_rule(network, params):
+    """Also one that the user has had, as a target may be where repeats are kept."""
+    for method in ("beam", "score"):
+        decoder, examples = _decoder(
+            "ranking", network, num_beams=128, seen="leave_out", method=method
+        )
+        example = dict(examples[0])
+        example["candidates"] = np.array([*example["candidates"][:-1], example["exclude"][0]])
+        (rows,) = decoder.decode(params, [example]).rows_BxK
+        assert set(rows[rows >= 0]) == set(example["candidates"].tolist())
+
+
+def test_an_answer_that_several_items_share_stays():
+    """Otherwise a target would be left out that the user has not had."""
+    found = Answers(["a", "b"], np.array([0, 1, 0, -1], np.int32), None).own_text_of_answer
+    assert found.tolist() == [-1, 1, -1, -1]
+    assert Answers([], np.array([-1], np.int32), None).own_text_of_answer.tolist() == [-1]
+
+
+def test_examples_that_lack_what_is_left_out_are_reported(network, params):
+    decoder, (example, *_) = _decoder("retrieval", network)
+    with pytest.raises(
+        UserError, match=r"'gift_cards_retrieval': got none of exclude, .*SEEN='keep'"
+    ):
+        decoder.decode(params, [{"inputs": example["inputs"], "target": example["target"]}])
+    keeping, _ = _decoder("retrieval", network, seen="keep")
+    keeping.decode(params, [{"inputs": example["inputs"]}])
 
 
 def test_rating_scores_both_answers_exactly(network, params, forced_scores):
@@ -89,7 +123,7 @@ def test_free_text_may_be_no_item(network, params):
     assert (beams.rows_BxK == -1).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"exclude_history": True}])
+@pytest.mark.parametrize("settings", [{"seen": "keep"}, {"seen": "leave_out"}])
 def test_metrics_are_those_of_the_beams(run_dir, network, settings):
     results = evaluation.evaluate(model_dir=run_dir, decoding=Decoding(num_beams=10, **settings))
     assert set(results.metrics) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
@@ -99,7 +133,8 @@ def test_metrics_are_those_of_the_beams(run_dir, network, settings):
     beams = decoder.decode(found.params, examples)
     # Who has had nearly everything has fewer items left than there are beams.
     assert measured["invalid"] == pytest.approx((beams.rows_BxK < 0).mean())
-    assert measured["invalid"] == 0 or settings
+    assert (measured["invalid"] == 0) == (settings["seen"] == "keep")
+    assert (results.seen, results.decoding.seen) == (settings["seen"], settings["seen"])
     ranks = [
         1 + list(rows).index(example["target"]) if example["target"] in rows else np.inf
         for example, rows in zip(examples, beams.rows_BxK)

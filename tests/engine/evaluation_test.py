@@ -19,7 +19,7 @@ from recllm_tasks.runs.decoding import Decoding
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
-SETTINGS = Decoding(num_beams=4, batch_size=4)
+SETTINGS = Decoding(num_beams=4, batch_size=4, seen="keep")
 # 60 test users in chunks of 16.
 BATCHES, CHUNKS = 4, 4
 

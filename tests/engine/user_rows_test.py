@@ -68,6 +68,21 @@ def test_history_counts_all_items_and_not_the_window():
     assert max(lengths) > WINDOW
 
 
+def test_groups_are_those_of_the_whole_histories():
+    """Of a record and the train records by hand, for every task with users."""
+    task, dataset = examples_of("gift_cards_retrieval")
+    train = [set(r["items"].tolist()) for r in task.source.records("train").as_numpy_iterator()]
+    stored = {r["user"]: r["items"] for r in task.source.records("test").as_numpy_iterator()}
+    users = [example["user"] for example in dataset.as_numpy_iterator()]
+    expected = []
+    for *history, target in (stored[user].tolist() for user in users):
+        together = any(target in items and items & set(history) for items in train)
+        is_new = not any(target in items for items in train)
+        expected.append("new" if is_new else "co_occurs" if together else "no_co_occurrence")
+    beams = beams_of([["I1"]] * len(users), _vocabulary(task))
+    assert user_rows.rows(task, dataset, beams)["group"].to_pylist() == expected
+
+
 def test_ratings_are_scored_by_the_log_odds():
     task, dataset = examples_of("gift_cards_rating")
     examples = list(dataset.as_numpy_iterator())

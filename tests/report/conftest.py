@@ -27,7 +27,14 @@ def make_run(tmp_path):
 
 
 def write_run(
-    folder: pathlib.Path, ranks=None, liked=None, scores=None, items=None, task=None, **told
+    folder: pathlib.Path,
+    ranks=None,
+    liked=None,
+    scores=None,
+    items=None,
+    task=None,
+    groups=None,
+    **told,
 ) -> pathlib.Path:
     """A run on `toys`: of retrieval if `ranks` are given, of rating if `scores` are."""
     folder.mkdir(parents=True)
@@ -40,6 +47,8 @@ def write_run(
         "target": pa.array(order % 30, pa.int32()),
         "history": pa.array(4 + order % 9, pa.int32()),
     }
+    if groups is not None:
+        columns["group"] = pa.array([groups[n] for n in order])
     if ranks is None:
         columns["liked"] = pa.array(np.asarray(liked)[order], pa.bool_())
         columns["score"] = pa.array(np.asarray(scores)[order], pa.float64())
@@ -49,6 +58,9 @@ def write_run(
         columns["rank"] = pa.array(np.asarray(ranks)[order], pa.float64())
         columns["items"] = pa.array([items[n] for n in order], pa.list_(pa.int32()))
         measured = metrics.rank_metrics(ranks)
+    told = {"seen": "leave_out", **told}
+    if "decoding" in told:
+        told["decoding"] = {**told["decoding"], "seen": told["seen"]}
     decoding = told.get("decoding") and Decoding(**told["decoding"])
     rows = per_user.path_of(folder, name_of(told.get("split", "test"), decoding), task)
     rows.parent.mkdir(parents=True)

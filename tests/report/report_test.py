@@ -3,6 +3,7 @@
 import csv
 import html.parser
 import io
+import json
 import re
 import shutil
 
@@ -126,7 +127,8 @@ def test_rows_of_other_data_or_users_stand_in_other_tables(make_run, draw_ranks)
     text = (folders[4] / "results.json").read_text().replace("published", "shuffled")
     (folders[4] / "results.json").write_text(text)
     made = report.build(runs.load(folders), {})
-    tables = [table for table in made.tables if table.title == "Table 1. Retrieval"]
+    title = "Table 1. Retrieval (seen items left out)"
+    tables = [table for table in made.tables if table.title == title]
     assert [len(table.rows) for table in tables] == [1] * 5
     notes = [table.notes[0] for table in tables]
     assert len(set(notes)) == 5
@@ -165,10 +167,11 @@ def test_id_schemes_of_one_dataset_stand_in_one_table(make_run, draw_ranks):
         "Δ (%), best of ours over best baseline",
     ]
     assert [row.name for row in second.rows] == ["UT+AT (tiny)"]
-    assert len([t for t in made.tables if t.title == "Retrieval: what is recommended"]) == 2
+    lists = "Retrieval: what is recommended, seen items left out"
+    assert len([t for t in made.tables if t.title == lists]) == 2
     (popularity,) = [t for t in made.tables if "by popularity" in t.title and "share" in t.title]
     assert len(popularity.rows) == 2 + 3, "one catalog serves all schemes"
-    shown = [[cell.text for cell in row.cells[3:6]] for row in table(made, "Fingerprints").rows]
+    shown = [[cell.text for cell in row.cells[4:7]] for row in table(made, "Fingerprints").rows]
     assert shown[1] == ["atomic", "c0" * 8, "ab" * 8]
 
 
@@ -212,12 +215,13 @@ def test_without_users_or_catalog_there_is_no_more_than_the_metrics(three_rows, 
 
 def test_evaluations_of_one_run_are_rows_that_say_how_they_differ(make_run, draw_ranks):
     told = {"model": "tiny", "mixture": "toys_reat", "step": 100}
+    told["seen"] = "keep"
     folder = make_run("run", ranks=draw_ranks(60, 0.5), **told, decoding={"num_beams": 20})
     free = make_run(
         "free",
         ranks=draw_ranks(60, 0.4, seed=1),
         **told,
-        decoding={"num_beams": 50, "constrained": False, "exclude_history": True},
+        decoding={"num_beams": 50, "constrained": False},
     )
     for source in (folder, free):
         found = results.read(source / "results.json")
@@ -226,7 +230,7 @@ def test_evaluations_of_one_run_are_rows_that_say_how_they_differ(make_run, draw
     shutil.rmtree(free)
     assert [path.name for path in results.find(folder.parent)] == [
         "test-beam20.json",
-        "test-beam50-unconstrained-new_items.json",
+        "test-beam50-unconstrained.json",
     ]
     latest = (folder / "results.json").read_text()
     assert (folder / "results" / f"{found.name}.json").read_text() == latest
@@ -235,7 +239,7 @@ def test_evaluations_of_one_run_are_rows_that_say_how_they_differ(make_run, draw
     assert loaded[0].name == "run, test-beam20"
     made = report.build(loaded, {})
     assert cells(made, "Table 1", "ReAT (tiny, 100 steps)")[0].interval
-    assert cells(made, "Table 1", "ReAT (tiny, 100 steps, 50 beams, free text, unseen)")[0].interval
+    assert cells(made, "Table 1", "ReAT (tiny, 100 steps, 50 beams, free text)")[0].interval
     assert len(table(made, "Fingerprints").rows) == 2
 
 
@@ -322,6 +326,7 @@ def test_lists_are_described_by_hand():
         users=["a", "b"],
         targets=np.array([0, 1]),
         history=np.array([3, 4]),
+        groups=np.array([-1, -1]),
         ranks=np.array([1.0, np.inf]),
         items=items,
         starts=np.array([0, 4, 8]),
@@ -387,3 +392,98 @@ def test_two_datasets_of_two_protocols_share_no_table(make_run, draw_ranks):
     made = report.build(runs.load([last, dated]), {})
     found = [table for table in made.tables if table.title.startswith("Table 1")]
     assert [len(table.groups) for table in found] == [1, 1]
+
+
+def test_rows_under_two_rules_for_seen_items_never_stand_in_one_table(make_run, draw_ranks):
+    told = {"model": "tiny", "mixture": "toys_reat"}
+    rules = {"leave_out": "seen items left out", "keep": "seen items kept"}
+    folders = [
+        make_run(f"{name}_{seen}", ranks=draw_ranks(60, 0.3), seen=seen, **of)
+        for seen in rules
+        for name, of in (("tiny", told), ("markov", {"model": "markov"}))
+    ]
+    made = report.build(runs.load(folders), COUNTS)
+    for title in ("Table 1", "Table 4", "Retrieval: what", "Retrieval: difference", "Retrieval by"):
+        found = [table for table in made.tables if table.title.startswith(title)]
+        assert len(found) >= 2, title
+        for one in found:
+            (rule,) = [text for text in rules.values() if text in one.title]
+            assert rule in one.notes[0]
+            assert not any(text in one.notes[0] for text in rules.values() if text != rule)
+            names = [row.name for row in one.rows]
+            assert len(names) == len(set(names)), "one row of each method"
+    for form in (page.render(made), markdown.render(made), spreadsheet.render(made)):
+        assert all(text in form for text in rules.values())
+    shown = {row.name: row.cells[2].text for row in table(made, "Fingerprints").rows}
+    assert shown["markov_keep"] == "seen items kept"
+    costs = [t for t in made.tables if "both orders" in t.title]
+    assert costs == []
+
+
+def test_the_rule_says_nothing_about_given_items(make_run, draw_ranks):
+    told = {"task": "toys_ranking", "ranks": draw_ranks(60, 0.3)}
+    folders = [
+        make_run("markov", seen="leave_out", **told),
+        make_run("hgn", seen="keep", **told),
+        make_run("old", seen=None, **told),
+    ]
+    made = report.build(runs.load(folders), {})
+    found = table(made, "Table 2")
+    assert found.title == "Table 2. Ranking (items given)"
+    assert len(found.rows) == 3
+
+
+def test_the_papers_numbers_are_footnoted_where_seen_items_are_left_out(make_run, draw_ranks):
+    for seen, has_note in (("leave_out", True), ("keep", False)):
+        folder = make_run(f"sasrec_{seen}", ranks=draw_ranks(60, 0.2), model="sasrec", seen=seen)
+        made = report.build(runs.load([folder]), {})
+        assert cells(made, "Table 1", "SASRec")[0].paper == "0.0306"
+        notes = table(made, "Table 1").notes
+        assert any("paper's numbers keep seen items" in note for note in notes) == has_note
+
+
+def test_baselines_beside_a_model_of_an_older_version_stand_under_their_own_rules(
+    make_run, draw_ranks
+):
+    inner = {
+        name: {"toys_retrieval": {"hr@10": 0.1}}
+        for name in ("popularity", "popularity_unseen", "item_to_item")
+    }
+    told = {"model": "tiny", "mixture": "toys_reat", "baselines": inner}
+    folder = make_run("old", ranks=draw_ranks(60, 0.3), seen="keep", decoding={}, **told)
+    content = json.loads((folder / "results.json").read_text())
+    del content["seen"]
+    content["decoding"] = {"num_beams": 20, "exclude_history": False}
+    (folder / "results.json").write_text(json.dumps(content))
+    made = report.build(runs.load([folder]), {})
+    found = [t for t in made.tables if t.title.startswith("Table 1")]
+    assert [(t.title.rpartition("(")[2], [row.name for row in t.rows][:2]) for t in found] == [
+        ("seen items left out)", ["item-to-item", "popularity"]),
+        ("seen items kept)", ["popularity", "ReAT (tiny)"]),
+    ]
+
+
+GROUPS = ["co_occurs"] * 30 + ["no_co_occurrence"] * 20 + ["new"] * 10
+
+
+def test_results_by_what_the_history_can_tell(make_run):
+    ranks = np.array([1.0] * 30 + [np.inf] * 20 + [3.0] * 10)
+    named = make_run("markov", ranks=ranks, groups=GROUPS)
+    older = make_run("hgn", ranks=ranks)
+    made = report.build(runs.load([older, named]), {})
+    found = table(made, "Retrieval by co-occurrence")
+    assert list(found.columns) == ["together in train", "never together", "not in train"]
+    assert [cell.text for cell in found.rows[0].cells] == ["30", "20", "10"]
+    for row in found.rows[1:]:
+        assert [cell.text for cell in row.cells] == ["1.0000", "0.0000", "0.5000"]
+    assert len(found.rows) == 3
+    with pytest.raises(UserError, match="'group' in"):
+        report.build(runs.load([named, make_run("ease", ranks=ranks, groups=GROUPS[::-1])]), {})
+
+
+def test_one_group_alone_or_none_is_no_breakdown(make_run, draw_ranks):
+    for name, groups in (("hgn", None), ("ease", ["co_occurs"] * 20)):
+        made = report.build(
+            runs.load([make_run(name, ranks=draw_ranks(20, 0.5), groups=groups)]), {}
+        )
+        assert not [t for t in made.tables if "co-occurrence" in t.title]

@@ -30,6 +30,7 @@ def test_rows_come_back(tmp_path):
         "history": [2, 3, 4, 5],
         "rank": RANKS,
         "items": [*ITEMS[:3], list(range(20))],
+        "group": [""] * 4,
     }
     assert per_user.facts(path) == {"model": "x", "step": 3}
     assert list(tmp_path.rglob("*.tmp")) == []
@@ -51,6 +52,35 @@ def test_metrics_are_those_of_the_rows(tmp_path, monkeypatch):
     rows = [per_user.rated(names, range(10), range(10), yes, score) for score, yes in parts]
     per_user.write(path, rows, {})
     assert per_user.metrics(path) == {"auc": metrics.auc(liked, scores)}
+
+
+def test_metrics_by_group(tmp_path):
+    path = tmp_path / "rows.parquet"
+    groups = ["new", "co_occurs", "co_occurs", "new"]
+    named = [f"u{place}" for place in range(4)]
+    rows = per_user.ranked(named, range(4), range(4), RANKS, [[1], [2], [3], [-1]], groups)
+    per_user.write(path, [rows], {})
+    first, second = (
+        {"users": 2, **metrics.rank_metrics(ranks), "invalid": invalid}
+        for ranks, invalid in (([3.0, math.inf], 0.0), ([1.0, 11.0], 0.5))
+    )
+    expected = {"co_occurs": first, "no_co_occurrence": {"users": 0}, "new": second}
+    assert per_user.metrics_by_group(path) == expected
+    liked = per_user.rated(named, range(4), range(4), [True, False, True, True], RANKS, groups)
+    per_user.write(path, [liked], {})
+    # All of the new ones are liked: no AUC.
+    expected = {"co_occurs": {"users": 2, "auc": 1.0}, "no_co_occurrence": {"users": 0}}
+    assert per_user.metrics_by_group(path) == {**expected, "new": {"users": 2}}
+
+
+def test_files_of_older_versions_have_no_groups(tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.Table.from_batches([ranked()]).drop_columns("group"), path)
+    (batch,) = per_user.read(path)
+    assert batch.schema == per_user.RANKED
+    assert batch.column("group").to_pylist() == [""] * 4
+    assert per_user.metrics_by_group(path) == {}
+    assert per_user.metrics(path)["hr@1"] == 0.25
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import write_json
 from recllm_tasks.runs import results
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results
@@ -27,6 +28,7 @@ FULL = dataclasses.replace(
     records_digest="ef" * 32,
     ids="random",
     protocol="time-repeats",
+    seen="keep",
     ties="published",
     title="Tiny",
     mixture="toys_ut",
@@ -34,14 +36,20 @@ FULL = dataclasses.replace(
     step=7,
     initial_step=3,
     seed=0,
-    decoding=Decoding(num_beams=4, constrained=False, method="score"),
+    decoding=Decoding(num_beams=4, constrained=False, method="score", seen="keep"),
     settings={"curve": [{"epoch": 1, "loss": 2.5}], "nested": {"a": [1, None]}},
     parameters=10,
     num_examples={"toys_retrieval": 60},
     by_target={
-        "toys_retrieval": {"seen": {"users": 50, "hr@10": 0.6}, "new": {"users": 10, "hr@10": 0}}
+        "toys_retrieval": {
+            "co_occurs": {"users": 40, "hr@10": 0.6},
+            "no_co_occurrence": {"users": 10, "hr@10": 0.1},
+            "new": {"users": 10, "hr@10": 0},
+        },
+        "toys_ranking": {"seen": {"users": 50, "hr@10": 0.6}, "new": {"users": 10, "hr@10": 0}},
     },
     baselines={"popularity": {"toys_retrieval": {"hr@10": 0.25}}},
+    baselines_seen={"popularity": "leave_out"},
     per_user={"toys_retrieval": "per_user/test-beam4-score-unconstrained/toys_retrieval.parquet"},
     fit_seconds=0.5,
     decode_seconds={"toys_retrieval": 2.0},
@@ -78,18 +86,82 @@ def test_decoding_is_an_object_and_speed_is_derived(tmp_path):
 def test_decodings_with_other_results_have_files_of_their_own(tmp_path):
     decodings = [
         None,
-        Decoding(),
-        Decoding(num_beams=50),
-        Decoding(constrained=False),
-        Decoding(exclude_history=True),
-        Decoding(method="score"),
+        Decoding(seen="keep"),
+        Decoding(seen="keep", num_beams=50),
+        Decoding(seen="keep", constrained=False),
+        Decoding(seen="leave_out"),
+        Decoding(seen="keep", method="score"),
     ]
     for decoding in decodings:
         for split in results.SPLITS:
             dataclasses.replace(SMALL, decoding=decoding, split=split).save(tmp_path)
-    dataclasses.replace(SMALL, decoding=Decoding(batch_size=1)).save(tmp_path)
+    last = Decoding(seen="keep", batch_size=1)
+    dataclasses.replace(SMALL, decoding=last, seen="keep").save(tmp_path)
     assert len(results.find(tmp_path)) == len(decodings) * len(results.SPLITS)
-    assert results.read(tmp_path / "results.json").decoding == Decoding(batch_size=1)
+    assert results.read(tmp_path / "results.json").decoding == last
+
+
+def older(tmp_path, *, settings=None, decoding=None, protocol="leave_one_out"):
+    """Results as an older version wrote them, without a rule for all rows."""
+    values = {"toys_retrieval": {"hr@10": 0.1}}
+    names = ("popularity", "popularity_unseen", "own_popularity", "item_to_item")
+    content = dataclasses.replace(
+        SMALL, protocol=protocol, settings=settings or {}, baselines=dict.fromkeys(names, values)
+    ).as_json()
+    write_json(tmp_path / "results.json", content | {"decoding": decoding})
+    return results.read(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("decoding", "seen"),
+    [
+        ({"num_beams": 20, "exclude_history": True}, "leave_out"),
+        ({"num_beams": 20, "exclude_history": False}, "keep"),
+        ({"num_beams": 20}, "keep"),
+        # Free text kept them all the same.
+        ({"constrained": False, "exclude_history": True}, "keep"),
+    ],
+)
+def test_models_of_older_versions_have_a_rule(tmp_path, decoding, seen):
+    found = older(tmp_path, decoding=decoding)
+    assert (found.seen, found.decoding.seen) == (seen, seen)
+    assert dataclasses.replace(found) == found
+    found.save(tmp_path / "again")
+    assert results.read(tmp_path / "again" / "results.json") == found
+
+
+@pytest.mark.parametrize(
+    ("excluded", "seen"), [(True, "leave_out"), (False, "keep"), (None, ""), ([], "")]
+)
+def test_baselines_of_older_versions_have_that_of_their_settings(tmp_path, excluded, seen):
+    settings = {} if excluded is None else {"exclude_seen": excluded}
+    assert older(tmp_path, settings=settings).seen == seen
+
+
+def test_baselines_beside_a_model_of_an_older_version_have_their_own_rules(tmp_path):
+    decoding = {"exclude_history": False}
+    found = older(tmp_path, decoding=decoding).baselines_seen
+    assert found == {"popularity_unseen": "leave_out", "item_to_item": "leave_out"}
+    found = older(tmp_path, decoding=decoding, protocol="leave_one_out-repeats").baselines_seen
+    assert found == {"popularity_unseen": "leave_out"}
+    found = older(tmp_path, decoding={"exclude_history": True}).baselines_seen
+    assert found == {"popularity": "keep", "own_popularity": "keep"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seen": "some"}, "'seen' in .*: got 'some', expected one of leave_out, keep"),
+        ({"seen": "leave_out"}, "'seen' in .*: got 'leave_out', expected 'keep' as in 'decoding'"),
+        ({"seen": "keep", "decoding": {"seen": "some"}}, "'decoding' in"),
+        ({"seen": None, "decoding": {"exclude_history": 1}}, "'decoding' in .*: got 1"),
+    ],
+)
+def test_a_wrong_rule_is_reported(tmp_path, change, message):
+    content = dataclasses.replace(SMALL, decoding=Decoding(seen="keep"), seen="keep").as_json()
+    write_json(tmp_path / "results.json", content | change)
+    with pytest.raises(UserError, match=message):
+        results.read(tmp_path / "results.json")
 
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path):

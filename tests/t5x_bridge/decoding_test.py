@@ -50,11 +50,44 @@ def test_beams_are_the_engines_worst_first(kind, network, params, converter):
         network=network,
         mixture="gift_cards_ut",
     )
-    settings = Decoding(num_beams=5, batch_size=4)
+    settings = Decoding(num_beams=5, batch_size=4, seen="keep")
     engine = TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=16)
     beams = engine.decode(params, examples)
     np.testing.assert_array_equal(tokens, beams.tokens_BxKxT[:, ::-1])
     np.testing.assert_allclose(scores, beams.log_probs_BxK[:, ::-1], atol=1e-4)
+
+
+@pytest.mark.parametrize(("seen", "left_out"), [(None, True), ("leave_out", True), ("keep", False)])
+def test_seen_items_are_left_out_as_in_the_engine(network, params, seen, left_out):
+    chosen = {"mixture": "gift_cards_ut", "decoding": Decoding(seen=seen)}
+    converter = decoding.AnswerFeatureConverter(pack=False, **chosen)
+    task, examples, batch = _batch("retrieval", converter, 60)
+    assert (decoding.SEEN_ITEMS in batch) == left_out
+    if left_out:
+        histories = [example["exclude"][:-1] + 1 for example in examples]
+        assert [row[row > 0].tolist() for row in batch[decoding.SEEN_ITEMS]] == [
+            history.tolist() for history in histories
+        ]
+        assert batch[decoding.SEEN_ITEMS].shape[1] == 1 + max(map(len, histories))
+    tokens, scores = decoding.catalog_beam_search(
+        inputs=np.zeros_like(batch["decoder_input_tokens"]),
+        cache=None,
+        tokens_to_logits=None,
+        eos_id=1,
+        num_decodes=36,
+        params=params,
+        batch=batch,
+        network=network,
+        **chosen,
+    )
+    settings = Decoding(num_beams=36, batch_size=60, seen="leave_out" if left_out else "keep")
+    engine = TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=16)
+    beams = engine.decode(params, examples)
+    np.testing.assert_array_equal(tokens, beams.tokens_BxKxT[:, ::-1])
+    np.testing.assert_allclose(scores, beams.log_probs_BxK[:, ::-1], atol=1e-4)
+    for kind, added in (("ranking", {"candidates"}), ("rating", {"choice"})):
+        _, _, batch = _batch(kind, converter)
+        assert set(batch) == set(seqio.EncDecFeatureConverter.MODEL_FEATURES) | added
 
 
 def test_unconstrained_beams_are_as_long_as_the_targets(network, params, converter):
@@ -106,7 +139,7 @@ def test_tasks_that_cannot_be_distinguished_are_named(converter):
             decoding.task_of(name, batch)
 
 
-@pytest.mark.parametrize("settings", [{"exclude_history": True}, {"method": "score"}])
+@pytest.mark.parametrize("settings", [{"method": "score"}])
 def test_settings_that_t5x_lacks_are_refused(network, params, converter, settings):
     _, _, batch = _batch("retrieval", converter)
     with pytest.raises(UserError, match="Decoding under T5X"):

@@ -241,15 +241,18 @@ def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
     measured = evaluation.run(_params(stopped[0] / "checkpoint_30"), 30)
     for task, metrics in measured.items():
         assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
-    assert measured["gift_cards_retrieval"]["invalid"] == 0
+    # Who has had nearly everything has fewer items left than there are beams.
+    assert 0 < measured["gift_cards_retrieval"]["invalid"] < 0.2
 
 
 def test_t5x_writes_our_results_and_per_user_results(eval_output_dir, evaluated, tmp_path):
     found = results.read(eval_output_dir / "results.json")
-    assert results.find(eval_output_dir) == [eval_output_dir / "results" / "test-beam20.json"]
+    assert results.find(eval_output_dir) == [
+        eval_output_dir / "results" / "test-beam20-new_items.json"
+    ]
     assert (found.mixture, found.model, found.seed) == ("gift_cards_ut_at", "tiny", 0)
     assert (found.step, found.initial_step) == (30, 0)
-    assert found.decoding == Decoding(batch_size=32)
+    assert found.decoding == Decoding(batch_size=32, seen="leave_out")
     assert set(found.per_user) == set(found.metrics) == set(evaluated)
     for task, metrics in evaluated.items():
         path = eval_output_dir / found.per_user[task]

@@ -22,9 +22,6 @@ class Model:
       network: RecBole's class, or one of process/networks.py.
       config: RecBole's settings of this model.
       kinds: of tasks that it is measured on.
-      exclude_seen: whether retrieval leaves out the history. Our choice: for models that ignore the
-        order of the history, which would otherwise list their training items; others may list it,
-        as in RecBole and the paper.
       pretrain: limits of a first stage: epochs, and its share of the minutes.
     """
 
@@ -33,7 +30,6 @@ class Model:
     network: str
     config: Mapping[str, Any]
     kinds: tuple[str, ...] = _LISTS
-    exclude_seen: bool = False
     pretrain: Mapping[str, float] | None = None
 
 
@@ -115,21 +111,18 @@ MODELS: Mapping[str, Model] = {
         "matrix factorisation, pairwise loss (Rendle et al. 2009)",
         "BPR",
         _pairwise(),
-        exclude_seen=True,
     ),
     "bpr_mlp": Model(
         "BPR-MLP",
         "the same loss, an MLP for a score",
         "BPRMLP",
         _pairwise(mlp_hidden_size=[64, 32], dropout_prob=0.1),
-        exclude_seen=True,
     ),
     "simplex": Model(
         "SimpleX",
         "cosine contrastive loss, 50 negatives (Mao et al. 2021)",
         "SimpleX",
         _pairwise(50),
-        exclude_seen=True,
     ),
     "dmf": Model(
         "DMF",

@@ -25,22 +25,19 @@ from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.baselines.recbole.models import MODELS
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write, read_json, write_json
+from recllm_tasks.runs.decoding import LEAVE_OUT
 
 PROGRAM = pathlib.Path(__file__).with_name("process")
 FOLDER = "recbole"
 ENVIRONMENT = ".venv-baselines"
 
 
-def settings_of(name: str, budget: Budget, keeps_repeats: bool) -> dict[str, Any]:
-    """Everything but the data that a row's results depend on: JSON.
-
-    Where the dataset keeps repeats, a seen item may be the target, and no row leaves it out.
-    """
+def settings_of(name: str, budget: Budget) -> dict[str, Any]:
+    """Everything but the data and the rule for seen items that a row's results depend on: JSON."""
     model = MODELS[name]
     return {
         "network": model.network,
         "config": dict(model.config),
-        "exclude_seen": model.exclude_seen and not keeps_repeats,
         "pretrain": model.pretrain and dict(model.pretrain),
         "seed": budget.seed,
         **budget.limits,
@@ -77,6 +74,7 @@ def measure(
     folder: pathlib.Path,
     python: str,
     budget: Budget,
+    seen: str,
     say: Callable[[str], None],
 ) -> Measured:
     """Trains a row, or resumes its training, and measures it.
@@ -87,14 +85,16 @@ def measure(
       folder: of the row; holds the job's files.
       python: of RecBole's environment.
       budget: of training.
+      seen: the rule for seen items, in validation too; a training under another one is repeated,
+        because its best epoch may be another.
       say: receives messages about progress, one per epoch.
 
     Raises:
       UserError: the training failed; the message has its last line, and where the log is.
     """
     model, within = MODELS[name], folder / FOLDER
-    settings = settings_of(name, budget, splits.source.info().keeps_repeats)
-    _prepare(within, name, splits, budget)
+    settings = settings_of(name, budget)
+    _prepare(within, name, splits, budget, seen)
     _run(python, within, say)
     report = json.loads((within / "report.json").read_text(encoding="utf-8"))
     settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
@@ -124,11 +124,11 @@ def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
     }
 
 
-def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) -> None:
+def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget, seen: str) -> None:
     """Writes the job, and removes the files of one with other data or settings."""
     model, rated = MODELS[name], MODELS[name].kinds == ("rating",)
     info, split = splits.source.info(), splits.split
-    settings = settings_of(name, budget, info.keeps_repeats)
+    settings = settings_of(name, budget)
     for limit in budget.limits:
         del settings[limit]
     program = hashlib.sha256()
@@ -137,6 +137,7 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
     facts = {
         "fingerprint": info.fingerprint,
         "split": split,
+        **({} if rated else {"seen": seen}),
         "program": program.hexdigest(),
         **settings,
     }
@@ -155,16 +156,16 @@ def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget) ->
         exported.write_users(within / "validation.parquet", validation, rated)
         write_json(within / "facts.json", facts)
     with atomic_write(within / "job.json") as f:
-        json.dump(_job(name, budget, splits), f, indent=2)
+        json.dump(_job(name, budget, splits, seen), f, indent=2)
 
 
-def _job(name: str, budget: Budget, splits: Splits) -> Mapping[str, Any]:
+def _job(name: str, budget: Budget, splits: Splits, seen: str) -> Mapping[str, Any]:
     model = MODELS[name]
     return {
         "network": model.network,
         "config": dict(model.config),
         "kinds": list(model.kinds),
-        "exclude_seen": model.exclude_seen and not splits.source.info().keeps_repeats,
+        "exclude_seen": seen == LEAVE_OUT,
         "pretrain": model.pretrain and dict(model.pretrain),
         "num_items": splits.evaluated.num_items,
         "seed": budget.seed,

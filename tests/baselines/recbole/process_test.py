@@ -35,7 +35,7 @@ def python():
 def train(name, folder, python, **budget):
     splits, told = Splits("gift_cards", "test"), []
     budget = Budget(**{"epochs": 2, "threads": 1} | budget)
-    return training.measure(name, splits, folder, python, budget, told.append), told, splits
+    return training.measure(name, splits, folder, python, budget, "keep", told.append), told, splits
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -92,7 +92,8 @@ from recllm_tasks.baselines.recbole.budget import Budget
 seqio.set_tfds_data_dir_override(sys.argv[1])
 budget = Budget(epochs=8, patience=8, threads=1)
 folder = pathlib.Path(sys.argv[2])
-training.measure("sasrec_bce", Splits("gift_cards", "test"), folder, sys.argv[3], budget, print)
+splits = Splits("gift_cards", "test")
+training.measure("sasrec_bce", splits, folder, sys.argv[3], budget, "keep", print)
 """
 
 

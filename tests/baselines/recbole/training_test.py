@@ -60,9 +60,9 @@ def splits():
     return Splits("gift_cards", "test")
 
 
-def measure(name, splits, folder, **budget):
-    told = []
-    measured = training.measure(name, splits, folder, sys.executable, Budget(**budget), told.append)
+def measure(name, splits, folder, seen="leave_out", **budget):
+    told, budget = [], Budget(**budget)
+    measured = training.measure(name, splits, folder, sys.executable, budget, seen, told.append)
     return measured, told
 
 
@@ -97,6 +97,22 @@ def test_the_state_stays_for_a_larger_budget_and_goes_with_other_settings(
     assert measured.settings["epoch"] == 2
     assert len(measure("hgn", splits, row, seed=1)[0].settings["curve"]) == 1
     assert len(measure("gru4rec", splits, row, seed=1)[0].settings["curve"]) == 1
+
+
+def test_every_model_follows_the_rule_and_is_trained_again_under_another(
+    stand_in, splits, tmp_path
+):
+    for name in ("sasrec_ce", "bpr_mf"):
+        row = tmp_path / name
+        for seen, epochs in (("leave_out", 1), ("leave_out", 2), ("keep", 1)):
+            measured, _ = measure(name, splits, row, seen)
+            assert len(measured.settings["curve"]) == epochs
+            job = json.loads((row / "recbole" / "job.json").read_text())
+            assert job["exclude_seen"] == (seen == "leave_out")
+    # A rating has no list.
+    for epochs, seen in enumerate(("leave_out", "keep"), 1):
+        measured, _ = measure("dmf", splits, tmp_path / "dmf", seen)
+        assert len(measured.settings["curve"]) == epochs
 
 
 def test_a_failure_is_reported_with_its_last_words(stand_in, splits, tmp_path):
@@ -137,5 +153,5 @@ def test_no_python_with_recbole_is_reported(tmp_path, monkeypatch):
 
 def test_all_settings_are_json():
     for name in MODELS:
-        settings = training.settings_of(name, Budget(), keeps_repeats=False)
+        settings = training.settings_of(name, Budget())
         assert json.loads(json.dumps(settings)) == settings
