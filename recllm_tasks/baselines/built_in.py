@@ -1,11 +1,12 @@
-"""The built-in baselines, fitted here with NumPy and SciPy."""
+"""The built-in baselines, fitted here with NumPy and SciPy; SASRec with JAX."""
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity
+from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity, sasrec
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
 from recllm_tasks.baselines.rows import ROWS, Row
@@ -23,6 +24,7 @@ SETTINGS = {
     },
     "ease": {"exclude_seen": True, "lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
     "markov": {"exclude_seen": True, "smoothing": markov.SMOOTHING},
+    "sasrec": {"exclude_seen": True, **dataclasses.asdict(sasrec.DEFAULT)},
     "history": {},
     "item_mean": {},
 }
@@ -38,8 +40,10 @@ QUICK = (
 )
 
 
-def settings_of(name: str, keeps_repeats: bool) -> dict[str, Any]:
+def settings_of(name: str, keeps_repeats: bool, seed: int = 0) -> dict[str, Any]:
     """The settings of a row; with its data they determine its results.
+
+    Only `sasrec` draws at random, and only its settings have the seed.
 
     Where a dataset keeps repeats, a seen item may be the target, so lists hold seen items: all but
     those of `popularity_unseen`, which are made without.
@@ -47,6 +51,8 @@ def settings_of(name: str, keeps_repeats: bool) -> dict[str, Any]:
     settings = dict(SETTINGS[name])
     if keeps_repeats and name != "popularity_unseen" and "exclude_seen" in settings:
         settings["exclude_seen"] = False
+    if name == "sasrec":
+        settings["seed"] = seed
     return settings
 
 
@@ -78,7 +84,12 @@ def measure_baselines(
 
 
 def measure(
-    row: Row, splits: Splits, kinds: Sequence[str], say: Callable[[str], None] = lambda text: None
+    row: Row,
+    splits: Splits,
+    kinds: Sequence[str],
+    say: Callable[[str], None] = lambda text: None,
+    folder: pathlib.Path | None = None,
+    seed: int = 0,
 ) -> Measured:
     """Fits a row and measures it.
 
@@ -87,21 +98,31 @@ def measure(
       splits: of a dataset.
       kinds: of tasks, among `row.kinds`.
       say: receives messages about progress.
+      folder: of the row, where `sasrec`, which needs it, keeps the state of its training.
+      seed: of `sasrec`.
 
     Raises:
       UserError: the dataset lacks something that the row needs.
     """
     # Reading does not count as work of the row that happens to be first.
     evaluated = splits.of(kinds[0])
-    validation = splits.validation if row.name == "ease" else None
+    validation = splits.validation if row.name in ("ease", "sasrec") else evaluated
     start = time.monotonic()
-    settings = settings_of(row.name, splits.source.info().keeps_repeats)
+    settings = settings_of(row.name, splits.source.info().keeps_repeats, seed)
     if row.name in _RATING_SCORES:
         scores = _RATING_SCORES[row.name](evaluated)
         seconds = time.monotonic() - start
         groups = evaluated.num_items if row.name == "item_mean" else len(evaluated.train_items)
         return Measured({}, {"rating": scores}, {"rating": seconds}, 0.0, settings, groups)
-    if validation is not None:
+    fit_seconds = None
+    if row.name == "sasrec":
+        if folder is None:
+            raise ValueError("folder for 'sasrec': got None, expected one for its training")
+        model = sasrec.fit(validation, folder / sasrec.FOLDER, settings["exclude_seen"], seed)
+        settings |= {"epoch": model.epoch, "validation_ndcg@10": model.validation}
+        score_block, parameters = model.score_block(evaluated), model.num_parameters
+        fit_seconds = model.seconds
+    elif row.name == "ease":
         model = ease.fit(validation, done=say, exclude_seen=settings["exclude_seen"])
         settings |= {
             "lambda": model.regularization,
@@ -110,11 +131,11 @@ def measure(
         score_block, parameters = model.score_block(evaluated), model.weights.size
     else:
         score_block, parameters = _counted(row.name, evaluated)
-    fitted = time.monotonic()
+    fit_seconds = time.monotonic() - start if fit_seconds is None else fit_seconds
     ranked, seconds = measure_lists(
         row.name, score_block, evaluated, kinds, settings["exclude_seen"]
     )
-    return Measured(ranked, {}, seconds, fitted - start, settings, parameters)
+    return Measured(ranked, {}, seconds, fit_seconds, settings, parameters)
 
 
 def _counted(name: str, interactions: SplitInteractions):

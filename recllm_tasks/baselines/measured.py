@@ -123,7 +123,6 @@ def save(
     info: DatasetInfo,
     splits: Splits,
     measured: Measured,
-    seed: int = 0,
 ) -> Results:
     """Writes per-user results, then the results computed from them."""
     facts: dict[str, Any] = {
@@ -147,7 +146,7 @@ def save(
         title=row.title,
         version=__version__,
         step=0,
-        seed=seed,
+        seed=measured.settings.get("seed", 0),
         records_digest=info.records_digest,
         ties=info.ties,
         settings=measured.settings,

@@ -10,7 +10,7 @@ from rich.console import Console
 from recllm_tasks.baselines import rows
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.commands import session
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.progress import console
 
 _LISTED = "\n".join(f"  {row.name:18} {row.what}" for row in rows.ROWS.values())
@@ -61,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.patience,
         help=f"stop after so many epochs without a better validation ({defaults.patience})",
     )
-    training.add_argument("--seed", type=int, default=defaults.seed, help="for training (0)")
+    training.add_argument(
+        "--seed", type=int, default=defaults.seed, help="for training, that of sasrec too (0)"
+    )
     training.add_argument("--threads", type=int, help="of PyTorch; the number of cores by default")
     training.add_argument(
         "--recbole_python",
@@ -85,7 +87,7 @@ def run(args) -> int:
     from recllm_tasks.baselines.interactions import Splits
 
     splits = Splits(args.dataset, args.split)
-    maker_of = {rows.BUILT_IN: _BuiltIn(), rows.RECBOLE: None}
+    maker_of = {rows.BUILT_IN: _BuiltIn(args), rows.RECBOLE: None}
     if any(row.origin == rows.RECBOLE for row in chosen):
         maker_of[rows.RECBOLE] = _RecBole(args)
     found = {}
@@ -116,18 +118,20 @@ def run(args) -> int:
 class _BuiltIn:
     """Built-in baselines, fitted in this process."""
 
-    seed = 0
+    def __init__(self, args):
+        """Raises UserError for an invalid seed."""
+        check_whole("--seed", args.seed, 0, 2**31 - 1)
+        self._seed = args.seed
 
     def settings(self, row, info) -> dict:
         from recllm_tasks.baselines import built_in
 
-        return built_in.settings_of(row.name, info.keeps_repeats)
+        return built_in.settings_of(row.name, info.keeps_repeats, self._seed)
 
     def measure(self, row, splits, folder: pathlib.Path):
-        del folder
         from recllm_tasks.baselines import built_in
 
-        return built_in.measure(row, splits, row.kinds, _say)
+        return built_in.measure(row, splits, row.kinds, _say, folder, self._seed)
 
 
 class _RecBole:
@@ -140,7 +144,6 @@ class _RecBole:
         self._training = training
         self._budget = Budget(args.epochs, args.minutes, args.patience, args.seed, args.threads)
         self._python = training.find_python(args.recbole_python)
-        self.seed = args.seed
 
     def settings(self, row, info) -> dict:
         return self._training.settings_of(row.name, self._budget, info.keeps_repeats)
@@ -165,7 +168,7 @@ def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole):
         return done
     memory.reset_peak()
     found = maker.measure(row, splits, folder)
-    results = measured.save(folder, row, row_fingerprint, info, splits, found, maker.seed)
+    results = measured.save(folder, row, row_fingerprint, info, splits, found)
     _say(f"{results.seconds:.1f} s, written to {folder}")
     return results
 
