@@ -21,6 +21,9 @@ rows:
 {_LISTED}
   {", ".join(rows.GROUPS):18} groups of rows
 
+sasrec is trained here: a few minutes on Toys with two cores. The epoch that is best on validation
+is measured, and a stopped training resumes from its last epoch with the same result (--seed).
+
 The rows from Caser on are RecBole's models. They are trained in a separate environment, which
 launch/install_baselines.sh makes, and the epoch that is best on validation is measured. A stopped
 training resumes from its last epoch; with more --epochs or --minutes, a finished one continues.
@@ -34,6 +37,7 @@ row that already exists with the same settings and data is not computed again.
 examples:
   recllm baselines toys --rows popularity,item_to_item,ease,markov --out runs/toys
   recllm baselines movielens_100k --rows house --out runs/movielens --json
+  recllm baselines toys --rows sasrec --seed 1 --out runs/toys_1
   recllm baselines toys --rows sasrec_ce,bpr_mf --minutes 20 --out runs/toys
 """
 

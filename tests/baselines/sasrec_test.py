@@ -1,15 +1,10 @@
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recllm_tasks import array_file
 from recllm_tasks.baselines import evaluation, sasrec
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.errors import UserError
@@ -54,14 +49,9 @@ def test_every_item_after_the_first_is_a_target_once_an_epoch(longest):
 def test_a_place_follows_the_one_before_it_in_its_piece():
     split = cyclic_split(longest=40)
     for batch in sasrec.epoch_batches(split.train_items, SMALL, 0, 0):
-        changes = batch.piece[:, 1:] != batch.piece[:, :-1]
         inside = (batch.piece[:, 1:] == batch.piece[:, :-1]) & (batch.piece[:, 1:] > 0)
         assert inside.any()
         np.testing.assert_array_equal(batch.items[:, 1:][inside], batch.labels[:, :-1][inside])
-        np.testing.assert_array_equal(
-            batch.position[:, 1:][inside], batch.position[:, :-1][inside] + 1
-        )
-        assert not batch.position[:, 1:][changes].any()
 
 
 def test_rows_are_nearly_full():
@@ -90,16 +80,41 @@ def test_a_state_depends_on_its_own_history_alone_and_not_on_later_items():
     np.testing.assert_allclose(cut, sasrec.hidden_states(network, params, [longest])[0], atol=1e-6)
 
 
-def test_the_sampled_loss_is_the_softmax_when_all_are_drawn_once():
+def test_a_bias_is_that_of_the_distance():
+    values = np.arange(1.0, 9.0).reshape(2, 4)
+    found = np.asarray(sasrec.by_distance(jnp.asarray(values)))
+    for query, key in np.ndindex(4, 4):
+        expected = values[:, query - key] if key <= query else 0
+        np.testing.assert_array_equal(found[:, query, key], expected)
+
+
+def _plain_loss(hidden, table, targets, weights):
+    log_shares = jax.nn.log_softmax(hidden @ table.T)
+    return -jnp.sum(log_shares[jnp.arange(len(targets)), targets] * weights)
+
+
+def _sampled_loss(sampled):
+    return lambda *arguments: sasrec.sampled_cross_entropy(*arguments, sampled)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        sasrec.cross_entropy,
+        _sampled_loss(jnp.arange(9)),
+        _sampled_loss(jnp.concatenate([jnp.arange(9), jnp.arange(9)])),
+    ],
+)
+def test_a_loss_and_its_gradients_are_those_of_the_softmax(loss, monkeypatch):
+    monkeypatch.setattr(sasrec, "_CHUNK", 3)
     rng = np.random.default_rng(0)
-    hidden, table = (jnp.asarray(rng.normal(size=(n, 6)), jnp.float32) for n in (5, 9))
-    targets = jnp.array([0, 3, 3, 8, 1])
-    found = sasrec.sampled_cross_entropy(hidden, table, targets, jnp.arange(9))
-    expected = -jax.nn.log_softmax(hidden @ table.T)[jnp.arange(5), targets]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    twice = jnp.concatenate([jnp.arange(9), jnp.arange(9)])
-    found = sasrec.sampled_cross_entropy(hidden, table, targets, twice)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    hidden, table = (jnp.asarray(rng.normal(size=(n, 7)), jnp.float32) for n in (6, 9))
+    targets, weights = jnp.array([0, 3, 3, 8, 1, -1]), jnp.array([0.1, 0.5, 1.0, 2.0, 0.3, 0.0])
+    found, gradients = jax.value_and_grad(loss, (0, 1))(hidden, table, targets, weights)
+    expected = jax.value_and_grad(_plain_loss, (0, 1))(hidden, table, targets, weights)
+    np.testing.assert_allclose(found, expected[0], rtol=1e-5)
+    for got, wanted in zip(gradients, expected[1]):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_dropout_keeps_the_mean():
@@ -111,9 +126,10 @@ def test_dropout_keeps_the_mean():
     assert sasrec.dropout(x, None, 0.25) is x
 
 
-def test_it_learns_and_keeps_the_best_epoch(tmp_path):
+@pytest.mark.parametrize("max_softmax", [30, 29])
+def test_it_learns_and_keeps_the_best_epoch(max_softmax, tmp_path):
     split = cyclic_split()
-    settings = dataclasses.replace(SMALL, epochs=30, patience=30)
+    settings = dataclasses.replace(SMALL, epochs=30, patience=30, max_softmax=max_softmax)
     model = sasrec.fit(split, tmp_path, settings=settings)
     assert len(model.validation) == 30
     assert model.epoch == 1 + int(np.argmax(model.validation))
@@ -143,16 +159,6 @@ def _bits(model) -> list[bytes]:
     return [np.asarray(array).tobytes() for array in jax.tree.leaves(model.params)]
 
 
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, os.path.dirname(sys.argv[1]))
-import importlib.util
-spec = importlib.util.spec_from_file_location("sasrec_test", sys.argv[1])
-test = importlib.util.module_from_spec(spec); spec.loader.exec_module(test)
-test.train(sys.argv[2], int(sys.argv[3]))
-"""
-
-
 def test_a_killed_training_resumes_with_equal_bits(tmp_path, monkeypatch):
     split = cyclic_split()
     whole = sasrec.fit(split, tmp_path / "whole", settings=SMALL)
@@ -172,3 +178,41 @@ def test_a_killed_training_resumes_with_equal_bits(tmp_path, monkeypatch):
     assert len(calls) == 2, "the first two epochs are not done again"
     assert (resumed.epoch, resumed.validation) == (whole.epoch, whole.validation)
     assert _bits(resumed) == _bits(whole)
+
+
+def test_a_damaged_state_starts_training_anew(tmp_path, capsys):
+    split = cyclic_split()
+    first = sasrec.fit(split, tmp_path, settings=SMALL)
+    (file,) = tmp_path.glob("*.npy")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    again = sasrec.fit(split, tmp_path, settings=SMALL)
+    assert "is damaged: training starts anew" in " ".join(capsys.readouterr().err.split())
+    assert _bits(again) == _bits(first)
+
+
+def test_a_finished_training_is_read_and_one_with_other_settings_replaces_it(tmp_path, monkeypatch):
+    split = cyclic_split()
+    first = sasrec.fit(split, tmp_path, settings=SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "retrieval", None)
+        again = sasrec.fit(split, tmp_path, settings=SMALL)
+    assert (_bits(again), again.seconds) == (_bits(first), first.seconds)
+    (before,) = tmp_path.glob("*.npy")
+    sasrec.fit(split, tmp_path, settings=SMALL, exclude_seen=False)
+    (after,) = tmp_path.glob("*.npy")
+    assert after != before
+
+
+def test_a_dataset_without_pairs_is_reported(tmp_path):
+    split = cyclic_split()
+    split = dataclasses.replace(split, train_items=[items[:1] for items in split.train_items])
+    with pytest.raises(UserError, match=r"got none of two items.*leave out the row sasrec"):
+        sasrec.fit(split, tmp_path, settings=SMALL)
+
+
+def test_a_training_that_diverges_is_reported(tmp_path):
+    settings = dataclasses.replace(SMALL, learning_rate=float("inf"))
+    with pytest.raises(UserError, match="got a loss of nan in epoch"):
+        sasrec.fit(cyclic_split(), tmp_path, settings=settings)
