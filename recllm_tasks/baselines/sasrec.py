@@ -245,7 +245,7 @@ def by_distance(values_HxL: jax.Array) -> jax.Array:
 
 
 def _keys(key: jax.Array | None, num: int) -> Sequence[jax.Array | None]:
-    return [None] * num if key is None else jax.random.split(key, num)
+    return [None] * num if key is None else list(jax.random.split(key, num))
 
 
 def dropout(x: jax.Array, key: jax.Array | None, rate: float) -> jax.Array:
@@ -483,7 +483,8 @@ def _step_function(network: Network, optimizer: optax.GradientTransformation) ->
         network_key, sample_key = jax.random.split(key)
         hidden_RxLxD = network.apply(params, batch, network_key)
         hidden_TxD = hidden_RxLxD.reshape(-1, hidden_RxLxD.shape[-1])
-        targets_T, is_target_T = batch.labels.reshape(-1), batch.labels.reshape(-1) >= 0
+        targets_T = jnp.reshape(batch.labels, -1)
+        is_target_T = targets_T >= 0
         weights_T = is_target_T / jnp.maximum(jnp.sum(is_target_T), 1)
         arguments = (hidden_TxD, params["params"]["items"], targets_T, weights_T)
         if network.num_items <= of.max_softmax:
