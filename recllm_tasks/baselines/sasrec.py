@@ -1,26 +1,32 @@
 """SASRec: causal self-attention over a user's items, softmax over the catalog.
 
-The network is Kang and McAuley's (2018, Self-Attentive Sequential Recommendation) with a softmax in
-place of its loss over one negative (Klenitskiy and Vasilev 2023, Turning Dross Into Gold Loss):
+The network is Kang and McAuley's (2018, Self-Attentive Sequential Recommendation) with a softmax
+over the catalog in place of a loss over one negative (Klenitskiy and Vasilev 2023, Turning Dross
+Into Gold Loss):
 
-    x_t    = dropout(E[item_t] + P[t])
+    x      = dropout(E[item])
     x      = x + dropout(attention(norm(x)));  x = x + dropout(mlp(norm(x)))    in each block
     score_t(b) = norm(x_t) . E[b]
-    loss   = mean over all t of -log softmax(score_t)[item_{t+1}]
+    loss   = mean over t of -log softmax(score_t)[item_{t+1}]
 
-Every item of train after a user's first is a target once an epoch. Users are laid end to end in
-rows of LENGTH places, since most are short: 98 % of the places hold a target, and attention
-sees a user's own items only. Longer histories are cut at a place that is new every epoch.
+Our choice: attention knows positions by a learned bias for each distance, the same wherever
+a piece begins; every item after a user's first is a target once an epoch; users lie end to end in
+rows of L places, 98 % of which hold a target, and attend to their own items only. Sequences longer
+than a row are cut at a place that is new every epoch. In catalogs of more than `max_softmax` items
+the softmax is over a sample, so that time and memory of a step do not grow with the catalog but for
+the optimizer's.
 
 It is fitted on train only. A history is an input; for test it includes the validation item, as
-every model's prompt does. The state of the epoch with the best NDCG@10 on the validation targets is
-kept.
+every model's prompt does. The parameters of the epoch with the best NDCG@10 on the validation
+targets are kept. The training's state is written after every epoch, and a stopped training resumes
+with equal bits, since what is drawn depends on the seed, the epoch and the batch alone. One device
+computes.
 
-A state is written after every epoch, and a stopped training resumes with equal bits: what is drawn
-depends on the seed and the step alone.
+Memory: parameters, the optimizer's two moments, a gradient and the best parameters, each N x D
+float32; logits of _CHUNK x N or T x S; hidden states of U x D when evaluated.
 
-Letters: R rows of a batch, L places of a row, T = R * L targets, N items, S sampled items, D width,
-U users, H heads.
+Letters: R rows of a batch, L places of a row, T = R * L targets, C of a chunk, N items, S sampled
+items, D width, U users, H heads.
 """
 
 import dataclasses
