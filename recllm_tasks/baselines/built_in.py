@@ -1,12 +1,13 @@
-"""The built-in baselines, fitted here with NumPy and SciPy."""
+"""The built-in baselines, fitted here with NumPy and SciPy; SASRec with JAX."""
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from recllm_tasks import tasks
-from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity
+from recllm_tasks.baselines import ease, history, item_to_item, markov, popularity, sasrec
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
 from recllm_tasks.baselines.rows import ROWS, Row
@@ -22,6 +23,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     **{name: dataclasses.asdict(decay) for name, decay in _DECAYS.items()},
     "ease": {"lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
     "markov": {"smoothing": markov.SMOOTHING},
+    "sasrec": dataclasses.asdict(sasrec.DEFAULT),
     "history": {},
     "item_mean": {},
 }
@@ -34,6 +36,11 @@ QUICK = (
     "history",
     "item_mean",
 )
+
+
+def settings_of(name: str, seed: int = 0) -> dict[str, Any]:
+    """The settings of a row. Only `sasrec` draws at random, and only its settings have the seed."""
+    return {**SETTINGS[name], **({"seed": seed} if name == "sasrec" else {})}
 
 
 def measure_baselines(
@@ -73,6 +80,8 @@ def measure(
     kinds: Sequence[str],
     seen: str,
     say: Callable[[str], None] = lambda text: None,
+    folder: pathlib.Path | None = None,
+    seed: int = 0,
 ) -> Measured:
     """Fits a row and measures it.
 
@@ -82,22 +91,32 @@ def measure(
       kinds: of tasks, among `row.kinds`.
       seen: the rule for seen items, see `seen_rule`.
       say: receives messages about progress.
+      folder: of the row, where `sasrec`, which needs it, keeps the state of its training.
+      seed: of `sasrec`.
 
     Raises:
       UserError: the dataset lacks something that the row needs.
     """
     # Reading does not count as work of the row that happens to be first.
     evaluated = splits.of(kinds[0])
-    validation = splits.validation if row.name == "ease" else None
+    validation = splits.validation if row.name in ("ease", "sasrec") else evaluated
     start = time.monotonic()
-    settings: dict[str, Any] = dict(SETTINGS[row.name])
+    settings = settings_of(row.name, seed)
     exclude_seen = seen == LEAVE_OUT
     if row.name in _RATING_SCORES:
         scores = _RATING_SCORES[row.name](evaluated)
         seconds = time.monotonic() - start
         groups = evaluated.num_items if row.name == "item_mean" else len(evaluated.train_items)
         return Measured({}, {"rating": scores}, {"rating": seconds}, 0.0, settings, groups)
-    if validation is not None:
+    fit_seconds = None
+    if row.name == "sasrec":
+        if folder is None:
+            raise ValueError("folder for 'sasrec': got None, expected one for its training")
+        model = sasrec.fit(validation, folder / sasrec.FOLDER, exclude_seen, seed)
+        settings |= {"epoch": model.epoch, "validation_ndcg@10": model.validation}
+        score_block, parameters = model.score_block(evaluated), model.num_parameters
+        fit_seconds = model.seconds
+    elif row.name == "ease":
         model = ease.fit(validation, done=say, exclude_seen=exclude_seen)
         settings |= {
             "lambda": model.regularization,
@@ -106,9 +125,9 @@ def measure(
         score_block, parameters = model.score_block(evaluated), model.weights.size
     else:
         score_block, parameters = _counted(row.name, evaluated)
-    fitted = time.monotonic()
+    fit_seconds = time.monotonic() - start if fit_seconds is None else fit_seconds
     ranked, seconds = measure_lists(row.name, score_block, evaluated, kinds, exclude_seen)
-    return Measured(ranked, {}, seconds, fitted - start, settings, parameters)
+    return Measured(ranked, {}, seconds, fit_seconds, settings, parameters)
 
 
 def _counted(name: str, interactions: SplitInteractions):

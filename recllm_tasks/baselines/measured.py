@@ -128,7 +128,6 @@ def save(
     splits: Splits,
     measured: Measured,
     seen: str,
-    seed: int = 0,
 ) -> Results:
     """Writes per-user results, then the results computed from them."""
     facts: dict[str, Any] = {
@@ -153,7 +152,7 @@ def save(
         title=row.title,
         version=__version__,
         step=0,
-        seed=seed,
+        seed=measured.settings.get("seed", 0),
         records_digest=info.records_digest,
         ties=info.ties,
         settings=measured.settings,

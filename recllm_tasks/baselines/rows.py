@@ -47,6 +47,11 @@ ROWS = {
         Row("item_to_item_slow", "Item-to-item, slow decay", "the same with a wider neighbourhood"),
         Row("ease", "EASE", "linear model in closed form, lambda chosen on validation"),
         Row("markov", "Markov chain", "items right after the user's last item in other histories"),
+        Row(
+            "sasrec",
+            "SASRec, softmax",
+            "a causal transformer, softmax over the catalog, trained for minutes",
+        ),
         Row("history", "History", "share of likes among the user's ratings in train", ("rating",)),
         Row(
             "item_mean",

@@ -12,7 +12,7 @@ from rich.console import Console
 from recllm_tasks.baselines import rows
 from recllm_tasks.baselines.recbole.budget import Budget
 from recllm_tasks.commands import session
-from recllm_tasks.errors import UserError
+from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.progress import console
 from recllm_tasks.runs.decoding import LEAVE_OUT, seen_rule
 
@@ -23,6 +23,9 @@ EPILOG = f"""\
 rows:
 {_LISTED}
   {", ".join(rows.GROUPS):18} groups of rows
+
+sasrec is trained here: a few minutes on Toys with two cores. The epoch that is best on validation
+is measured, and a stopped training resumes from its last epoch with the same result (--seed).
 
 The rows from Caser on are RecBole's models. They are trained in a separate environment, which
 launch/install_baselines.sh makes, and the epoch that is best on validation is measured. A stopped
@@ -41,6 +44,7 @@ rule's results; give the other rule another --out.
 examples:
   recllm baselines toys --rows popularity,item_to_item,ease,markov --out runs/toys
   recllm baselines movielens_100k --rows house --out runs/movielens --json
+  recllm baselines toys --rows sasrec --seed 1 --out runs/toys_1
   recllm baselines toys --rows sasrec_ce,bpr_mf --minutes 20 --out runs/toys
 """
 
@@ -69,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.patience,
         help=f"stop after so many epochs without a better validation ({defaults.patience})",
     )
-    training.add_argument("--seed", type=int, default=defaults.seed, help="for training (0)")
+    training.add_argument(
+        "--seed", type=int, default=defaults.seed, help="for training, that of sasrec too (0)"
+    )
     training.add_argument("--threads", type=int, help="of PyTorch; the number of cores by default")
     training.add_argument(
         "--recbole_python",
@@ -94,7 +100,7 @@ def run(args) -> int:
     from recllm_tasks.baselines.interactions import Splits
 
     splits = Splits(args.dataset, args.split)
-    maker_of = {rows.BUILT_IN: _BuiltIn(), rows.RECBOLE: None}
+    maker_of = {rows.BUILT_IN: _BuiltIn(args), rows.RECBOLE: None}
     if any(row.origin == rows.RECBOLE for row in chosen):
         maker_of[rows.RECBOLE] = _RecBole(args)
     found = {}
@@ -128,18 +134,20 @@ def run(args) -> int:
 class _BuiltIn:
     """Built-in baselines, fitted in this process."""
 
-    seed = 0
+    def __init__(self, args):
+        """Raises UserError for an invalid seed."""
+        check_whole("--seed", args.seed, 0, 2**31 - 1)
+        self._seed = args.seed
 
     def settings(self, row) -> Mapping[str, Any]:
         from recllm_tasks.baselines import built_in
 
-        return built_in.SETTINGS[row.name]
+        return built_in.settings_of(row.name, self._seed)
 
     def measure(self, row, splits, folder: pathlib.Path, seen: str):
-        del folder
         from recllm_tasks.baselines import built_in
 
-        return built_in.measure(row, splits, row.kinds, seen, _say)
+        return built_in.measure(row, splits, row.kinds, seen, _say, folder, self._seed)
 
 
 class _RecBole:
@@ -152,7 +160,6 @@ class _RecBole:
         self._training = training
         self._budget = Budget(args.epochs, args.minutes, args.patience, args.seed, args.threads)
         self._python = training.find_python(args.recbole_python)
-        self.seed = args.seed
 
     def settings(self, row) -> Mapping[str, Any]:
         return self._training.settings_of(row.name, self._budget)
@@ -179,7 +186,7 @@ def _row(row, splits, info, folder: pathlib.Path, maker: _BuiltIn | _RecBole, se
         return done
     memory.reset_peak()
     found = maker.measure(row, splits, folder, seen)
-    results = measured.save(folder, row, row_fingerprint, info, splits, found, seen, maker.seed)
+    results = measured.save(folder, row, row_fingerprint, info, splits, found, seen)
     _say(f"{results.seconds:.1f} s, written to {folder}")
     return results
 
