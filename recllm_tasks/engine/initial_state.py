@@ -1,7 +1,6 @@
 """The state that training starts from: random parameters, or those of a checkpoint."""
 
 import filecmp
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -20,7 +19,7 @@ from recllm_tasks.errors import UserError, check_number
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.formats.checkpoint import Source
 from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
-from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
 
 # The value of `item_embeddings.source` for TF-IDF of the texts.
@@ -45,31 +44,22 @@ def item_embeddings(
     return source, stddev
 
 
-class Scales(NamedTuple):
-    """Factors of what random parameters begin with; 1 is T5's beginning."""
-
-    embeddings: float
-    layers: float
-    output: float
-
-
 @gin.configurable(module="initial_state")
-def scales(embeddings: float = 1.0, layers: float = 1.0, output: float = 1.0) -> Scales:
+def normal(stddev: float | None = None) -> float | None:
     """How small random parameters begin.
 
-    T5's embeddings begin with a standard deviation of 1 and its layers with outputs as large.
-    AdamW, whose steps are as large for large parameters as for small ones, then learns slowly, and
-    what the layers add hides the item that was read. `gin/runs/ids_sequence.gin` has better ones.
-
     Args:
-      embeddings: of the token table.
-      layers: of the projections that end attention and MLP, whose sum with the input goes on.
-      output: of the scale of the decoder's last norm. Tied logits are divided by the root of
-        emb_dim; this can undo it.
+      stddev: of the token table and of all kernels, as in BERT (Devlin et al. 2019). Where logits
+        are tied to the table, the scale of the decoder's last norm begins at the root of emb_dim,
+        which undoes their division by it. None: as T5 begins.
+
+    Our choice where a small model is trained from scratch with AdamW: T5's embeddings begin with a
+    standard deviation of 1, which such steps hardly move, and its layers add as much to the item
+    that was read as the item itself.
     """
-    for name, value in {"embeddings": embeddings, "layers": layers, "output": output}.items():
-        check_number(f"initial_state.scales.{name}", value, 0)
-    return Scales(embeddings, layers, output)
+    if stddev is not None:
+        check_number("initial_state.normal.stddev", stddev, 0)
+    return stddev
 
 
 class ItemRows(NamedTuple):
@@ -130,21 +120,22 @@ def random_state(
     step: int = 0,
     items: ItemRows | None = None,
 ) -> State:
-    """Random parameters of `scales`, those of `items`, spread over the mesh; a fresh optimizer."""
+    """Random parameters, but for `items`, spread over the mesh, and a fresh optimizer."""
     token = jnp.ones((1, 1), jnp.int32)
-    factors = scales()
+    stddev = normal()
 
     def draw(key):
         return network.init(key, token, token, token, enable_dropout=False)
 
-    def scaled(key):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x * _factor(path, factors), draw(key)["params"]
-        )
+    def draw_params(key):
+        params = draw(key)["params"]
+        if stddev is None:
+            return params
+        return _normal(params, key, stddev, network.config)
 
     key = jax.random.key(seed)
     shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
-    params = jax.jit(scaled, out_shardings=shardings)(key)
+    params = jax.jit(draw_params, out_shardings=shardings)(key)
     if items is not None:
         table = params["token_embedder"]["embedding"]
         filled = jax.jit(_fill, out_shardings=table.sharding)(table, items)
@@ -152,13 +143,16 @@ def random_state(
     return _fresh(params, optimizer, mesh, step)
 
 
-def _factor(path: Sequence[Any], factors: Scales) -> float:
-    names = [key.key for key in path]
-    if "token_embedder" in names:
-        return factors.embeddings
-    if "decoder_norm" in names:
-        return factors.output
-    return factors.layers if {"out", "wo"} & set(names) else 1.0
+def _normal(params: Any, key: jax.Array, stddev: float, config: T5Config) -> Any:
+    """The parameters with the table and all kernels drawn anew; see `normal`."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for number, (path, array) in enumerate(sorted(flat.items())):
+        if path.endswith(("/embedding", "/kernel")):
+            own = jax.random.fold_in(key, number)
+            flat[path] = stddev * jax.random.normal(own, array.shape, array.dtype)
+    if config.logits_via_embedding:
+        flat["decoder/decoder_norm/scale"] *= config.emb_dim**0.5
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def _fill(table_VxE: jax.Array, items: ItemRows) -> jax.Array:

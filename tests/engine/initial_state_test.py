@@ -105,39 +105,31 @@ def test_the_vocabulary_must_be_the_checkpoints(folders, tmp_path, settings, run
         training.train(**run, initial_checkpoint=str(other))
 
 
-def test_scales_make_a_smaller_beginning_and_by_default_none(network):
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_normal_beginning_is_asked_for(network, tied):
+    config = dataclasses.replace(network.config, logits_via_embedding=tied)
+    network = Transformer(config)
     rule, mesh = optimizer.adamw(lambda step: 0.1), devices.make_mesh(1)
 
     def drawn():
-        return traverse_util.flatten_dict(
-            initial_state.random_state(network, rule, mesh, 0).params, sep="/"
-        )
+        params = initial_state.random_state(network, rule, mesh, 0).params
+        return traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
-    plain = drawn()
     token = np.ones((1, 1), np.int32)
     own = network.init(jax.random.key(0), token, token, token, enable_dropout=False)["params"]
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
-        plain,
-        traverse_util.flatten_dict(own, sep="/"),
-    )
-    for name, value in {"embeddings": 0.5, "layers": 0.25, "output": 3.0}.items():
-        gin.bind_parameter(f"initial_state.scales.{name}", value)
-    ratios = {
-        name: float(np.max(np.abs(x)) / np.max(np.abs(plain[name]))) for name, x in drawn().items()
-    }
-    assert ratios.pop("token_embedder/embedding") == pytest.approx(0.5)
-    assert ratios.pop("decoder/decoder_norm/scale") == pytest.approx(3.0)
-    ends = {
-        name: ratios.pop(name)
-        for name in list(ratios)
-        if name.endswith(("out/kernel", "wo/kernel"))
-    }
-    assert (
-        len(ends) == 2 * network.config.num_encoder_layers + 3 * network.config.num_decoder_layers
-    )
-    assert list(ends.values()) == pytest.approx([0.25] * len(ends))
-    assert list(ratios.values()) == pytest.approx([1.0] * len(ratios))
-    gin.bind_parameter("initial_state.scales.layers", -1)
-    with pytest.raises(UserError, match=r"initial_state.scales.layers: got -1, expected"):
+    plain = drawn()
+    for name, array in traverse_util.flatten_dict(own, sep="/").items():
+        np.testing.assert_allclose(plain[name], array, rtol=1e-6)
+    gin.bind_parameter("initial_state.normal.stddev", 0.02)
+    for name, array in drawn().items():
+        if name.endswith(("kernel", "embedding")) and not name.endswith("rel_embedding"):
+            assert array.std() == pytest.approx(0.02, rel=0.1)
+            assert abs(array.mean()) < 0.002
+            assert not np.allclose(array, plain[name])
+        elif name == "decoder/decoder_norm/scale" and tied:
+            np.testing.assert_allclose(array, config.emb_dim**0.5)
+        else:
+            np.testing.assert_array_equal(array, plain[name])
+    gin.bind_parameter("initial_state.normal.stddev", -1)
+    with pytest.raises(UserError, match=r"initial_state.normal.stddev: got -1, expected"):
         drawn()
