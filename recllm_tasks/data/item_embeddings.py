@@ -137,20 +137,20 @@ def network_vectors(
     """Vectors that a network's embeddings of items can start from: float32 [N, width].
 
     Our choice: the mean is subtracted, the widest `width` axes are kept (fewer if there are fewer),
-    and a random rotation mixes them, so that columns have like variance, as random ones do. Cosines
-    stay those of the centred embeddings. A row's mean square is 1; it is zero for an item without a
+    and a random rotation mixes them, so that columns have like variance, as random ones do. The
+    rotation keeps cosines. A row's mean square is 1; it is zero for an item without a
     text or a known word.
 
-    Args: as of `embed`.
+    Args: as of `embed`; the catalog is one that was prepared.
     """
     import threadpoolctl
 
     if source is None:
-        found = embed_texts(catalog, name, seed, width)
+        found = embed_texts(catalog, name, seed, max(width, _AXES))
     else:
         found = embed(catalog, source, name, seed, advance)
     known = found.any(axis=1)
-    if source is None or source.path.is_dir():
+    if source is not None and source.path.is_dir():  # a model embeds the empty text too
         known &= [bool(text.strip()) for text in _texts(catalog, 0, len(catalog))]
     if not known.any():
         return np.zeros([len(found), width], np.float32)

@@ -132,7 +132,11 @@ def _groups(codes_MxL: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _spread(
-    points_MxD: np.ndarray, rows: np.ndarray, codes_M: np.ndarray, centres_KxD: np.ndarray, room: int
+    points_MxD: np.ndarray,
+    rows: np.ndarray,
+    codes_M: np.ndarray,
+    centres_KxD: np.ndarray,
+    room: int,
 ) -> None:
     """Changes the codes of `rows` where more than `room` of them have the same one.
 

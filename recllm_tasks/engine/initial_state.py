@@ -22,7 +22,6 @@ from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
 
-
 # The value of `item_embeddings.source` for TF-IDF of the texts.
 TEXTS = "texts"
 

@@ -126,9 +126,7 @@ def train(
         for change in changes:
             progress.console.print(f"other settings than before: {change}", markup=False)
         if source is None:
-            state = initial_state.random_state(
-                network, optimizer, mesh, seed, initial_step, items
-            )
+            state = initial_state.random_state(network, optimizer, mesh, seed, initial_step, items)
         else:
             state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
         if done is not None:
