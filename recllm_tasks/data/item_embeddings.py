@@ -8,6 +8,7 @@ or not. Letters: N items, D dimensions of an embedding.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,7 +84,7 @@ def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np
     brands = _tf_idf(analyzer=lambda brand: [brand] if brand else [])
     has_brands = any(catalog.brand[:_SAMPLE])
 
-    def weigh(start: int) -> sparse.csr_matrix:
+    def weigh(start: int) -> Any:
         stop = start + _SAMPLE
         parts = [words.transform(_texts(catalog, start, stop))]
         if has_brands:
@@ -137,21 +138,21 @@ def network_vectors(
     """Vectors that a network's embeddings of items can start from: float32 [N, width].
 
     Our choice: the mean is subtracted, the widest `width` axes are kept (fewer if there are fewer),
-    and a random rotation mixes them, so that columns have like variance, as random ones do. Cosines
-    stay those of the centred embeddings. A row's mean square is 1; it is zero for an item without a
+    and a random rotation mixes them, so that columns have like variance, as random ones do. The
+    rotation keeps cosines. A row's mean square is 1; it is zero for an item without a
     text or a known word.
 
-    Args: as of `embed`.
+    Args: as of `embed`; the catalog is one that was prepared.
     """
     import threadpoolctl
 
     if source is None:
-        found = embed_texts(catalog, name, seed, width)
+        found = embed_texts(catalog, name, seed, max(width, _AXES))
     else:
         found = embed(catalog, source, name, seed, advance)
-    known = found.any(axis=1)
-    if source is None or source.path.is_dir():
-        known &= [bool(text.strip()) for text in _texts(catalog, 0, len(catalog))]
+    known = np.asarray(found.any(axis=1))
+    if source is not None and source.path.is_dir():  # a model embeds the empty text too
+        known &= np.array([bool(text.strip()) for text in _texts(catalog, 0, len(catalog))])
     if not known.any():
         return np.zeros([len(found), width], np.float32)
     with threadpoolctl.threadpool_limits(1):

@@ -10,7 +10,9 @@ import tensorflow_datasets as tfds
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.dataset_info import dataset_dir, open_dataset
+from recllm_tasks.data.item_embeddings import embed_texts
 from recllm_tasks.data.prepare import prepare
+from recllm_tasks.data.semantic_ids import LEVELS, Collisions, assign_codes
 from recllm_tasks.data.specs import SPECS
 
 pytestmark = pytest.mark.shared
@@ -125,3 +127,31 @@ def test_gift_cards(shared, tmp_path):
     assert (statistics.users, statistics.items, statistics.interactions) == (453, 147, 2_941)
     catalog = Catalog.load(dataset_dir(tmp_path, "gift_cards"))
     assert "" not in catalog.title
+
+
+@pytest.mark.slow
+def test_semantic_ids_are_each_items_own_and_mean_something(stored):
+    """Only items of equal texts share their codes; a prefix is of one kind of item."""
+    name, _, directory, _ = stored
+    catalog = Catalog.load(directory)
+    embeddings = embed_texts(catalog, name, seed=0)
+    codes = assign_codes(embeddings, seed=0)
+    texts = zip(catalog.title, catalog.brand, catalog.categories, catalog.description)
+    assert Collisions.of(codes).items < 0.1 * len(catalog)
+    assert len(np.unique(codes[:, :LEVELS], axis=0)) >= 0.995 * len(set(texts))
+    prefixes = [
+        np.unique(codes[:, :level], axis=0, return_inverse=True)[1].reshape(-1) for level in (1, 2)
+    ]
+    near, nearest = (cosine_within(embeddings, prefix) for prefix in prefixes)
+    chance = cosine_within(embeddings, np.zeros(len(embeddings), np.int64))
+    assert near > chance + 0.4
+    assert nearest > near + 0.1
+    assert max(np.bincount(prefix).max() for prefix in prefixes) < len(catalog) / 20
+
+
+def cosine_within(embeddings, group):
+    """The mean cosine of two different items of one group."""
+    sums = np.zeros([group.max() + 1, embeddings.shape[1]])
+    np.add.at(sums, group, embeddings)
+    sizes = np.bincount(group)
+    return (np.square(sums).sum() - np.square(embeddings).sum()) / (sizes * (sizes - 1)).sum()

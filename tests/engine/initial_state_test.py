@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import gin
 import jax
@@ -12,6 +15,8 @@ import pytest
 from flax import traverse_util
 
 import recllm_tasks.mixtures  # noqa: F401
+from recllm_tasks import tasks
+from recllm_tasks.data.item_embeddings import network_vectors
 from recllm_tasks.engine import (
     checkpoints,
     devices,
@@ -23,6 +28,7 @@ from recllm_tasks.engine import (
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.prompts.vocabulary_training import train_vocabulary
 
 # A task that is not validated: nothing is decoded here.
 TASK = "gift_cards_mim"
@@ -133,3 +139,121 @@ def test_a_normal_beginning_is_asked_for(network, tied):
     gin.bind_parameter("initial_state.normal.stddev", -1)
     with pytest.raises(UserError, match=r"initial_state.normal.stddev: got -1, expected"):
         drawn()
+
+
+def rows_of(network, **bindings) -> initial_state.ItemRows | None:
+    for name, value in bindings.items():
+        gin.bind_parameter(f"initial_state.item_embeddings.{name}", value)
+    return initial_state.item_rows(tasks.get(TASK), network, 0, None, is_resumed=False)
+
+
+def table_of(network, items=None) -> np.ndarray:
+    rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
+    state = initial_state.random_state(network, rule, devices.make_mesh(), 0, items=items)
+    return np.asarray(state.params["token_embedder"]["embedding"])
+
+
+def test_item_embeddings_start_from_texts(network):
+    assert rows_of(network) is None, "off by default"
+    items = rows_of(network, source="texts")
+    catalog = tasks.source_of(tasks.get(TASK)).catalog()
+    vocabulary = tasks.get(TASK).output_features["inputs"].vocabulary
+    pieces = [vocabulary.encode(short_id) for short_id in catalog.short_id]
+    assert items.tokens.tolist() == [piece for (piece,) in pieces]
+    before, after = table_of(network), table_of(network, items)
+    others = np.setdiff1d(np.arange(len(before)), items.tokens)
+    np.testing.assert_array_equal(after[others], before[others])
+    expected = network_vectors(
+        catalog, None, "gift_cards", 0, network.config.emb_dim, lambda done: None
+    )
+    np.testing.assert_allclose(after[items.tokens], expected * before.std(), rtol=1e-5)
+    narrow = table_of(network, rows_of(network, stddev=0.02))
+    np.testing.assert_allclose(narrow[items.tokens], expected * 0.02, rtol=1e-5)
+
+
+def test_an_item_without_text_starts_at_random(network, monkeypatch):
+    source = tasks.source_of(tasks.get(TASK))
+    blank = [""] * len(source.catalog())
+    texts = dict.fromkeys(("brand", "categories", "description"), blank)
+    titles = ["", "a doll", "a doll", "two cars", *blank[4:]]
+    catalog = dataclasses.replace(source.catalog(), title=titles, **texts)
+    monkeypatch.setattr(type(source), "catalog", lambda self: catalog)
+    items = rows_of(network, source="texts")
+    assert len(items.tokens) == 3
+    before, after = table_of(network), table_of(network, items)
+    changed = np.flatnonzero((before != after).any(axis=1))
+    assert sorted(changed) == sorted(items.tokens)
+    np.testing.assert_allclose(after[items.tokens[0]], after[items.tokens[1]], rtol=1e-5)
+    assert not np.allclose(after[items.tokens[0]], after[items.tokens[2]], rtol=1e-2)
+
+
+def test_item_embeddings_are_in_the_settings_and_read_only_once(tmp_path, settings, capsys):
+    """A resumed run does not need the file, and has the same settings."""
+    catalog = tasks.source_of(tasks.get(TASK)).catalog()
+    rows = np.zeros(len(catalog), [("item", "U8"), ("embedding", "f4", (4,))])
+    rows["item"], rows["embedding"] = catalog.item, np.eye(4)[np.arange(len(catalog)) % 4]
+    np.save(tmp_path / "e.npy", rows)
+    gin.bind_parameter("initial_state.item_embeddings.source", str(tmp_path / "e.npy"))
+    run = {"mixture": TASK, "model_dir": str(tmp_path / "run"), **settings}
+    training.train(steps=1, **run)
+    written = (tmp_path / "run" / "config.gin").read_text().replace("\\\n    ", "")
+    assert f"item_embeddings.source = '{tmp_path}/e.npy'" in written
+    (tmp_path / "e.npy").unlink()
+    training.train(steps=2, **run)
+    assert "item_embeddings" not in capsys.readouterr().err, "no other settings than before"
+
+
+def test_item_embeddings_that_are_refused(folders, network, tmp_path, settings):
+    gin.bind_parameter("initial_state.item_embeddings.source", "texts")
+    run = {"mixture": TASK, "model_dir": str(tmp_path / "run"), "steps": 1, **settings}
+    with pytest.raises(UserError, match=r"got 'texts' and INITIAL_CHECKPOINT '.*', expected one"):
+        training.train(**run, initial_checkpoint=str(folders["hf"]))
+    with pytest.raises(UserError, match=r"item_embeddings.stddev: got -1, expected a number"):
+        rows_of(network, stddev=-1)
+    gin.bind_parameter("initial_state.item_embeddings.stddev", None)
+    texts = [("Item ID: I1, I2a3b4c5", 1)]
+    train_vocabulary(str(tmp_path / "v.model"), texts, ["I1a2b3c4"], ids="semantic")
+    gin.bind_parameter("vocabulary.sentencepiece_file.path", str(tmp_path / "v.model"))
+    with pytest.raises(
+        UserError,
+        match=r"item_embeddings.source for 'gift_cards': got \d pieces of the vocabulary for the "
+        r"id I\d+, expected one; prepare the dataset with --ids atomic",
+    ):
+        training.train(**run)
+    assert not (tmp_path / "run").exists()
+
+
+ON_A_MESH = """
+import jax, numpy as np
+from recllm_tasks.engine import devices, initial_state, optimizer
+from recllm_tasks.models.network import T5Config, Transformer
+network = Transformer(T5Config(
+    vocab_size=64, emb_dim=16, num_heads=2, num_encoder_layers=1, num_decoder_layers=1,
+    head_dim=8, mlp_dim=16,
+))
+rule = optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10))
+rows = initial_state.ItemRows(
+    np.array([60, 3, 31], np.int32), np.arange(48, dtype=np.float32).reshape(3, 16), None
+)
+tables = []
+for model_parallel in (1, 2):
+    mesh = devices.make_mesh(model_parallel)
+    params = initial_state.random_state(network, rule, mesh, 0, items=rows).params
+    plain = initial_state.random_state(network, rule, mesh, 0).params
+    table = params["token_embedder"]["embedding"]
+    assert table.sharding == plain["token_embedder"]["embedding"].sharding
+    assert table.addressable_shards[0].data.shape[0] == 64 // model_parallel
+    assert jax.tree.structure(params) == jax.tree.structure(plain)
+    tables.append(np.asarray(table))
+np.testing.assert_array_equal(*tables)
+np.testing.assert_allclose(tables[0][[60, 3, 31]] / tables[0][3, 1] * 17, rows.vectors, rtol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_item_embeddings_on_a_mesh_that_splits_the_vocabulary():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, "-P", "-c", ON_A_MESH]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
