@@ -38,6 +38,7 @@ class CoOccurrence:
         starts: [T + 1], where each sequence starts.
         num_items: N.
         """
+        self._num_items = num_items
         shape = (len(starts) - 1, num_items)
         # Of bools, a sum is whether any is true.
         of_users = scipy.sparse.csr_array((np.ones(len(items), bool), items, starts), shape=shape)
@@ -85,7 +86,8 @@ class CoOccurrence:
             block = by_target[starts_A[start] : starts_A[stop]]
             together = users_AxT[start:stop] @ self._of_users_TxN
             rows = np.repeat(np.arange(stop - start), np.diff(starts_A[start : stop + 1]))
-            yield block, _any_in(together, rows, [histories[user] for user in block])
+            asked = [histories[user] for user in block]
+            yield block, _any_in(together, self._num_items, rows, asked)
             start = stop
 
 
@@ -100,12 +102,11 @@ def _first_columns(matrix: scipy.sparse.csr_array, most: int) -> scipy.sparse.cs
 
 
 def _any_in(
-    matrix: scipy.sparse.csr_array, rows: np.ndarray, columns: Sequence[np.ndarray]
+    matrix: scipy.sparse.csr_array, width: int, rows: np.ndarray, columns: Sequence[np.ndarray]
 ) -> npt.NDArray[np.bool_]:
-    """Whether row `rows[i]` has an entry in any of `columns[i]`."""
+    """Whether row `rows[i]` of a matrix of `width` columns has an entry in any of `columns[i]`."""
     matrix.sort_indices()
-    width = np.int64(matrix.shape[1])
-    row_of_entry = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    row_of_entry = np.repeat(np.arange(len(matrix.indptr) - 1), np.diff(matrix.indptr))
     entries = row_of_entry * width + matrix.indices
     lengths = np.array([len(each) for each in columns], np.int64)
     asked = np.repeat(rows, lengths) * width + np.concatenate([*columns, np.zeros(0, np.int64)])

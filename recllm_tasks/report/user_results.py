@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recllm_tasks import metrics
 from recllm_tasks.data.co_occurrence import GROUPS
@@ -108,8 +107,8 @@ def load(path: pathlib.Path, kind: str, measured: Mapping[str, float]) -> Ranked
     history = columns["history"].to_numpy()
     _check(path, "target", targets >= 0, "a catalog row")
     _check(path, "history", history >= 0, "a number of interactions")
-    place = pc.index_in(columns["group"], value_set=pa.array(["", *GROUPS]))
-    groups = place.fill_null(-1).to_numpy() - 1
+    place = {"": -1, **{name: place for place, name in enumerate(GROUPS)}}
+    groups = np.array([place.get(name, -2) for name in columns["group"].to_pylist()], np.int64)
     _check(path, "group", groups >= -1, f"one of {', '.join(GROUPS)}")
     if kind == "rating":
         scores = columns["score"].to_numpy()

@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recllm_tasks import checksums
@@ -172,7 +171,8 @@ def metrics(path: str | os.PathLike, group: str | None = None) -> dict[str, floa
     ranks, no_item, answers, liked, scores = [], 0, 0, [], []
     for batch in read(path):
         if group is not None:
-            batch = batch.filter(pc.equal(batch.column("group"), group))
+            is_its = [name == group for name in batch.column("group").to_pylist()]
+            batch = batch.filter(pa.array(is_its, pa.bool_()))
         if "rank" in batch.schema.names:
             ranks.append(batch.column("rank").to_numpy())
             items = batch.column("items").flatten().to_numpy()

@@ -302,7 +302,8 @@ def test_inference_writes_a_line_a_user(inferred, small_data):
     assert len(inferred) == task.num_input_examples("test")
     for line in inferred:
         assert set(line) == {"user", "ranked", "target"}
-        assert len(line["ranked"]) == 20
+        # Of 36 items, some users have had more than 16.
+        assert 36 - 27 <= len(line["ranked"]) <= 20
         scores = [answer["log_prob"] for answer in line["ranked"]]
         assert scores == sorted(scores, reverse=True)
         assert all(answer["title"].startswith("Gift card of store") for answer in line["ranked"])
