@@ -38,6 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exclude_history", action="store_true", help="never recommend items of the history"
     )
+    parser.add_argument(
+        "--prior_weight",
+        type=session.number_or_text,
+        default=0.0,
+        metavar="W",
+        help="rank by log p(model) + W log p(item-to-item): a number, or 'validation' for the "
+        "weight that `recllm eval --gin.PRIOR_WEIGHT=validation` chose (0)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per history")
     session.add_data_arguments(parser)
 
@@ -50,7 +58,11 @@ def run(args) -> int:
     from recllm_tasks.report.terminal import print_recommendations
     from recllm_tasks.runs.decoding import Decoding
 
-    decoding = Decoding(num_beams=max(args.k, _NUM_BEAMS), exclude_history=args.exclude_history)
+    decoding = Decoding(
+        num_beams=max(args.k, _NUM_BEAMS),
+        exclude_history=args.exclude_history,
+        prior_weight=args.prior_weight,
+    )
     recommender = Recommender.from_run(args.checkpoint, decoding)
     histories = [recommender.lookup.rows(history, what) for what, history in names]
     console = Console(highlight=False)

@@ -10,10 +10,12 @@ import seqio
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.answer_tries import answers_of
+from recllm_tasks.engine.item_prior import ItemPrior
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.prior import Prior
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.runs.decoding import Decoding
 
@@ -40,7 +42,16 @@ class TaskDecoder:
         mesh: devices to split batches over; the batch is rounded up to a multiple of them.
         decoding: the settings.
         max_steps: maximum length of free text in tokens, EOS included.
+
+        Raises:
+          UserError: the prior's weight is still to be chosen.
         """
+        if isinstance(decoding.prior_weight, str):
+            raise UserError(
+                f"PRIOR_WEIGHT: got {decoding.prior_weight!r}, expected a number here; only "
+                "`recllm eval` and `recllm infer` choose one"
+            )
+        self.prior_weight = decoding.prior_weight
         self._network = network
         self._mesh = mesh
         self._num_beams = decoding.num_beams
@@ -62,11 +73,14 @@ class TaskDecoder:
         self._scores = decoding.method == "score" and self._has_candidates
         is_item = bool(template and not isinstance(template.answer, Choice))
         self._excludes = decoding.exclude_history and is_item
+        self._prior = None
+        if decoding.prior_weight and prompt and answers and is_item:
+            self._prior = ItemPrior(prompt.source, answers)
         # The features of an example that `decode` reads.
         self.features = (
             "inputs",
             *(["candidates"] if self._has_candidates else []),
-            *(["exclude", "target"] if self._excludes else []),
+            *(["exclude", "target"] if self._excludes or self._prior else []),
         )
 
     def decode(
@@ -77,7 +91,8 @@ class TaskDecoder:
         Args:
           params: the network's parameters.
           examples: each with `inputs`; with `candidates` (catalog rows) if the task has them; and
-            with `exclude` (catalog rows, oldest first) and `target` if the history is excluded.
+            with `exclude` (catalog rows, oldest first) and `target` if the history is excluded or
+            there is a prior, which is that of the history.
             Where `exclude` ends with the target, all before it is the history. A target that is in
             the history too, as where repeats are kept, is excluded: otherwise its being allowed
             would give it away.
@@ -95,6 +110,48 @@ class TaskDecoder:
                 done(len(indices))
         return Beams(*(np.stack(part) for part in zip(*results)))
 
+    def log_probs(
+        self,
+        params: Any,
+        examples: Sequence[Example],
+        items: Sequence[np.ndarray],
+        done: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Exact log-probabilities of some items of each example.
+
+        Args:
+          params: the network's parameters.
+          examples: as in `decode`.
+          items: of each example, int [n], catalog rows, each with an answer.
+          done: as in `decode`.
+
+        Returns:
+          Of each example float32 [2, n]: log p(model), and log p(item-to-item), 0 without a prior.
+        """
+        found: list[np.ndarray] = [np.zeros(0)] * len(examples)
+        for indices, length in self._batches(examples):
+            chosen = [examples[i] for i in indices]
+            inputs = self._inputs(chosen, length)
+            answers_BxM = self._answers_of(len(inputs), [items[i] for i in indices])
+            beams = score_candidates(self._network, params, inputs, self._trie, answers_BxM)
+            prior_BxM = np.zeros(answers_BxM.shape, np.float32)
+            if self._prior and self._trie is not None:
+                prior = self._prior_of(
+                    chosen, len(inputs), None, self._excluded(chosen, len(inputs))
+                )
+                place_BxM = np.asarray(self._trie.item_positions)[np.maximum(answers_BxM, 0)]
+                prior_BxM = np.asarray(
+                    prior.log_mass(place_BxM, place_BxM + 1, np.ones_like(place_BxM))
+                )
+            for row, i in enumerate(indices):
+                own = answers_BxM[row, : len(items[i])]
+                order = np.argsort(beams.rows_BxK[row], kind="stable")
+                place = order[np.searchsorted(beams.rows_BxK[row], own, sorter=order)]
+                found[i] = np.stack([beams.log_probs_BxK[row, place], prior_BxM[row, : len(own)]])
+            if done:
+                done(len(indices))
+        return found
+
     def _batches(self, examples: Sequence[Example]) -> Iterator[tuple[np.ndarray, int]]:
         """(indices of a batch, padded length), longest first, so that failures show early."""
         sizes = np.array([len(example["inputs"]) for example in examples])
@@ -104,20 +161,22 @@ class TaskDecoder:
             yield indices, padded_length(int(sizes[indices].max()))
 
     def _search(self, params, examples: Sequence[Example], length: int) -> Beams:
-        # Small requests are not padded to a full batch.
-        rows = self._data_size if len(examples) <= self._data_size else self._batch_size
-        inputs = np.zeros((rows, length), np.int32)
-        for row, example in enumerate(examples):
-            inputs[row, : len(example["inputs"])] = example["inputs"]
-        inputs = jax.device_put(inputs, devices.split_batch(self._mesh))
-        candidates = excluded = None
+        inputs = self._inputs(examples, length)
+        rows, candidates = len(inputs), None
         if self._has_candidates:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
-        if self._excludes:
-            excluded = self._answers_of(rows, [_history_of(example) for example in examples])
+        excluded = self._excluded(examples, rows)
+        prior = self._prior_of(examples, rows, candidates, excluded) if self._prior else None
         if self._scores and self._trie is not None:
             beams = score_candidates(
-                self._network, params, inputs, self._trie, candidates, excluded
+                self._network,
+                params,
+                inputs,
+                self._trie,
+                candidates,
+                excluded,
+                prior,
+                self.prior_weight,
             )
         else:
             beams = beam_search(
@@ -130,8 +189,36 @@ class TaskDecoder:
                 num_beams=self._num_beams,
                 max_steps=None if self._trie is not None else self._max_steps,
                 eos_id=self._eos_id,
+                prior=self._split(prior),
+                prior_weight=self.prior_weight,
             )
         return Beams(*(part[: len(examples)] for part in beams))
+
+    def _inputs(self, examples: Sequence[Example], length: int) -> jax.Array:
+        # Small requests are not padded to a full batch.
+        rows = self._data_size if len(examples) <= self._data_size else self._batch_size
+        inputs = np.zeros((rows, length), np.int32)
+        for row, example in enumerate(examples):
+            inputs[row, : len(example["inputs"])] = example["inputs"]
+        return jax.device_put(inputs, devices.split_batch(self._mesh))
+
+    def _excluded(self, examples: Sequence[Example], rows: int) -> np.ndarray | None:
+        if not self._excludes:
+            return None
+        return self._answers_of(rows, [_history_of(example) for example in examples])
+
+    def _prior_of(
+        self,
+        examples: Sequence[Example],
+        rows: int,
+        candidates: np.ndarray | None,
+        excluded: np.ndarray | None,
+    ) -> Prior:
+        """The prior of a batch; rows beyond the examples have no history."""
+        assert self._prior is not None
+        histories = [_history_of(example) for example in examples]
+        histories += [np.zeros(0, np.int32)] * (rows - len(examples))
+        return self._prior.of(histories, candidates, excluded)
 
     def _answers_of(self, rows: int, listed: Sequence[np.ndarray]) -> np.ndarray:
         """Each example's catalog rows as indices of answers, int32 [rows, M], padded with -1."""
@@ -141,8 +228,9 @@ class TaskDecoder:
             found[row, : len(items)] = self._answer_of_row[items]
         return found
 
-    def _split(self, array: np.ndarray | None) -> jax.Array | None:
-        return None if array is None else jax.device_put(array, devices.split_batch(self._mesh))
+    def _split(self, arrays: Any) -> Any:
+        """An array, or a tuple of arrays, over the devices; None stays None."""
+        return None if arrays is None else jax.device_put(arrays, devices.split_batch(self._mesh))
 
 
 def _history_of(example: Example) -> np.ndarray:

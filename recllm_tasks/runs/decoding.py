@@ -2,10 +2,13 @@
 
 import dataclasses
 
-from recllm_tasks.errors import UserError, check_switch, check_whole
+from recllm_tasks.errors import UserError, check_number, check_switch, check_whole
 
 # How candidates are ranked.
 METHODS = ("beam", "score")
+
+# In place of a prior's weight: the weight that is best on validation.
+VALIDATION = "validation"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,9 @@ class Decoding:
       method: "beam" (paper §4.1), or "score", which ranks all candidates of an example by their
         exact log-probabilities; a task without candidates is searched with beams all the same.
       batch_size: examples decoded together; results do not depend on it.
+      prior_weight: λ: items are ranked by log p(model) + λ log p(item-to-item); 0 is the model
+        alone. "validation" chooses it, see engine/prior_choice.py. Answers that are not items have
+        no prior.
 
     Raises:
       UserError: a value is out of range.
@@ -29,6 +35,7 @@ class Decoding:
     exclude_history: bool = False
     method: str = "beam"
     batch_size: int = 32
+    prior_weight: float | str = 0.0
 
     def __post_init__(self):
         check_whole("NUM_BEAMS", self.num_beams, 1)
@@ -39,6 +46,19 @@ class Decoding:
                 f"METHOD: got {self.method!r}, expected one of {', '.join(METHODS)}; correct it"
             )
         check_whole("BATCH_SIZE", self.batch_size, 1)
+        if isinstance(self.prior_weight, str):
+            if self.prior_weight != VALIDATION:
+                raise UserError(
+                    f"PRIOR_WEIGHT: got {self.prior_weight!r}, expected a number of at least 0 or "
+                    f"'{VALIDATION}'; correct it"
+                )
+        else:
+            check_number("PRIOR_WEIGHT", self.prior_weight, 0)
+        if self.prior_weight and not self.constrained:
+            raise UserError(
+                f"PRIOR_WEIGHT: got {self.prior_weight!r} with CONSTRAINED=False, expected beams "
+                "that are items, as text has no prior; leave one of them out"
+            )
 
     @property
     def name(self) -> str:
@@ -50,4 +70,7 @@ class Decoding:
             parts.append("unconstrained")
         if self.exclude_history:
             parts.append("new_items")
+        if self.prior_weight:
+            weight = self.prior_weight
+            parts.append(f"prior{weight if isinstance(weight, str) else format(weight, '.12g')}")
         return "-".join(parts)

@@ -98,10 +98,11 @@ def catalog_beam_search(
       UserError: settings that this decoder does not have.
     """
     del cache, tokens_to_logits, cache_offset, decode_rng
-    if decoding.exclude_history or decoding.method != "beam":
+    if decoding.exclude_history or decoding.method != "beam" or decoding.prior_weight:
         raise UserError(
-            f"Decoding under T5X: got exclude_history={decoding.exclude_history} and "
-            f"method={decoding.method!r}, expected False and 'beam'; evaluate with `recllm eval`"
+            f"Decoding under T5X: got exclude_history={decoding.exclude_history}, "
+            f"method={decoding.method!r} and prior_weight={decoding.prior_weight!r}, expected "
+            "False, 'beam' and 0; evaluate with `recllm eval`"
         )
     answers = answers_of(task_of(mixture, batch)) if decoding.constrained else None
     candidates = None
