@@ -9,7 +9,6 @@ again. An item that neither search finds is not ranked.
 
 import contextlib
 import dataclasses
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -173,7 +172,7 @@ def ensemble(
     """Measures two runs together on retrieval, and writes results and per-user rows.
 
     Args:
-      runs: the folders of A and B, trained on the same dataset, be it with other ids.
+      runs: the folders of A and B, trained on one dataset, which may have other ids.
       out: folder for the results, as `recllm eval` writes them; must exist.
       data_dirs: folder of prepared datasets of each run, one for both, or the default one.
       weight: w, or "validation".
@@ -230,7 +229,7 @@ def ensemble(
         version=__version__,
         decoding=decoding,
         settings={
-            "runs": [str(pathlib.Path(run).resolve()) for run in runs],
+            "runs": list(runs),
             "steps": [member.saved.step for member in members],
             "weight": weight,
             **({"validation_ndcg@10": measured} if measured else {}),
@@ -251,7 +250,7 @@ def _check_same_data(members: Sequence[_Member], runs: Sequence[str]) -> None:
     first, second = (member.info.split_fingerprint for member in members)
     if first != second:
         raise UserError(
-            f"Ensemble of '{runs[0]}' and '{runs[1]}': got datasets '{members[0].info.dataset}' and "
-            f"'{members[1].info.dataset}' with other records, expected one dataset, be it with "
-            "other ids; choose runs on the same data"
+            f"Ensemble of '{runs[0]}' and '{runs[1]}': got datasets "
+            f"'{members[0].info.dataset}' and '{members[1].info.dataset}' with other records, "
+            "expected one dataset, which may have other ids; choose runs on the same data"
         )
