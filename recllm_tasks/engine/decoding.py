@@ -128,18 +128,20 @@ class TaskDecoder:
         Returns:
           Of each example float32 [2, n]: log p(model), and log p(item-to-item), 0 without a prior.
         """
+        trie = self._trie
+        assert trie is not None, "free text has no items"
         found: list[np.ndarray] = [np.zeros(0)] * len(examples)
         for indices, length in self._batches(examples):
             chosen = [examples[i] for i in indices]
             inputs = self._inputs(chosen, length)
             answers_BxM = self._answers_of(len(inputs), [items[i] for i in indices])
-            beams = score_candidates(self._network, params, inputs, self._trie, answers_BxM)
+            beams = score_candidates(self._network, params, inputs, trie, answers_BxM)
             prior_BxM = np.zeros(answers_BxM.shape, np.float32)
-            if self._prior and self._trie is not None:
+            if self._prior:
                 prior = self._prior_of(
                     chosen, len(inputs), None, self._excluded(chosen, len(inputs))
                 )
-                place_BxM = np.asarray(self._trie.item_positions)[np.maximum(answers_BxM, 0)]
+                place_BxM = np.asarray(trie.item_positions)[np.maximum(answers_BxM, 0)]
                 prior_BxM = np.asarray(
                     prior.log_mass(place_BxM, place_BxM + 1, np.ones_like(place_BxM))
                 )

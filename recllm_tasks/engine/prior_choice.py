@@ -92,10 +92,10 @@ def choose(model_dir: str, choice: PriorChoice, measure: Callable[[float], float
         progress.console.print(
             f"prior weight {weight:g}: validation {METRIC} {measured[str(weight)]:.4f}"
         )
-    at_end = choice.weight in (GRID[0], GRID[-1])
+    end = {GRID[0]: ", the smallest tried", GRID[-1]: ", the largest tried"}
     progress.console.print(
         f"prior weight {choice.weight:g}, chosen on validation ({choice.task}, {METRIC} "
-        f"{choice.measured[str(choice.weight)]:.4f})" + (": an end of the grid" if at_end else "")
+        f"{choice.measured[str(choice.weight)]:.4f})" + end.get(choice.weight, "")
     )
     return choice
 

@@ -133,8 +133,8 @@ def test_the_command_writes_a_row_of_its_own(pair, tmp_path, capsys):
     shown = json.loads((tmp_path / "both" / "results.json").read_text())
     assert shown["num_examples"] == {TASK: 9}
     capsys.readouterr()
-    assert cli.main(["report", str(tmp_path / "both"), "--out", str(tmp_path / "page")]) == 0
-    assert "ensemble of gift_cards_ut" in (tmp_path / "page" / "report.md").read_text()
+    assert cli.main(["report", str(tmp_path / "both"), "--out", str(tmp_path / "page.html")]) == 0
+    assert "ensemble of gift_cards_ut and" in (tmp_path / "page.md").read_text()
     assert cli.main([*command, "--weight", "1.5"]) == 2
     assert "--weight: got 1.5" in capsys.readouterr().err
 
