@@ -72,6 +72,7 @@ def _scores(run, data_dir, split="test"):
     return scores, log_prior, np.array([example["target"] for example in examples])
 
 
+@pytest.mark.slow
 def test_the_ranking_is_that_of_the_weighted_logs(pair, tmp_path):
     found = ensemble.ensemble(
         **pair,
@@ -96,6 +97,7 @@ def test_the_ranking_is_that_of_the_weighted_logs(pair, tmp_path):
     assert again.settings["weight"] == 0.3
 
 
+@pytest.mark.slow
 def test_weights_are_the_best_on_validation(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(ensemble, "GRID", (0.2, 0.8))
     monkeypatch.setattr(prior_choice, "GRID", (0.5, 3.0))
@@ -113,6 +115,28 @@ def test_weights_are_the_best_on_validation(pair, tmp_path, monkeypatch):
     assert f"{found.settings['weight']:g}, {found.decoding.prior_weight:g}" == best
 
 
+def test_weights_that_rank_the_targets_first_are_chosen(monkeypatch):
+    monkeypatch.setattr(ensemble, "GRID", (0.2, 0.8))
+    monkeypatch.setattr(prior_choice, "GRID", (1.0, 4.0))
+    found = ensemble.Candidates(
+        ["ann", "bob", "eve"],
+        np.array([5, 9, 30], np.int32),
+        np.array([3, 3, 3], np.int32),
+        [np.array([2, 5, 7]), np.array([1, 9]), np.array([1, 2])],  # eve's is not found
+        [
+            np.array([[-1, -9, -9], [-9, -1, -9], [-4, -4, -4]], np.float32),
+            np.array([[-1, -9], [-1, -3], [-5, -1]], np.float32),
+            np.array([[-1, -2], [-1, -2], [-1, -2]], np.float32),
+        ],
+    )
+    # ann needs the second run, bob the prior: .2 * -9 + .8 * -3 - W against -1 - 5 W.
+    weights = ensemble.choose_weights(found, "validation", "validation", 2)
+    assert weights[:2] == (0.8, 1.0)
+    assert weights.measured["0.8, 1"] == weights.measured["0.8, 4"] == pytest.approx(2 / 3)
+    assert found.ranks(found.lists(0.2, 0.0, 2)).tolist() == [2, 2, np.inf]
+    assert ensemble.choose_weights(found, 0.2, "validation", 2)[:2] == (0.2, 4.0)
+
+
 def test_a_run_with_itself_is_the_run(run_dir, small_data_dir, tmp_path):
     """With few beams: both searches find the same items, in the run's own order."""
     decoding = Decoding(num_beams=6, batch_size=16)
@@ -125,6 +149,7 @@ def test_a_run_with_itself_is_the_run(run_dir, small_data_dir, tmp_path):
     assert found.metrics[TASK] == pytest.approx(alone.metrics[TASK])
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_row_of_its_own(pair, tmp_path, capsys):
     folders = [text for folder in pair["data_dirs"] for text in ("--data_dir", folder)]
     command = ["ensemble", *pair["runs"], "--out", str(tmp_path / "both"), *folders]
@@ -134,11 +159,16 @@ def test_the_command_writes_a_row_of_its_own(pair, tmp_path, capsys):
     assert shown["num_examples"] == {TASK: 9}
     capsys.readouterr()
     assert cli.main(["report", str(tmp_path / "both"), "--out", str(tmp_path / "page.html")]) == 0
-    assert "ensemble of gift_cards_ut and" in (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text().replace("\\", "")
+    assert (
+        "ensemble of gift_cards_ut and gift_cards_retrieval (very_small and atomic, 4 beams)"
+        in page
+    )
     assert cli.main([*command, "--weight", "1.5"]) == 2
     assert "--weight: got 1.5" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_on_other_records_are_refused(pair, tmp_path, small_data_dir, monkeypatch):
     member = ensemble._Member
 
