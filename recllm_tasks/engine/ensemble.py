@@ -120,7 +120,7 @@ def _candidates(
     members: Sequence[_Member], split: str, num_examples: int | None = None
 ) -> Candidates:
     examples = [member.examples(split, num_examples) for member in members]
-    users = [[example["user"].decode() for example in own] for own in examples]
+    users = [[bytes(example["user"]).decode() for example in own] for own in examples]
     if users[0] != users[1]:
         raise UserError(
             f"Users of the {split} split: got others in '{members[1].data_dir}', expected the same "
@@ -195,7 +195,7 @@ def ensemble(
     members = [_Member(run, folder, search) for run, folder in zip(runs, folders, strict=True)]
     _check_same_data(members, runs)
     measured = {}
-    if VALIDATION in (weight, prior_weight):
+    if isinstance(weight, str) or isinstance(prior_weight, str):
         weight, prior_weight, measured = choose_weights(
             _candidates(members, "validation"), weight, prior_weight, decoding.num_beams
         )

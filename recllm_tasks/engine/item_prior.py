@@ -8,6 +8,7 @@ Letters: N items, A answers.
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -32,7 +33,7 @@ class ItemPrior:
         items = np.flatnonzero(answers.text_of_answer >= 0)
         of_answer = (np.ones(len(items)), (items, answers.text_of_answer[items]))
         shape = (num_items, len(answers.texts))
-        similarity_NxN = _similarity(source.dataset_dir(), num_items)
+        similarity_NxN: Any = _similarity(source.dataset_dir(), num_items)
         self._similarity_NxA = (similarity_NxN @ scipy.sparse.csr_array(of_answer, shape)).tocsr()
         self._width = 1
 

@@ -128,7 +128,9 @@ def task_to_choose_on(to_measure: Sequence[seqio.Task]) -> str:
     ranking, whole = [], []
     for task in to_measure:
         prompt = tasks.prompt_of(task)
-        slot = prompt and prompt.template.answer
+        if prompt is None:
+            continue
+        slot = prompt.template.answer
         if slot is None or isinstance(slot, Choice) or "validation" not in task.splits:
             continue
         if task.metric_objs:
