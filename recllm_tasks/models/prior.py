@@ -74,7 +74,6 @@ class Prior(NamedTuple):
         for b, (places, masses, _) in enumerate(own):
             positions[b, : len(places)] = places
             sums[b, 1 : len(masses) + 1] = np.cumsum(masses)
-            sums[b, len(masses) + 1 :] = sums[b, len(masses)]
         high = sums.astype(np.float32)
         is_scored = np.array([scored for _, _, scored in own])
         share = np.where(is_scored, SMOOTHING / (1 + SMOOTHING), 1.0)
