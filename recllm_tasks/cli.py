@@ -26,6 +26,7 @@ COMMANDS = (
     "train",
     "eval",
     "infer",
+    "ensemble",
     "baselines",
     "recommend",
     "report",

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from recllm_tasks import tasks
 from recllm_tasks.data.item_lookup import ItemLookup
-from recllm_tasks.engine import saved_run
+from recllm_tasks.engine import prior_choice, saved_run
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
@@ -28,7 +28,11 @@ from recllm_tasks.runs.decoding import Decoding
 
 
 class Recommendation(NamedTuple):
-    """An item, and its probability as the user's next one among all texts the model can write."""
+    """An item, and its probability as the user's next one among all texts the model can write.
+
+    With a prior, items are in the order of log_prob + λ log p(item-to-item); both fields are the
+    model's alone.
+    """
 
     short_id: str
     item: str
@@ -55,7 +59,7 @@ class Recommender:
         """Args:
         saved: the loaded run.
         decoding: the settings of decoding; `num_beams` is also the maximum number of items for a
-          history. Answers are always items, ranked by beam search.
+          history. Answers are always items, ranked by beam search. The prior's weight is a number.
         data_dir: folder of prepared datasets; None is the default one, see prompts/source.py.
         """
         dataset, lengths = saved.run.dataset, saved.run.lengths
@@ -87,14 +91,19 @@ class Recommender:
 
         Args:
           model_dir: the run's folder.
-          decoding: as in `Recommender`.
+          decoding: as in `Recommender`; "validation" is the prior's weight that `recllm eval` chose
+            for the same settings.
           data_dir: as in `Recommender`.
           checkpoint: see saved_run.load.
 
         Raises:
-          UserError: there is no run, or its dataset is not prepared in the data folder or differs.
+          UserError: there is no run, its dataset is not prepared in the data folder or differs, or
+            no prior's weight was chosen.
         """
-        saved = saved_run.load(os.path.expanduser(model_dir), checkpoint=checkpoint)
+        model_dir = os.path.expanduser(model_dir)
+        saved = saved_run.load(model_dir, checkpoint=checkpoint)
+        task = f"{saved.run.dataset}_retrieval"
+        decoding = prior_choice.remembered(model_dir, saved, task, decoding)
         data_dir = data_dir and os.path.expanduser(data_dir)
         return cls(saved, decoding, data_dir=data_dir)
 

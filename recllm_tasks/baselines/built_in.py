@@ -11,9 +11,10 @@ from recllm_tasks.baselines import ease, history, item_to_item, markov, populari
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
 from recllm_tasks.baselines.rows import ROWS, Row
+from recllm_tasks.data.item_to_item import FAST, SLOW, similarity
 from recllm_tasks.runs.decoding import LEAVE_OUT, seen_rule
 
-_DECAYS = {"item_to_item": item_to_item.FAST, "item_to_item_slow": item_to_item.SLOW}
+_DECAYS = {"item_to_item": FAST, "item_to_item_slow": SLOW}
 _RATING_SCORES = {"history": history.score_users, "item_mean": history.score_items}
 
 # The settings of a row, beside the rule for seen items; with its data they determine its results.
@@ -140,5 +141,5 @@ def _counted(name: str, interactions: SplitInteractions):
         counts = markov.successors(interactions.train_items, interactions.num_items)
         return markov.score_block(interactions), counts.nnz + interactions.num_items
     decay = _DECAYS[name]
-    similarity = item_to_item.similarity(interactions.train_items, interactions.num_items, decay)
-    return item_to_item.score_block(interactions, decay), similarity.nnz
+    pairs = similarity(interactions.train_items, interactions.num_items, decay).nnz
+    return item_to_item.score_block(interactions, decay), pairs

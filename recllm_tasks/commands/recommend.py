@@ -40,6 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether to leave out items of the history (yes, unless the dataset keeps repeats)",
     )
+    parser.add_argument(
+        "--prior_weight",
+        type=session.number_or_text,
+        default=0.0,
+        metavar="W",
+        help="rank by log p(model) + W log p(item-to-item): a number, or 'validation' for the "
+        "weight that `recllm eval --gin.PRIOR_WEIGHT=validation` chose (0)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per history")
     session.add_data_arguments(parser)
 
@@ -53,7 +61,9 @@ def run(args) -> int:
     from recllm_tasks.runs.decoding import KEEP, LEAVE_OUT, Decoding
 
     seen = {None: None, True: LEAVE_OUT, False: KEEP}[args.exclude_history]
-    decoding = Decoding(num_beams=max(args.k, _NUM_BEAMS), seen=seen)
+    decoding = Decoding(
+        num_beams=max(args.k, _NUM_BEAMS), seen=seen, prior_weight=args.prior_weight
+    )
     recommender = Recommender.from_run(args.checkpoint, decoding)
     histories = [recommender.lookup.rows(history, what) for what, history in names]
     console = Console(highlight=False)

@@ -55,6 +55,14 @@ def add_p5_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def number_or_text(text: str) -> float | str:
+    """The number that an argument is, else the argument, such as 'validation'."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def gin_bindings(arguments: Sequence[str], allowed: bool) -> list[str]:
     """`--gin.NAME=VALUE` arguments as gin bindings; anything else raises `UserError`."""
     bindings = []

@@ -44,11 +44,8 @@ class BeamCache:
           params: the checkpoint's parameters. Our choice: these are hashed too, because retraining
             can reproduce a step number and a file date.
         """
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-            digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
-            digest.update(np.asarray(leaf).tobytes())
-        name = f"{split}-{step}-{digest.hexdigest()[:16]}"
+        facts = json.dumps(settings, sort_keys=True) + digest_of(params)
+        name = f"{split}-{step}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
         return cls(pathlib.Path(model_dir) / FOLDER / name)
 
     def _path(self, task: str, number: int) -> pathlib.Path:
@@ -102,6 +99,15 @@ class BeamCache:
             self._folder.parent.rmdir()
         except OSError:
             return  # It holds another evaluation, or never existed.
+
+
+def digest_of(params: Any) -> str:
+    """SHA-256 of a checkpoint's parameters, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def _digest(examples: Sequence[Example]) -> np.ndarray:

@@ -10,10 +10,12 @@ import seqio
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.answer_tries import answers_of
+from recllm_tasks.engine.item_prior import ItemPrior
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.prior import Prior
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
@@ -40,7 +42,16 @@ class TaskDecoder:
         mesh: devices to split batches over; the batch is rounded up to a multiple of them.
         decoding: the settings.
         max_steps: maximum length of free text in tokens, EOS included.
+
+        Raises:
+          UserError: the prior's weight is still to be chosen.
         """
+        if isinstance(decoding.prior_weight, str):
+            raise UserError(
+                f"PRIOR_WEIGHT: got {decoding.prior_weight!r}, expected a number here; only "
+                "`recllm eval` and `recllm infer` choose one"
+            )
+        self.prior_weight = decoding.prior_weight
         self._network = network
         self._mesh = mesh
         self._num_beams = decoding.num_beams
@@ -63,16 +74,20 @@ class TaskDecoder:
         self._has_candidates = bool(template and template.offers_candidates)
         self._scores = decoding.method == "score" and self._has_candidates
         # Lists made of the whole catalog: see `seen_rule`.
-        lists = template and not self._has_candidates and not isinstance(template.answer, Choice)
+        is_item = bool(template and not isinstance(template.answer, Choice))
+        lists = is_item and not self._has_candidates
         keeps_repeats = bool(prompt) and prompt.source.info().keeps_repeats
-        self._excludes = bool(lists) and decoding.resolved(keeps_repeats).seen == LEAVE_OUT
+        self._excludes = lists and decoding.resolved(keeps_repeats).seen == LEAVE_OUT
         self._task = task.name
+        self._prior = None
+        if decoding.prior_weight and prompt and answers and is_item:
+            self._prior = ItemPrior(prompt.source, answers)
         # The features of an example that `decode` reads.
         self.features = (
             "inputs",
             *(["beginning"] if self._has_beginning else []),
             *(["candidates"] if self._has_candidates else []),
-            *(["exclude", "target"] if self._excludes else []),
+            *(["exclude", "target"] if self._excludes or self._prior else []),
         )
 
     def decode(
@@ -84,7 +99,8 @@ class TaskDecoder:
           params: the network's parameters.
           examples: each with `inputs`; with `beginning` if the task's target has one that is given;
             with `candidates` (catalog rows) if the task has them; and
-            with `exclude` (catalog rows, oldest first) and `target` if seen items are left out.
+            with `exclude` (catalog rows, oldest first) and `target` if seen items are left out or
+            there is a prior, which is that of the history.
             Where `exclude` ends with the target, all before it is the history. A target that is in
             the history too, as where repeats are kept, is left out: otherwise its being allowed
             would give it away. An answer that several items share stays.
@@ -106,6 +122,52 @@ class TaskDecoder:
                 done(len(indices))
         return Beams(*(np.stack(part) for part in zip(*results)))
 
+    def log_probs(
+        self,
+        params: Any,
+        examples: Sequence[Example],
+        items: Sequence[np.ndarray],
+        done: Callable[[int], None] | None = None,
+    ) -> list[np.ndarray]:
+        """Exact log-probabilities of some items of each example.
+
+        Args:
+          params: the network's parameters.
+          examples: as in `decode`.
+          items: of each example, int [n], catalog rows, each with an answer.
+          done: as in `decode`.
+
+        Returns:
+          Of each example float32 [2, n]: log p(model), and log p(item-to-item), 0 without a prior.
+        """
+        trie = self._trie
+        assert trie is not None, "free text has no items"
+        found: list[np.ndarray] = [np.zeros(0)] * len(examples)
+        for indices in self._batches(examples):
+            chosen = [examples[i] for i in indices]
+            inputs, beginning = self._read(chosen)
+            answers_BxM = self._answers_of(len(inputs), [items[i] for i in indices])
+            beams = score_candidates(
+                self._network, params, inputs, trie, answers_BxM, None, beginning
+            )
+            prior_BxM = np.zeros(answers_BxM.shape, np.float32)
+            if self._prior:
+                prior = self._prior_of(
+                    chosen, len(inputs), None, self._excluded(chosen, len(inputs))
+                )
+                place_BxM = np.asarray(trie.item_positions)[np.maximum(answers_BxM, 0)]
+                prior_BxM = np.asarray(
+                    prior.log_mass(place_BxM, place_BxM + 1, np.ones_like(place_BxM))
+                )
+            for row, i in enumerate(indices):
+                own = answers_BxM[row, : len(items[i])]
+                order = np.argsort(beams.rows_BxK[row], kind="stable")
+                place = order[np.searchsorted(beams.rows_BxK[row], own, sorter=order)]
+                found[i] = np.stack([beams.log_probs_BxK[row, place], prior_BxM[row, : len(own)]])
+            if done:
+                done(len(indices))
+        return found
+
     def check(self, features: Iterable[str]) -> None:
         """Raises UserError unless examples have what `decode` reads."""
         missing = [name for name in self.features if name not in features]
@@ -113,7 +175,7 @@ class TaskDecoder:
             raise UserError(
                 f"Examples of '{self._task}': got none of {', '.join(missing)}, expected all that "
                 "decoding reads; keep them in the task's examples, or, if only exclude or target "
-                "is missing, set SEEN='keep'"
+                "is missing, set SEEN='keep' and PRIOR_WEIGHT=0"
             )
 
     def _batches(self, examples: Sequence[Example]) -> Iterator[np.ndarray]:
@@ -125,29 +187,23 @@ class TaskDecoder:
             yield order[start : start + self._batch_size]
 
     def _search(self, params, examples: Sequence[Example]) -> Beams:
-        # Small requests are not padded to a full batch.
-        rows = self._data_size if len(examples) <= self._data_size else self._batch_size
-        listed = [example["inputs"] for example in examples]
-        inputs = np.zeros((rows, padded_length(max(map(len, listed)))), np.int32)
-        for row, tokens in enumerate(listed):
-            inputs[row, : len(tokens)] = tokens
-        inputs = self._split(inputs)
-        beginning = None
-        if self._has_beginning:
-            listed = [example["beginning"] for example in examples]
-            beginning = np.zeros((rows, padded_length(max(map(len, listed)))), np.int32)
-            for row, tokens in enumerate(listed):
-                beginning[row, beginning.shape[1] - len(tokens) :] = tokens
-            beginning = self._split(beginning)
-        candidates = excluded = None
+        inputs, beginning = self._read(examples)
+        rows, candidates = len(inputs), None
         if self._has_candidates:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
-        if self._excludes:
-            histories = [_history_of(example) for example in examples]
-            excluded = self._answers_of(rows, histories, self._own_answer_of_row)
+        excluded = self._excluded(examples, rows)
+        prior = self._prior_of(examples, rows, candidates, excluded) if self._prior else None
         if self._scores and self._trie is not None:
             beams = score_candidates(
-                self._network, params, inputs, self._trie, candidates, excluded, beginning
+                self._network,
+                params,
+                inputs,
+                self._trie,
+                candidates,
+                excluded,
+                beginning,
+                prior,
+                self.prior_weight,
             )
         else:
             beams = beam_search(
@@ -161,8 +217,44 @@ class TaskDecoder:
                 num_beams=self._num_beams,
                 max_steps=None if self._trie is not None else self._max_steps,
                 eos_id=self._eos_id,
+                prior=self._split(prior),
+                prior_weight=self.prior_weight,
             )
         return Beams(*(part[: len(examples)] for part in beams))
+
+    def _read(self, examples: Sequence[Example]) -> tuple[jax.Array, jax.Array | None]:
+        """What encoder and decoder read, int32 [rows, L], and [rows, P] or None."""
+        # Small requests are not padded to a full batch.
+        rows = self._data_size if len(examples) <= self._data_size else self._batch_size
+
+        def padded(name: str, aligned_right: bool) -> jax.Array:
+            listed = [example[name] for example in examples]
+            tokens = np.zeros((rows, padded_length(max(map(len, listed)))), np.int32)
+            for row, own in zip(tokens, listed):
+                start = len(row) - len(own) if aligned_right else 0
+                row[start : start + len(own)] = own
+            return self._split(tokens)
+
+        return padded("inputs", False), padded("beginning", True) if self._has_beginning else None
+
+    def _excluded(self, examples: Sequence[Example], rows: int) -> np.ndarray | None:
+        if not self._excludes:
+            return None
+        histories = [_history_of(example) for example in examples]
+        return self._answers_of(rows, histories, self._own_answer_of_row)
+
+    def _prior_of(
+        self,
+        examples: Sequence[Example],
+        rows: int,
+        candidates: np.ndarray | None,
+        excluded: np.ndarray | None,
+    ) -> Prior:
+        """The prior of a batch; rows beyond the examples have no history."""
+        assert self._prior is not None
+        histories = [_history_of(example) for example in examples]
+        histories += [np.zeros(0, np.int32)] * (rows - len(examples))
+        return self._prior.of(histories, candidates, excluded)
 
     def _answers_of(
         self, rows: int, listed: Sequence[np.ndarray], answer_of_row: np.ndarray | None = None
@@ -175,8 +267,9 @@ class TaskDecoder:
             found[row, : len(items)] = answer_of_row[items]
         return found
 
-    def _split(self, array: np.ndarray | None) -> jax.Array | None:
-        return None if array is None else jax.device_put(array, devices.split_batch(self._mesh))
+    def _split(self, arrays: Any) -> Any:
+        """An array, or a tuple of arrays, over the devices; None stays None."""
+        return None if arrays is None else jax.device_put(arrays, devices.split_batch(self._mesh))
 
 
 def _history_of(example: Example) -> np.ndarray:

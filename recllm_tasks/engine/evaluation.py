@@ -18,7 +18,7 @@ import pyarrow as pa
 import seqio
 
 from recllm_tasks import __version__, progress, tasks
-from recllm_tasks.engine import saved_run, user_rows
+from recllm_tasks.engine import prior_choice, saved_run, user_rows
 from recllm_tasks.engine.beam_cache import BeamCache
 from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
@@ -26,7 +26,7 @@ from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.runs import memory, per_user
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.decoding import VALIDATION, Decoding
 from recllm_tasks.runs.results import Results, by_target, name_of
 
 # SeqIO's seed for evaluation data; our tasks' evaluation does not depend on it.
@@ -84,6 +84,11 @@ class Evaluation:
     @property
     def tasks(self) -> list[str]:
         return list(self._decoders)
+
+    def use_prior_weight(self, weight: float) -> None:
+        """Replaces the weight of the decoding, which must have a prior."""
+        for decoder in self._decoders.values():
+            decoder.prior_weight = weight
 
     def num_examples(self, task: str) -> int:
         dataset = self._evaluator.cached_task_datasets[task]
@@ -242,6 +247,7 @@ def evaluate(
     info = source.info()
     saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     decoding = decoding.resolved(info.keeps_repeats)
+    decoding, chosen_by = choose_prior(model_dir, saved, to_measure, decoding)
     settings = {
         "version": __version__,
         "run": dataclasses.asdict(saved.run),
@@ -290,6 +296,7 @@ def evaluate(
         version=__version__,
         initial_step=saved.run.initial_step,
         decoding=decoding,
+        settings=chosen_by,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(saved.params)),
         num_examples={task: evaluation.num_examples(task) for task in evaluation.tasks},
         metrics=measured,
@@ -302,3 +309,40 @@ def evaluate(
     results = record(results) if record else results
     cache.remove()
     return results
+
+
+def choose_prior(
+    model_dir: str,
+    saved: saved_run.SavedRun,
+    to_measure: Sequence[seqio.Task],
+    decoding: Decoding,
+) -> tuple[Decoding, dict[str, Any]]:
+    """The decoding with its prior's weight, chosen on all of validation if it asks for that.
+
+    A weight that was chosen before for the checkpoint and the same decoding is used again.
+
+    Returns:
+      The decoding, and what the weight was chosen by, for the results.
+    """
+    if decoding.prior_weight != VALIDATION:
+        return decoding, {}
+    name = prior_choice.task_to_choose_on(to_measure)
+    evaluation = None
+
+    def measure(weight: float) -> float:
+        nonlocal evaluation
+        if evaluation is None:
+            evaluation = Evaluation(
+                [task for task in to_measure if task.name == name],
+                "validation",
+                saved.network,
+                saved.mesh,
+                saved.run.lengths,
+                dataclasses.replace(decoding, prior_weight=weight),
+            )
+        evaluation.use_prior_weight(weight)
+        return evaluation.run(saved.params, saved.step)[name][prior_choice.METRIC]
+
+    choice = prior_choice.choose(model_dir, prior_choice.begin(saved, name, decoding), measure)
+    decoding = dataclasses.replace(decoding, prior_weight=choice.weight)
+    return decoding, {"prior": {"task": name, f"validation_{choice.metric}": choice.measured}}

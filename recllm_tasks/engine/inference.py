@@ -12,6 +12,7 @@ from recllm_tasks import progress, tasks
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.engine import saved_run
 from recllm_tasks.engine.decoding import TaskDecoder, check_selection
+from recllm_tasks.engine.evaluation import choose_prior
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
 from recllm_tasks.models.beam_search import DEAD
@@ -34,7 +35,8 @@ def infer(
     """Writes the model's answers for every user of a split; returns the number of lines.
 
     A line holds `user`, `history` and `target` as items (short_id, item, title), and `ranked`: the
-    answers, best first, with `log_prob`. An answer that is an item has its raw id and title too.
+    answers, best first, with `log_prob`, the model's, which a prior's order does not follow. An
+    answer that is an item has its raw id and title too.
     The file is written atomically.
 
     Args:
@@ -67,6 +69,7 @@ def infer(
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
     decoding = dataclasses.replace(decoding, constrained=True)
+    decoding, _ = choose_prior(model_dir, saved, [found], decoding)
     max_steps = saved.run.lengths["targets"]
     decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
     line = _Line(source.catalog(), decoder.answers)

@@ -1,7 +1,8 @@
 """Beam search over a catalog's trie or over the whole vocabulary.
 
 A hypothesis' score is the sum of its tokens' log-probabilities, EOS included, without a length
-penalty. Each is normalised over the whole vocabulary, as in teacher forcing.
+penalty. Each is normalised over the whole vocabulary, as in teacher forcing. With a prior, λ times
+the log of the prior's mass at its prefix is added: for an item, λ log p(item).
 
 Shapes: B batch, L input length, T decode steps, K beams, J live beams of a step (as many as can
 exist, K at most), C children of a trie node, V vocabulary, M candidates or excluded items, P tokens
@@ -17,6 +18,7 @@ import numpy as np
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.prior import Prior
 from recllm_tasks.models.trie import Trie
 
 Array = jax.Array | np.ndarray
@@ -30,7 +32,10 @@ _UNROLLED = 8
 
 
 class Beams(NamedTuple):
-    """Hypotheses, best first. A beam that does not exist: tokens 0, log_prob DEAD, row -1."""
+    """Hypotheses, best first. A beam that does not exist: tokens 0, log_prob DEAD, row -1.
+
+    With a prior, the order is that of the sums with it; `log_probs` are the model's alone.
+    """
 
     tokens_BxKxT: Array  # int32, EOS included, 0 after it
     log_probs_BxK: Array  # float32
@@ -42,10 +47,12 @@ class _State(NamedTuple):
 
     step: jax.Array
     tokens_BxKxT: jax.Array
-    log_probs_BxK: jax.Array
+    log_probs_BxK: jax.Array  # the model's
+    scores_BxK: jax.Array  # what they are ranked by, falling
     nodes_BxK: jax.Array
     ancestors_BxKxT: jax.Array
     finished: Beams
+    finished_scores_BxK: jax.Array
     caches: tuple
 
 
@@ -58,7 +65,7 @@ def _pick(x_BxJxA, index_BxK):
 class _Allowed(NamedTuple):
     """The items allowed for each example, as sorted trie positions; None allows all.
 
-    Entries equal to the number of items are padding. `excluded` has no repeated position.
+    Entries equal to the number of items are padding. No other position is repeated.
     """
 
     candidates_BxM: jax.Array | None
@@ -67,24 +74,20 @@ class _Allowed(NamedTuple):
     @classmethod
     def of(cls, trie: Trie, candidates_BxM, excluded_BxM):
         """From catalog rows; rows outside the catalog (such as -1, padding) match nothing."""
-        excluded = _positions(trie, excluded_BxM)
-        if excluded is not None:
-            again = jnp.pad(excluded[:, 1:] == excluded[:, :-1], ((0, 0), (1, 0)))
-            excluded = jnp.sort(jnp.where(again, trie.num_items, excluded), axis=1)
-        candidates = _positions(trie, candidates_BxM)
+        excluded, candidates = _positions(trie, excluded_BxM), _positions(trie, candidates_BxM)
         if candidates is not None and excluded is not None:
             out = _between(excluded, candidates, candidates + 1) > 0
             candidates = jnp.sort(jnp.where(out, trie.num_items, candidates), axis=1)
             excluded = None
         return cls(candidates, excluded)
 
-    def any_of(self, lo, hi):
-        """Whether an item at lo <= position < hi is allowed; lo and hi are [B, ...]."""
+    def count(self, lo, hi):
+        """How many items at lo <= position < hi are allowed; lo and hi are [B, ...], lo < hi."""
         if self.candidates_BxM is not None:
-            return _between(self.candidates_BxM, lo, hi) > 0
+            return _between(self.candidates_BxM, lo, hi)
         if self.excluded_BxM is not None:
-            return _between(self.excluded_BxM, lo, hi) < hi - lo
-        return jnp.ones(lo.shape, bool)
+            return hi - lo - _between(self.excluded_BxM, lo, hi)
+        return hi - lo
 
 
 def _positions(trie: Trie, rows_BxM):
@@ -92,7 +95,9 @@ def _positions(trie: Trie, rows_BxM):
         return None
     known = (rows_BxM >= 0) & (rows_BxM < trie.num_items)
     positions = trie.item_positions[jnp.where(known, rows_BxM, 0)]
-    return jnp.sort(jnp.where(known, positions, trie.num_items), axis=1)
+    positions = jnp.sort(jnp.where(known, positions, trie.num_items), axis=1)
+    again = jnp.pad(positions[:, 1:] == positions[:, :-1], ((0, 0), (1, 0)))
+    return jnp.sort(jnp.where(again, trie.num_items, positions), axis=1)
 
 
 def _between(positions_BxM, lo, hi):
@@ -109,9 +114,14 @@ class _Choices(NamedTuple):
     valid_BxJxC: jax.Array  # EOS and padding are not among them
     ends_BxJ: jax.Array
     rows_BxJ: jax.Array  # of the item that EOS ends
+    # λ log P of each, None without a prior.
+    going_prior_BxJxC: jax.Array | None = None
+    ending_prior_BxJ: jax.Array | None = None
 
 
-def _choices_in_trie(trie: Trie, nodes_BxJ, width, allowed: _Allowed) -> _Choices:
+def _choices_in_trie(
+    trie: Trie, nodes_BxJ, width, allowed: _Allowed, prior: Prior | None, prior_weight
+) -> _Choices:
     start_BxJ = trie.child_start[nodes_BxJ]
     edges_BxJxC = start_BxJ[..., None] + jnp.arange(width)
     exists_BxJxC = edges_BxJxC < trie.child_start[nodes_BxJ + 1][..., None]
@@ -119,11 +129,21 @@ def _choices_in_trie(trie: Trie, nodes_BxJ, width, allowed: _Allowed) -> _Choice
     tokens_BxJxC = trie.child_token[edges_BxJxC]
     children_BxJxC = edges_BxJxC + 1
     valid_BxJxC = exists_BxJxC & (tokens_BxJxC != trie.eos_id)
-    valid_BxJxC &= allowed.any_of(trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC])
+    below = trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC]
+    count_BxJxC = allowed.count(*below)
+    valid_BxJxC &= count_BxJxC > 0
     rows_BxJ = trie.end_row[nodes_BxJ]
     place_BxJ = trie.item_positions[rows_BxJ]
-    ends_BxJ = (rows_BxJ >= 0) & allowed.any_of(place_BxJ, place_BxJ + 1)
-    return _Choices(tokens_BxJxC, children_BxJxC, valid_BxJxC, ends_BxJ, rows_BxJ)
+    own = place_BxJ, place_BxJ + 1
+    is_allowed_BxJ = allowed.count(*own)
+    ends_BxJ = (rows_BxJ >= 0) & (is_allowed_BxJ > 0)
+    choices = _Choices(tokens_BxJxC, children_BxJxC, valid_BxJxC, ends_BxJ, rows_BxJ)
+    if prior is None:
+        return choices
+    return choices._replace(
+        going_prior_BxJxC=prior_weight * prior.log_mass(*below, count_BxJxC),
+        ending_prior_BxJ=prior_weight * prior.log_mass(*own, is_allowed_BxJ),
+    )
 
 
 def _choices_in_vocabulary(nodes_BxJ, vocab_size, eos_id) -> _Choices:
@@ -153,23 +173,30 @@ def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
     live_BxJ = state.log_probs_BxK[:, :num_live]
     alive_BxJ = live_BxJ > _ALIVE
     valid_BxJxC = choices.valid_BxJxC & alive_BxJ[..., None]
-    scores_BxJxC = jnp.where(valid_BxJxC, live_BxJ[..., None] + going_BxJxC, DEAD)
+    log_probs_BxJxC = live_BxJ[..., None] + going_BxJxC
+    scores_BxJxC = _plus(log_probs_BxJxC, choices.going_prior_BxJxC)
     num_beams, num_choices = state.log_probs_BxK.shape[1], scores_BxJxC.shape[2]
     is_free = choices.tokens_BxJxC is None
     num_kept = 2 * num_beams if is_free else num_beams
-    flat = scores_BxJxC.reshape(scores_BxJxC.shape[0], -1)
-    missing = max(0, num_kept - flat.shape[1])
-    flat = jnp.pad(flat, ((0, 0), (0, missing)), constant_values=DEAD)
-    kept_BxK, choice_BxK = jax.lax.top_k(flat, num_kept)
+    log_probs, scores = (
+        jnp.where(valid_BxJxC, x, DEAD).reshape(x.shape[0], -1)
+        for x in (log_probs_BxJxC, scores_BxJxC)
+    )
+    missing = max(0, num_kept - scores.shape[1])
+    log_probs, scores = (
+        jnp.pad(x, ((0, 0), (0, missing)), constant_values=DEAD) for x in (log_probs, scores)
+    )
+    kept_BxK, choice_BxK = jax.lax.top_k(scores, num_kept)
 
     ends_BxJ, ended_BxJ = choices.ends_BxJ & alive_BxJ, live_BxJ + ending_BxJ
     if is_free:
         every = jnp.concatenate([kept_BxK, jnp.where(ends_BxJ, ended_BxJ, DEAD)], axis=1)
         ends_BxJ &= ended_BxJ >= jax.lax.top_k(every, num_kept)[0][:, -1:]
-    finished = _merge(state, ends_BxJ, ended_BxJ, choices.rows_BxJ, eos_id)
+    state = _merge(state, ends_BxJ, ended_BxJ, choices, eos_id)
 
-    log_probs_BxK = kept_BxK[:, :num_beams]
-    choice_BxK = jnp.minimum(choice_BxK[:, :num_beams], num_live * num_choices - 1)
+    scores_BxK, choice_BxK = kept_BxK[:, :num_beams], choice_BxK[:, :num_beams]
+    log_probs_BxK = jnp.take_along_axis(log_probs, choice_BxK, axis=1)
+    choice_BxK = jnp.minimum(choice_BxK, num_live * num_choices - 1)
     parents_BxK = choice_BxK // num_choices
     if choices.tokens_BxJxC is None or choices.nodes_BxJxC is None:
         tokens_BxK, nodes_BxK = choice_BxK % num_choices, state.nodes_BxK
@@ -182,24 +209,31 @@ def _extend(state: _State, choices: _Choices, going_BxJxC, ending_BxJ, eos_id):
         step=state.step + 1,
         tokens_BxKxT=_pick(state.tokens_BxKxT, parents_BxK).at[:, :, state.step].set(tokens_BxK),
         log_probs_BxK=jnp.maximum(log_probs_BxK, DEAD),
+        scores_BxK=jnp.maximum(scores_BxK, DEAD),
         nodes_BxK=nodes_BxK,
         ancestors_BxKxT=_pick(state.ancestors_BxKxT, parents_BxK),
-        finished=finished,
     )
 
 
-def _merge(state: _State, ended, log_probs_BxJ, rows_BxJ, eos_id):
-    """The best K of the finished beams and of the live ones that EOS ends now."""
+def _plus(log_probs, prior):
+    return log_probs if prior is None else log_probs + prior
+
+
+def _merge(state: _State, ended_BxJ, log_probs_BxJ, choices: _Choices, eos_id) -> _State:
+    """Keeps the best K of the finished beams and of the live ones that EOS ends now."""
     num_live = log_probs_BxJ.shape[1]
     tokens = state.tokens_BxKxT[:, :num_live].at[:, :, state.step].set(eos_id)
     new = Beams(
-        jnp.where(ended[..., None], tokens, _PAD),
-        jnp.where(ended, log_probs_BxJ, DEAD),
-        jnp.where(ended, rows_BxJ, -1),
+        jnp.where(ended_BxJ[..., None], tokens, _PAD),
+        jnp.where(ended_BxJ, log_probs_BxJ, DEAD),
+        jnp.where(ended_BxJ, choices.rows_BxJ, -1),
     )
+    scores_BxJ = jnp.where(ended_BxJ, _plus(log_probs_BxJ, choices.ending_prior_BxJ), DEAD)
     both = Beams(*(jnp.concatenate(pair, axis=1) for pair in zip(state.finished, new)))
-    _, order_BxK = jax.lax.top_k(both.log_probs_BxK, state.log_probs_BxK.shape[1])
-    return Beams(*(_pick(x, order_BxK) for x in both))
+    scores = jnp.concatenate([state.finished_scores_BxK, scores_BxJ], axis=1)
+    scores_BxK, order_BxK = jax.lax.top_k(scores, state.log_probs_BxK.shape[1])
+    finished = Beams(*(_pick(x, order_BxK) for x in both))
+    return state._replace(finished=finished, finished_scores_BxK=scores_BxK)
 
 
 def _initial_state(model, batch, num_beams, num_steps):
@@ -211,9 +245,11 @@ def _initial_state(model, batch, num_beams, num_steps):
         step=jnp.int32(0),
         tokens_BxKxT=tokens,
         log_probs_BxK=dead.at[:, 0].set(0.0),
+        scores_BxK=dead.at[:, 0].set(0.0),
         nodes_BxK=jnp.zeros(shape, jnp.int32),
         ancestors_BxKxT=jnp.full_like(tokens, -1),
         finished=Beams(tokens, dead, jnp.full(shape, -1, jnp.int32)),
+        finished_scores_BxK=dead,
         caches=model.init_caches(batch, num_steps, num_beams),
     )
 
@@ -227,6 +263,8 @@ def _search(
     candidates,
     excluded,
     beginning,
+    prior,
+    prior_weight,
     *,
     num_beams,
     num_steps,
@@ -269,13 +307,13 @@ def _search(
         if trie is None:
             choices = _choices_in_vocabulary(nodes_BxJ, logits.shape[-1], eos_id)
         else:
-            choices = _choices_in_trie(trie, nodes_BxJ, width, allowed)
+            choices = _choices_in_trie(trie, nodes_BxJ, width, allowed, prior, prior_weight)
         going, ending = _log_probs(logits, choices, eos_id)
         return _extend(state, choices, going, ending, eos_id)
 
     def unfinished(state):
-        # Log-probabilities only fall, so a live beam below all finished ones can be dropped.
-        better = state.log_probs_BxK[:, 0] > state.finished.log_probs_BxK[:, -1]
+        # Scores only fall, so a live beam below all finished ones can be dropped.
+        better = state.scores_BxK[:, 0] > state.finished_scores_BxK[:, -1]
         return (state.step < num_steps) & better.any()
 
     state = _initial_state(model, batch, num_beams, num_steps)._replace(step=0)
@@ -302,6 +340,8 @@ def beam_search(
     num_beams: int = 20,
     max_steps: int | None = None,
     eos_id: int = 1,
+    prior: Prior | None = None,
+    prior_weight: float = 0.0,
 ) -> Beams:
     """The `num_beams` most probable targets of each input, best first.
 
@@ -314,13 +354,16 @@ def beam_search(
     target begins with: the decoder reads it, and the hypotheses are what may follow, scored given
     it.
 
+    With a `prior`, made for the same trie, candidates and excluded items, beams are ranked by
+    log p(model) + `prior_weight` log P(prior), λ not negative, at every prefix.
+
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """
     if trie is None:
-        if candidates_BxM is not None or excluded_BxM is not None:
+        if any(given is not None for given in (candidates_BxM, excluded_BxM, prior)):
             raise UserError(
-                "Candidates for 'beam_search': got candidates without a trie, expected both; "
-                "pass the catalog's trie"
+                "Candidates for 'beam_search': got candidates or a prior without a trie, expected "
+                "both; pass the catalog's trie"
             )
         if max_steps is None:
             raise UserError(
@@ -344,6 +387,8 @@ def beam_search(
         None if candidates_BxM is None else jnp.asarray(candidates_BxM),
         None if excluded_BxM is None else jnp.asarray(excluded_BxM),
         None if beginning_BxP is None else jnp.asarray(beginning_BxP),
+        prior,
+        jnp.float32(prior_weight),
         num_beams=num_beams,
         num_steps=max_steps,
         eos_id=eos_id,

@@ -16,6 +16,7 @@ import numpy as np
 
 from recllm_tasks.models.beam_search import DEAD, Beams
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.models.prior import Prior
 from recllm_tasks.models.trie import Trie
 
 # Prefixes are padded to a multiple of this, so that few programs are compiled.
@@ -43,12 +44,14 @@ def score_candidates(
     candidates_BxM,
     excluded_BxM=None,
     beginning_BxP=None,
+    prior: Prior | None = None,
+    prior_weight: float = 0.0,
 ) -> Beams:
     """All candidates of each example, best first, with the model's own log-probabilities.
 
     Candidates are catalog rows, -1 as padding. A repeated candidate is scored once, an excluded one
     not at all. Beams that do not exist are as in `beam_search`. Scores equal teacher forcing, EOS
-    included. `beginning_BxP` is as in `beam_search`.
+    included; a prior changes the order as it does in `beam_search`. `beginning_BxP` is as there.
     """
     candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
     if excluded_BxM is not None:
@@ -58,7 +61,13 @@ def score_candidates(
     beginning = None if beginning_BxP is None else jnp.asarray(beginning_BxP)
     scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes, beginning)
     scores_BxM = np.where(candidates_BxM >= 0, np.asarray(scores_BxM), np.float32(DEAD))
-    order_BxM = np.argsort(-scores_BxM, axis=1, kind="stable")
+    ranked_BxM = scores_BxM
+    if prior is not None:
+        place_BxM = np.asarray(trie.item_positions)[np.maximum(candidates_BxM, 0)]
+        log_mass_BxM = prior.log_mass(place_BxM, place_BxM + 1, np.ones_like(place_BxM))
+        with_prior_BxM = scores_BxM + np.float32(prior_weight) * np.asarray(log_mass_BxM)
+        ranked_BxM = np.where(candidates_BxM >= 0, with_prior_BxM, np.float32(DEAD))
+    order_BxM = np.argsort(-ranked_BxM, axis=1, kind="stable")
     return Beams(
         np.take_along_axis(prefixes.targets_BxMxT, order_BxM[..., None], axis=1),
         np.take_along_axis(scores_BxM, order_BxM, axis=1),

@@ -52,6 +52,11 @@ def is_zero_shot(run: Run) -> bool:
     return bool(run.mixture) and run.step is not None and run.step == (run.initial_step or 0)
 
 
+def has_prior(run: Run) -> bool:
+    """Whether the model ranks together with item-to-item: another method than the model alone."""
+    return bool(run.decoding and run.decoding.prior_weight)
+
+
 def trained_on(run: Run) -> str:
     """The mixture without the dataset's name, such as `ut_at`; "" if none, or not trained."""
     return "" if is_zero_shot(run) else run.mixture.removeprefix(f"{run.dataset}_")
@@ -59,6 +64,8 @@ def trained_on(run: Run) -> str:
 
 def paper_row(run: Run, kind: str) -> str:
     """The row of the paper's Tables 1-3 that a run reproduces, or ""."""
+    if has_prior(run):
+        return ""
     if run.mixture:
         size = normalized(run.model)
         if is_zero_shot(run):
@@ -106,6 +113,7 @@ def label(run: Run, kind: str) -> str:
         details.append(f"{run.step - (run.initial_step or 0):,} steps")
     if run.seed:
         details.append(f"seed {run.seed}")
+    name += " + item-to-item" if has_prior(run) else ""
     return f"{name} ({', '.join([*details, *_decoding(run)])})"
 
 
@@ -116,6 +124,7 @@ def _decoding(run: Run) -> list[str]:
         *([f"{decoding.num_beams} beams"] if decoding.num_beams != Decoding.num_beams else []),
         *(["free text"] if not decoding.constrained else []),
         *([decoding.method] if decoding.method != Decoding.method else []),
+        *([f"prior {decoding.prior_weight:g}"] if has_prior(run) else []),
     ]
 
 
@@ -134,7 +143,7 @@ def _baseline_label(run: Run, kind: str) -> str:
 
 def ablation_step(run: Run, kind: str) -> str:
     """The run's step in Tables 4-6, such as `zero-shot` or `+MLM`, or ""."""
-    if not run.mixture:
+    if not run.mixture or has_prior(run):
         return ""
     steps = {of.format(kind=kind): step.format(kind=kind) for of, step in _STEPS.items()}
     aimed = {"reat": "retrieval", "raat": "ranking", "rpat": "rating"}.get(trained_on(run), kind)

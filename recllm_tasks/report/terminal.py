@@ -19,10 +19,14 @@ def print_results(results: Results, console: Console) -> None:
         f"{results.model} trained on {results.mixture}, step {results.step:,}, "
         f"seed {results.seed}; beams: {beams}; {seen_text(results.seen)}"
     )
+    model = results.model
+    if decoding.prior_weight:
+        model += " + item-to-item"
+        console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p(item-to-item)")
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
         below = {name: of[task] for name, of in results.baselines.items() if task in of}
-        console.print(_table({results.model: measured} | below, first_style="bold"))
+        console.print(_table({model: measured} | below, first_style="bold"))
 
 
 def print_rows(rows: Sequence[Results], console: Console) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Self
 
-from recllm_tasks.errors import UserError, check_switch, check_whole
+from recllm_tasks.errors import UserError, check_number, check_switch, check_whole
 
 # How candidates are ranked.
 METHODS = ("beam", "score")
@@ -35,6 +35,10 @@ def seen_rule(asked: str | None, keeps_repeats: bool, name: str = "SEEN") -> str
     return asked or (KEEP if keeps_repeats else LEAVE_OUT)
 
 
+# In place of a prior's weight: the weight that is best on validation.
+VALIDATION = "validation"
+
+
 @dataclasses.dataclass(frozen=True)
 class Decoding:
     """The settings of decoding, bound once in gin and recorded in results.
@@ -47,6 +51,9 @@ class Decoding:
       method: "beam" (paper §4.1), or "score", which ranks all candidates of an example by their
         exact log-probabilities; a task without candidates is searched with beams all the same.
       batch_size: examples decoded together; results do not depend on it.
+      prior_weight: λ: items are ranked by log p(model) + λ log p(item-to-item); 0 is the model
+        alone. "validation" chooses it, see engine/prior_choice.py. Answers that are not items have
+        no prior.
 
     Raises:
       UserError: a value is out of range.
@@ -57,6 +64,7 @@ class Decoding:
     seen: str | None = None
     method: str = "beam"
     batch_size: int = 32
+    prior_weight: float | str = 0.0
 
     def __post_init__(self):
         check_whole("NUM_BEAMS", self.num_beams, 1)
@@ -73,6 +81,19 @@ class Decoding:
                 f"METHOD: got {self.method!r}, expected one of {', '.join(METHODS)}; correct it"
             )
         check_whole("BATCH_SIZE", self.batch_size, 1)
+        if isinstance(self.prior_weight, str):
+            if self.prior_weight != VALIDATION:
+                raise UserError(
+                    f"PRIOR_WEIGHT: got {self.prior_weight!r}, expected a number of at least 0 or "
+                    f"'{VALIDATION}'; correct it"
+                )
+        else:
+            check_number("PRIOR_WEIGHT", self.prior_weight, 0)
+        if self.prior_weight and not self.constrained:
+            raise UserError(
+                f"PRIOR_WEIGHT: got {self.prior_weight!r} with CONSTRAINED=False, expected beams "
+                "that are items, as text has no prior; leave one of them out"
+            )
 
     def resolved(self, keeps_repeats: bool) -> Self:
         """With the rule for seen items in place of None: `seen_rule`; free text keeps them."""
@@ -96,4 +117,7 @@ class Decoding:
             parts.append("unconstrained")
         if self.seen == LEAVE_OUT:
             parts.append("new_items")
+        if self.prior_weight:
+            weight = self.prior_weight
+            parts.append(f"prior{weight if isinstance(weight, str) else format(weight, '.12g')}")
         return "-".join(parts)

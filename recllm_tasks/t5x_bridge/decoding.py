@@ -149,10 +149,11 @@ def catalog_beam_search(
       UserError: settings that this decoder does not have.
     """
     del cache, tokens_to_logits, cache_offset, decode_rng
-    if decoding.method != "beam":
+    if decoding.method != "beam" or decoding.prior_weight:
         raise UserError(
-            f"Decoding under T5X: got method={decoding.method!r}, expected 'beam'; evaluate with "
-            "`recllm eval`"
+            f"Decoding under T5X: got method={decoding.method!r} and "
+            f"prior_weight={decoding.prior_weight!r}, expected 'beam' and 0; evaluate with `recllm "
+            "eval`"
         )
     answers = answers_of(task_of(mixture, batch)) if decoding.constrained else None
     candidates = excluded = None

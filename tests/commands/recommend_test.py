@@ -57,6 +57,22 @@ def test_json_is_what_python_gets(recommend, run_dir, small_data_dir, tmp_path):
     assert [line["ranked"] for line in lines] == expected
 
 
+def test_the_prior_changes_the_order(recommend):
+    """Items that follow the last one in train come up; probabilities are the model's."""
+    found = {}
+    for weight in ("0", "2"):
+        code, shown, _ = recommend(
+            *("--history", "A005, A006", "--prior_weight", weight, "--json", "-k", "36")
+        )
+        assert code == 0
+        found[weight] = json.loads(shown)["ranked"]
+    alone, both = found["0"], found["2"]
+    assert both[0]["item"] == "A007"
+    assert [item["item"] for item in both] != [item["item"] for item in alone]
+    own = {item["item"]: item["log_prob"] for item in alone}
+    assert all(item["log_prob"] == pytest.approx(own[item["item"]], abs=1e-4) for item in both)
+
+
 def test_histories_come_from_standard_input(recommend, monkeypatch):
     stdin = types.SimpleNamespace(buffer=io.BytesIO(b"I7\nI8, I9"))
     monkeypatch.setattr("sys.stdin", stdin)
@@ -76,6 +92,8 @@ def test_histories_come_from_standard_input(recommend, monkeypatch):
         (["--history", "'store 3'"], "got 7 items, expected one: I"),
         (["--history", "I1, 'store"], "correct the quotes"),
         (["--history", "I1", "-k", "0"], "correct -k"),
+        (["--history", "I1", "--prior_weight", "x"], "PRIOR_WEIGHT: got 'x', expected a number"),
+        (["--history", "I1", "--prior_weight", "validation"], "got none chosen for step 4"),
         (["--history", "I1", "-k", "x"], "invalid int value"),
         (["--histories", "/no/such/file"], "No such file or directory"),
         (["--history", "I1", "--data_dir", "/no/such"], "is not prepared in /no/such"),

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.engine import decoding, evaluation, prior_choice
+from recllm_tasks.errors import UserError
 from recllm_tasks.report import methods, runs
 from recllm_tasks.runs import per_user
 from recllm_tasks.runs.decoding import Decoding
@@ -28,7 +30,8 @@ _KILLED = f"""
 import os, signal, sys
 import seqio
 import recllm_tasks.mixtures
-from recllm_tasks.engine import decoding, evaluation
+from recllm_tasks.engine import decoding, evaluation, prior_choice
+from recllm_tasks.errors import UserError
 from recllm_tasks.runs.decoding import Decoding
 seqio.set_tfds_data_dir_override(sys.argv[2])
 evaluation.BATCHES_IN_CHUNK = {BATCHES}
@@ -170,3 +173,88 @@ def test_another_decoding_keeps_the_results_of_the_first(model_dir):
         "UT (very_small, 4 steps, 4 beams)",
         "UT (very_small, 4 steps, 4 beams, free text)",
     ]
+
+
+@pytest.fixture
+def two_weights(monkeypatch):
+    monkeypatch.setattr(prior_choice, "GRID", (0.5, 3.0))
+    return (0.5, 3.0)
+
+
+CHOSEN = dataclasses.replace(SETTINGS, prior_weight="validation")
+
+
+def _retrieval(model_dir, settings, split="test"):
+    task = "gift_cards_retrieval"
+    return evaluation.evaluate(model_dir=model_dir, mixture=task, split=split, decoding=settings)
+
+
+def test_the_priors_weight_is_the_best_on_validation_and_is_remembered(
+    model_dir, decoded, two_weights
+):
+    measured = {
+        str(weight): _retrieval(
+            model_dir, dataclasses.replace(SETTINGS, prior_weight=weight), "validation"
+        ).metrics["gift_cards_retrieval"]["ndcg@10"]
+        for weight in two_weights
+    }
+    best = float(max(measured, key=measured.get))
+    decoded.clear()
+    results = _retrieval(model_dir, CHOSEN)
+    assert len(decoded) == 3 * CHUNKS, "two weights on validation, one on test"
+    assert results.decoding.prior_weight == best
+    assert results.name == f"test-beam4-prior{best:g}"
+    assert results.settings["prior"]["validation_ndcg@10"] == measured
+    given = _retrieval(model_dir, dataclasses.replace(SETTINGS, prior_weight=best))
+    assert given.metrics == results.metrics
+
+    decoded.clear()
+    assert _retrieval(model_dir, CHOSEN).metrics == results.metrics
+    assert len(decoded) == CHUNKS, "test alone"
+
+    # Another width is another decoding, and both are kept.
+    saved = evaluation.saved_run.load(model_dir)
+    wider = prior_choice.begin(
+        saved, "gift_cards_retrieval", dataclasses.replace(CHOSEN, num_beams=9)
+    )
+    assert prior_choice.choose(model_dir, wider, lambda weight: -weight).weight == 0.5
+    remembered = prior_choice.remembered(model_dir, saved, "gift_cards_retrieval", CHOSEN)
+    assert remembered.prior_weight == best
+    other = dataclasses.replace(saved, params=jax.tree.map(lambda leaf: leaf + 1, saved.params))
+    with pytest.raises(UserError, match="got none chosen for step 4"):
+        prior_choice.remembered(model_dir, other, "gift_cards_retrieval", CHOSEN)
+    begun = prior_choice.begin(other, "gift_cards_retrieval", CHOSEN)
+    choice = prior_choice.choose(model_dir, begun, lambda weight: weight)
+    assert choice.weight == 3.0, "another checkpoint chooses anew"
+
+
+def test_a_killed_choice_resumes(model_dir, two_weights):
+    saved = evaluation.saved_run.load(model_dir)
+    begun = prior_choice.begin(saved, "gift_cards_retrieval", CHOSEN)
+
+    def killed_at(last):
+        def measure(weight):
+            if weight == last:
+                raise KeyboardInterrupt
+            return 1 - weight / 10
+
+        return measure
+
+    with pytest.raises(KeyboardInterrupt):
+        prior_choice.choose(model_dir, begun, killed_at(3.0))
+    with pytest.raises(UserError, match="got none chosen"):
+        prior_choice.remembered(model_dir, saved, "gift_cards_retrieval", CHOSEN)
+    assert prior_choice.choose(model_dir, begun, killed_at(0.5)).weight == 0.5
+
+
+@pytest.mark.parametrize("content", ['{"choices": [1]}', '{"choices": [{"step": 1}]}', "{}", "["])
+def test_a_damaged_choice_is_named(model_dir, content):
+    (pathlib.Path(model_dir) / "prior.json").write_text(content)
+    saved = evaluation.saved_run.load(model_dir)
+    with pytest.raises(UserError, match=r"Damaged file .*prior\.json"):
+        prior_choice.remembered(model_dir, saved, "gift_cards_retrieval", CHOSEN)
+
+
+def test_a_weight_cannot_be_chosen_on_rating(model_dir):
+    with pytest.raises(UserError, match="expected a task that ranks items"):
+        evaluation.evaluate(model_dir=model_dir, mixture="gift_cards_rating", decoding=CHOSEN)

@@ -243,6 +243,23 @@ def test_evaluations_of_one_run_are_rows_that_say_how_they_differ(make_run, draw
     assert len(table(made, "Fingerprints").rows) == 2
 
 
+def test_a_model_with_the_prior_is_another_method_than_the_model_alone(make_run, draw_ranks):
+    told = {"model": "tiny", "mixture": "toys_reat", "step": 100}
+    ranks = draw_ranks(60, 0.5)
+    folders = [
+        make_run("alone", ranks=ranks, **told, decoding={"num_beams": 20}),
+        make_run("both", ranks=ranks, **told, decoding={"num_beams": 20, "prior_weight": 1.5}),
+    ]
+    made = report.build(runs.load(folders), {})
+    (alone, *_), (both, *_) = (
+        cells(made, "Table 1", name)
+        for name in ("ReAT (tiny, 100 steps)", "reat + item-to-item (tiny, 100 steps, prior 1.5)")
+    )
+    assert (alone.paper, both.paper) == ("0.0390", "")
+    (ablations,) = (section for section in made.sections if section.title == "Ablations")
+    assert "item-to-item" not in str(ablations)
+
+
 class _Texts(html.parser.HTMLParser):
     """Tags and text of a page."""
 

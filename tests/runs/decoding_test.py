@@ -18,6 +18,9 @@ from recllm_tasks.runs.decoding import Decoding, seen_rule
         ("method", "greedy", "one of beam, score"),
         ("num_beams", 0, "a whole number of at least 1"),
         ("batch_size", 2.5, "a whole number of at least 1"),
+        ("prior_weight", -1.0, "a number of at least 0"),
+        ("prior_weight", float("nan"), "a number of at least 0"),
+        ("prior_weight", "test", "a number of at least 0 or 'validation'"),
     ],
 )
 def test_a_wrong_setting_is_refused_under_its_macros_name(name, value, expected):
@@ -30,7 +33,15 @@ def test_settings_with_other_results_have_other_names():
     settings = itertools.product((10, 20), rules, ("beam", "score"))
     names = {Decoding(beams, *rule, method).name for beams, rule, method in settings}
     assert len(names) == 12
+    weights = (0, 1, 1.25, 1.250001, "validation")
+    assert len({Decoding(seen="keep", prior_weight=w).name for w in weights}) == len(weights)
+    assert Decoding(seen="keep", prior_weight=1.2).name == "beam20-prior1.2"
     assert Decoding(seen="keep").name == Decoding(seen="keep", batch_size=1).name == "beam20"
+
+
+def test_text_has_no_prior():
+    with pytest.raises(UserError, match=r"got 1\.5 with CONSTRAINED=False"):
+        Decoding(constrained=False, prior_weight=1.5)
 
 
 def test_a_rule_is_known_before_there_is_a_name():

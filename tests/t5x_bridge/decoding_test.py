@@ -139,7 +139,7 @@ def test_tasks_that_cannot_be_distinguished_are_named(converter):
             decoding.task_of(name, batch)
 
 
-@pytest.mark.parametrize("settings", [{"method": "score"}])
+@pytest.mark.parametrize("settings", [{"method": "score"}, {"prior_weight": 1.0}])
 def test_settings_that_t5x_lacks_are_refused(network, params, converter, settings):
     _, _, batch = _batch("retrieval", converter)
     with pytest.raises(UserError, match="Decoding under T5X"):

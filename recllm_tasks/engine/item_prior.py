@@ -1,0 +1,72 @@
+"""The item-to-item prior of a task's answers, fitted on train (data/item_to_item.py).
+
+Its scores are those of the row `item_to_item_slow`, whose decay is the best on validation, without
+its popularity; models/prior.py smooths them.
+
+Letters: N items, A answers.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from recllm_tasks.data.item_to_item import SLOW, history_weights, similarity
+from recllm_tasks.engine.answer_tries import Answers
+from recllm_tasks.models.prior import Prior
+from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.windows import Sequences, stored_records
+
+
+class ItemPrior:
+    """p(answer | history), where an answer that several items share has the scores of all."""
+
+    def __init__(self, source: CatalogSource, answers: Answers):
+        """Args:
+        source: the dataset.
+        answers: the task's, each of them an item's text.
+        """
+        self._trie = answers.trie
+        num_items = len(answers.text_of_answer)
+        items = np.flatnonzero(answers.text_of_answer >= 0)
+        of_answer = (np.ones(len(items)), (items, answers.text_of_answer[items]))
+        shape = (num_items, len(answers.texts))
+        similarity_NxN: Any = _similarity(source.dataset_dir(), num_items)
+        self._similarity_NxA = (similarity_NxN @ scipy.sparse.csr_array(of_answer, shape)).tocsr()
+        self._width = 1
+
+    def of(
+        self,
+        histories: Sequence[np.ndarray],
+        candidates_BxM: np.ndarray | None,
+        excluded_BxM: np.ndarray | None,
+    ) -> Prior:
+        """The prior of a batch, with NumPy arrays.
+
+        Args:
+          histories: B of int32 [n], catalog rows, oldest first; may be empty.
+          candidates_BxM: indices of answers, as in `Prior.of`.
+          excluded_BxM: the same.
+        """
+        num_items = self._similarity_NxA.shape[0]
+        scores_BxA = history_weights(histories, num_items, SLOW) @ self._similarity_NxA
+        starts = scores_BxA.indptr[1:-1]
+        rows, scores = np.split(scores_BxA.indices, starts), np.split(scores_BxA.data, starts)
+        # Powers of two that never shrink: few programs to compile.
+        longest = max(map(len, rows))
+        self._width = max(self._width, 1 << max(longest - 1, 0).bit_length())
+        return Prior.of(self._trie, rows, scores, candidates_BxM, excluded_BxM, self._width)
+
+
+@functools.lru_cache(maxsize=2)
+def _similarity(directory: str, num_items: int) -> scipy.sparse.csr_array:
+    """S of data/item_to_item.py, of the train split in a prepared dataset's folder."""
+    parts = [Sequences.parse(records).items for records in stored_records(directory, "train")]
+    items = [
+        row
+        for part in parts
+        for row in np.split(part.values.numpy(), part.row_splits.numpy()[1:-1])
+    ]
+    return similarity(items, num_items, SLOW)

@@ -1,0 +1,98 @@
+"""A distribution over the items of a trie that is known for every prefix, to rank a search with.
+
+    p(item) = (s(item) / Σ s + ε / A) / (1 + ε)      1 / A where no item has a score
+    P(prefix) = Σ p(item) over the allowed items below it
+
+An example has scores s for few items; all others share ε. So a prefix, whose items are neighbours
+in the trie's order, has the difference of two cumulative sums, and ε times its number of items.
+The sums are pairs of float32 (the value, and what rounding took from it), so that a difference of
+two large sums is as exact as a small sum.
+
+Shapes: B batch, M scored items, A allowed items: those of the trie that are not excluded.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recllm_tasks.models.trie import Trie
+
+# ε. Our choice: large enough to leave items that no score reaches to the model, small enough to
+# take next to nothing from the others.
+SMOOTHING = 1e-3
+
+
+class Prior(NamedTuple):
+    """The prior of each example; the first axis of every array is B."""
+
+    positions_BxM: jax.Array | np.ndarray  # int32, ascending; the trie's number of items as padding
+    sums_BxMx2: jax.Array | np.ndarray  # float32 [B, M + 1, 2]; of the items before each one
+    rest_B: jax.Array | np.ndarray  # float32, what every allowed item has besides its score
+
+    @classmethod
+    def of(
+        cls,
+        trie: Trie,
+        rows: Sequence[np.ndarray],
+        scores: Sequence[np.ndarray],
+        candidates_BxM: np.ndarray | None = None,
+        excluded_BxM: np.ndarray | None = None,
+        width: int = 1,
+    ) -> "Prior":
+        """The prior of B examples, with NumPy arrays.
+
+        Args:
+          trie: of the search.
+          rows: of each example, int [n], the distinct catalog rows that have a score.
+          scores: of each example, float [n], s, positive.
+          candidates_BxM: as in `beam_search`; other items have no mass.
+          excluded_BxM: as in `beam_search`; they have no score either.
+          width: least M.
+        """
+        place_of = np.asarray(trie.item_positions)
+        allowed = np.full(len(rows), trie.num_items)
+        own = []
+        for b, (of, values) in enumerate(zip(rows, scores)):
+            if excluded_BxM is not None:
+                out = np.unique(excluded_BxM[b])
+                allowed[b] -= np.count_nonzero((out >= 0) & (out < trie.num_items))
+                left = ~np.isin(of, out)
+                of, values = of[left], values[left]
+            total = np.sum(values, dtype=np.float64)
+            if candidates_BxM is not None:
+                left = np.isin(of, candidates_BxM[b])
+                of, values = of[left], values[left]
+            order = np.argsort(place_of[of])
+            masses = values[order] / total / (1 + SMOOTHING) if len(of) else np.zeros(0)
+            own.append((place_of[of][order], masses, total > 0))
+        width = max(width, *(len(places) for places, _, _ in own))
+        positions = np.full((len(own), width), trie.num_items, np.int32)
+        sums = np.zeros((len(own), width + 1), np.float64)
+        for b, (places, masses, _) in enumerate(own):
+            positions[b, : len(places)] = places
+            sums[b, 1 : len(masses) + 1] = np.cumsum(masses)
+        high = sums.astype(np.float32)
+        is_scored = np.array([scored for _, _, scored in own])
+        share = np.where(is_scored, SMOOTHING / (1 + SMOOTHING), 1.0)
+        rest = share / np.maximum(allowed, 1)
+        return cls(
+            positions,
+            np.stack([high, (sums - high).astype(np.float32)], axis=2),
+            rest.astype(np.float32),
+        )
+
+    def log_mass(self, lo, hi, count):
+        """log P of the items at lo <= position < hi, of which `count` are allowed; all [B, ...].
+
+        Defined where `count` is positive.
+        """
+
+        def of_example(positions, sums, rest, lo, hi, count):
+            first, last = (jnp.searchsorted(positions, place, side="left") for place in (lo, hi))
+            difference = sums[last] - sums[first]
+            return jnp.log(difference[..., 0] + difference[..., 1] + rest * count)
+
+        return jax.vmap(of_example)(*self, lo, hi, count)
