@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from recllm_tasks.errors import UserError, check_number, check_whole
+from recllm_tasks.errors import UserError, check_number, check_switch, check_whole
 from recllm_tasks.models import layers
 
 
@@ -29,12 +29,14 @@ class T5Config:
     max_relative_distance: int = 128
     remat: bool = False  # recompute each layer in the backward pass: less memory, more time
     loop_attention: bool | None = None  # one example at a time; None: on a single CPU device
+    dropout_broadcast: bool = True  # one draw of whole channels for all positions, as in T5
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if field.type is int:
                 check_whole(f"T5Config.{field.name}", getattr(self, field.name), 1)
         check_number("T5Config.dropout_rate", self.dropout_rate, 0, 1)
+        check_switch("T5Config.dropout_broadcast", self.dropout_broadcast)
         self._check_dtype()
         if isinstance(self.mlp_activations, int | str):
             raise UserError(
@@ -83,8 +85,11 @@ class T5Config:
         return layers.LayerNorm(dtype=self.dtype)
 
     def dropout(self):
-        """Dropout of whole channels: one draw for all positions, as in T5, and cheap."""
-        return nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
+        """Dropout of what goes on from layer to layer; see `dropout_broadcast`.
+
+        One draw for all positions is cheap, but in a packed row many examples share it.
+        """
+        return nn.Dropout(self.dropout_rate, broadcast_dims=(-2,) if self.dropout_broadcast else ())
 
     def relpos_bias(self, *, bidirectional):
         return layers.RelativePositionBias(

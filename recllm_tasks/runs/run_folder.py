@@ -153,7 +153,9 @@ def open_for_training(
         checksums.check(path, "restore it from a copy, or train in another folder", [VOCABULARY])
         found = _flat(before)
         for name, value in _flat(run).items():
-            if found.get(name) != value:
+            # A field of the network that the run's version did not have is at its default.
+            is_known = name in found or not name.startswith("network.")
+            if is_known and found.get(name) != value:
                 raise UserError(
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
                     f"{found.get(name)!r}; choose another folder, or delete this one"

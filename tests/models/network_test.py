@@ -312,6 +312,19 @@ def test_initial_queries_carry_the_scale():
     np.testing.assert_allclose(jnp.std(kernels["key"]["kernel"]), 256**-0.5, rtol=0.05)
 
 
+@pytest.mark.parametrize("broadcast", [True, False])
+def test_one_draw_of_dropout_is_for_all_positions_or_for_each(broadcast):
+    config = network.T5Config(vocab_size=8, dropout_rate=0.5, dropout_broadcast=broadcast)
+    x = jnp.ones((4, 7, 64))
+    dropped = config.dropout().apply(
+        {}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    same = (dropped == dropped[:, :1]).all()
+    assert same == broadcast
+    assert float((dropped == 0).mean()) == pytest.approx(0.5, abs=0.1)
+    assert not (dropped[0] == dropped[1]).all()
+
+
 def test_logits_via_embedding_read_the_table():
     config = network.T5Config(vocab_size=9, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=8)
     config = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs import run_folder
 from recllm_tasks.runs.run_folder import Run
@@ -25,6 +26,14 @@ def test_another_run_is_refused_by_the_setting_that_differs(tmp_path):
     other = dataclasses.replace(RUN, network={"emb_dim": 32, "mlp_dim": 128})
     with pytest.raises(UserError, match=r"got network\.mlp_dim 128, expected 64"):
         run_folder.open_for_training(str(tmp_path), other, "", "")
+
+
+def test_a_run_from_before_a_field_of_the_network_goes_on(tmp_path):
+    RUN.save(str(tmp_path))
+    (tmp_path / "vocabulary.model").write_text("")
+    checksums.write(tmp_path, ["vocabulary.model"])
+    later = dataclasses.replace(RUN, network={"emb_dim": 32, "mlp_dim": 64, "new_field": True})
+    assert run_folder.open_for_training(str(tmp_path), later, "", "") == []
 
 
 @pytest.mark.parametrize("change", [{"lengths": 5}, {"lengths": {"inputs": 3}}, {"new": 1}])
