@@ -139,10 +139,19 @@ def test_it_learns_and_keeps_the_best_epoch(max_softmax, tmp_path):
 
 
 def test_training_ends_when_validation_no_longer_improves(tmp_path, monkeypatch):
-    curve = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    monkeypatch.setattr(evaluation, "retrieval", lambda *_, **__: {"ndcg@10": next(curve)})
-    model = sasrec.fit(cyclic_split(), tmp_path, settings=dataclasses.replace(SMALL, patience=2))
+    split, curve, scores = cyclic_split(), iter([0.1, 0.3, 0.2, 0.3, 0.9]), []
+
+    def scripted(score_block, *_):
+        scores.append(score_block(slice(0, 9)))
+        return {"ndcg@10": next(curve)}
+
+    monkeypatch.setattr(evaluation, "retrieval", scripted)
+    settings = dataclasses.replace(SMALL, epochs=5, patience=2)
+    model = sasrec.fit(split, tmp_path, settings=settings)
     assert (model.epoch, model.validation) == (2, [0.1, 0.3, 0.2, 0.3])
+    found = model.score_block(split)(slice(0, 9))
+    np.testing.assert_array_equal(found, scores[1])
+    assert not np.array_equal(found, scores[3])
 
 
 def test_a_seed_fixes_the_result(tmp_path):
