@@ -34,8 +34,8 @@ def test_every_item_after_the_first_is_a_target_once_an_epoch(longest):
         pair for items in split.train_items for pair in zip(items.tolist(), items[1:].tolist())
     )
     orders = set()
-    for epoch in (0, 1):
-        batches = sasrec.epoch_batches(split.train_items, SMALL, 5, epoch)
+    for seed, epoch in ((5, 0), (5, 1), (6, 0)):
+        batches = sasrec.epoch_batches(split.train_items, SMALL, seed, epoch)
         assert {array.shape for batch in batches for array in batch} == {(4, 8)}
         whole = sasrec.Packed(*(np.concatenate(arrays) for arrays in zip(*batches)))
         taken = whole.labels >= 0
@@ -43,7 +43,7 @@ def test_every_item_after_the_first_is_a_target_once_an_epoch(longest):
         assert sorted(map(tuple, pairs)) == expected
         np.testing.assert_array_equal(taken, whole.piece > 0)
         orders.add(str(pairs))
-    assert len(orders) == 2, "another order every epoch"
+    assert len(orders) == 3, "another order for every epoch and seed"
 
 
 def test_a_place_follows_the_one_before_it_in_its_piece():
@@ -175,12 +175,12 @@ def test_a_killed_training_resumes_with_equal_bits(tmp_path, monkeypatch):
 
     def killed(*args):
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            raise RuntimeError("killed")
         calls.append(1)
         return validate(*args)
 
     monkeypatch.setattr(evaluation, "retrieval", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="killed"):
         sasrec.fit(split, tmp_path / "killed", settings=SMALL)
     calls.clear()
     resumed = sasrec.fit(split, tmp_path / "killed", settings=SMALL)
