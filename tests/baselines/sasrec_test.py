@@ -34,8 +34,8 @@ def test_every_item_after_the_first_is_a_target_once_an_epoch(longest):
         pair for items in split.train_items for pair in zip(items.tolist(), items[1:].tolist())
     )
     orders = set()
-    for epoch in (0, 1):
-        batches = sasrec.epoch_batches(split.train_items, SMALL, 5, epoch)
+    for seed, epoch in ((5, 0), (5, 1), (6, 0)):
+        batches = sasrec.epoch_batches(split.train_items, SMALL, seed, epoch)
         assert {array.shape for batch in batches for array in batch} == {(4, 8)}
         whole = sasrec.Packed(*(np.concatenate(arrays) for arrays in zip(*batches)))
         taken = whole.labels >= 0
@@ -43,7 +43,7 @@ def test_every_item_after_the_first_is_a_target_once_an_epoch(longest):
         assert sorted(map(tuple, pairs)) == expected
         np.testing.assert_array_equal(taken, whole.piece > 0)
         orders.add(str(pairs))
-    assert len(orders) == 2, "another order every epoch"
+    assert len(orders) == 3, "another order for every epoch and seed"
 
 
 def test_a_place_follows_the_one_before_it_in_its_piece():
@@ -139,10 +139,19 @@ def test_it_learns_and_keeps_the_best_epoch(max_softmax, tmp_path):
 
 
 def test_training_ends_when_validation_no_longer_improves(tmp_path, monkeypatch):
-    curve = iter([0.1, 0.3, 0.2, 0.3, 0.9])
-    monkeypatch.setattr(evaluation, "retrieval", lambda *_, **__: {"ndcg@10": next(curve)})
-    model = sasrec.fit(cyclic_split(), tmp_path, settings=dataclasses.replace(SMALL, patience=2))
+    split, curve, scores = cyclic_split(), iter([0.1, 0.3, 0.2, 0.3, 0.9]), []
+
+    def scripted(score_block, *_):
+        scores.append(score_block(slice(0, 9)))
+        return {"ndcg@10": next(curve)}
+
+    monkeypatch.setattr(evaluation, "retrieval", scripted)
+    settings = dataclasses.replace(SMALL, epochs=5, patience=2)
+    model = sasrec.fit(split, tmp_path, settings=settings)
     assert (model.epoch, model.validation) == (2, [0.1, 0.3, 0.2, 0.3])
+    found = model.score_block(split)(slice(0, 9))
+    np.testing.assert_array_equal(found, scores[1])
+    assert not np.array_equal(found, scores[3])
 
 
 def test_a_seed_fixes_the_result(tmp_path):
@@ -166,12 +175,12 @@ def test_a_killed_training_resumes_with_equal_bits(tmp_path, monkeypatch):
 
     def killed(*args):
         if len(calls) == 2:
-            raise KeyboardInterrupt
+            raise RuntimeError("killed")
         calls.append(1)
         return validate(*args)
 
     monkeypatch.setattr(evaluation, "retrieval", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="killed"):
         sasrec.fit(split, tmp_path / "killed", settings=SMALL)
     calls.clear()
     resumed = sasrec.fit(split, tmp_path / "killed", settings=SMALL)
