@@ -47,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="test (default) or validation")
     parser.add_argument("--num_beams", type=int, default=20, help="of each search (20)")
     parser.add_argument(
-        "--exclude_history", action="store_true", help="never recommend items of the history"
+        "--seen",
+        help="leave_out or keep items of the user's history; by default they are left out, unless "
+        "the dataset keeps repeats",
     )
     parser.add_argument("--num_examples", type=int, help="only the first users")
     parser.add_argument("--batch_size", type=int, default=32, help="users together (32)")
@@ -74,7 +76,7 @@ def run(args) -> int:
 
     decoding = Decoding(
         num_beams=args.num_beams,
-        exclude_history=args.exclude_history,
+        seen=args.seen,
         batch_size=args.batch_size,
         prior_weight=args.prior_weight,
     )

@@ -140,7 +140,8 @@ def _ids(info) -> str:
 def _samples(info) -> dict:
     """Number of examples by task, as in Table 10."""
     from recllm_tasks.data.specs import SAMPLED, Samples
-    from recllm_tasks.prompts.source import EVERY, VALIDATION_USERS, SequenceSource
+    from recllm_tasks.prompts.source import VALIDATION_USERS, SequenceSource
+    from recllm_tasks.prompts.windows import EVERY
 
     validation, test = info.users_of("validation"), info.users_of("test")
     made = Samples(info.statistics.train_windows, min(VALIDATION_USERS, validation), test)

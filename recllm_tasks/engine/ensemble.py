@@ -20,6 +20,7 @@ from recllm_tasks import __version__, metrics, progress, tasks
 from recllm_tasks.engine import prior_choice, saved_run
 from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError, check_number
+from recllm_tasks.prompts.source import SequenceSource
 from recllm_tasks.runs import memory, per_user
 from recllm_tasks.runs.decoding import VALIDATION, Decoding
 from recllm_tasks.runs.results import Results, by_target, name_of
@@ -36,7 +37,7 @@ class Candidates(NamedTuple):
 
     users: list[str]
     targets: np.ndarray  # int32 [U], catalog rows
-    history: np.ndarray  # int32 [U], lengths
+    history: list[np.ndarray]  # of each user the catalog rows before the target
     rows: list[np.ndarray]  # of each user int [n], ascending
     log_probs: list[np.ndarray]  # of each user float [3, n]: of A, of B, of the prior
 
@@ -132,7 +133,7 @@ def _candidates(
     return Candidates(
         users[0],
         np.array([example["target"] for example in examples[0]], np.int32),
-        np.array([len(example["exclude"]) - 1 for example in examples[0]], np.int32),
+        [example["exclude"][:-1] for example in examples[0]],
         rows,
         [np.stack([a[0], b[0], a[1]]) for a, b in zip(*scored)],
     )
@@ -203,9 +204,10 @@ def ensemble(
             f"weight {weight:g} of the second run, prior weight {prior_weight:g}: validation "
             f"ndcg@10 {max(measured.values()):.4f}, of {len(measured)} tried"
         )
+    decoding = dataclasses.replace(decoding, prior_weight=prior_weight)
+    decoding = decoding.resolved(members[0].info.keeps_repeats)
     found = _candidates(members, split, num_examples)
     lists = found.lists(weight, prior_weight, decoding.num_beams)
-    decoding = dataclasses.replace(decoding, prior_weight=prior_weight)
     first, second = (member.saved.run for member in members)
     facts: dict[str, Any] = {
         "dataset": first.dataset,
@@ -215,11 +217,16 @@ def ensemble(
         "protocol": members[0].info.protocol,
         "model": f"{first.model} and {second.model}",
         "mixture": f"ensemble of {first.mixture} and {second.mixture}",
+        "seen": decoding.seen,
         "split": split,
     }
     task = f"{first.dataset}_retrieval"
     path = per_user.path_of(out, name_of(split, decoding), task)
-    rows = per_user.ranked(found.users, found.targets, found.history, found.ranks(lists), lists)
+    lengths = np.array([len(history) for history in found.history], np.int32)
+    source = SequenceSource(first.dataset, data_dir=members[0].data_dir)
+    groups = source.co_occurrence().groups(found.history, found.targets)
+    ranks = found.ranks(lists)
+    rows = per_user.ranked(found.users, found.targets, lengths, ranks, lists, groups)
     per_user.write(path, [rows], {**facts, "task": task})
     files = {task: str(path.relative_to(out))}
     results = Results(
@@ -236,7 +243,7 @@ def ensemble(
         },
         num_examples={task: len(found.users)},
         metrics={task: per_user.metrics(path)},
-        by_target=by_target(out, files, members[0].catalog.train_count),
+        by_target=by_target(out, files),
         per_user=files,
         peak_memory_bytes=memory.peak_bytes(),
         seconds=time.monotonic() - start,

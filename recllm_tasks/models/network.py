@@ -154,7 +154,7 @@ class Transformer(nn.Module):
         """
         x_BxKxE = self.token_embedder(tokens_BxK)
         cross_bias = mask_bias((encoder_input_tokens > 0)[:, None, :])
-        before = None if read is None else (read, beginning_BxP > 0)
+        before = None if beginning_BxP is None else (read, beginning_BxP > 0)
         x_BxKxE, caches = self.decoder.step(
             x_BxKxE, step, caches, cross, ancestors_BxKxT, cross_bias, before
         )

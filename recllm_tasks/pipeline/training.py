@@ -126,7 +126,7 @@ def training_batches(
 
 @functools.lru_cache(maxsize=8)
 def _rows_of_a_block(mixture: str, inputs: int, targets: int) -> int:
-    lengths = dict(zip(SIDES, (inputs, targets)))
+    lengths = {"inputs": inputs, "targets": targets}
     found = seqio.get_mixture_or_task(mixture)
     block = next(iter(blocks_of(found, lengths, seed=0).take(1)))
     return _Rows(mixture, [inputs, targets], 0, True).count((0, block))

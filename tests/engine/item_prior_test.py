@@ -81,7 +81,8 @@ def test_an_answer_of_several_items_has_the_scores_of_all(row_scores):
 def test_beams_are_in_the_order_of_both_logs(network, params, row_scores, kind, method, excludes):
     task = tasks.get(f"gift_cards_{kind}")
     examples = list(task.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
-    settings = {"num_beams": 40, "batch_size": 7, "method": method, "exclude_history": excludes}
+    settings = {"num_beams": 40, "batch_size": 7, "method": method}
+    settings["seen"] = "leave_out" if excludes else "keep"
     alone, both = (
         decoding.TaskDecoder(
             task, network, devices.make_mesh(), Decoding(**settings, prior_weight=weight), 8

@@ -161,7 +161,7 @@ def test_a_weight_of_nought_changes_no_bit(pair, inputs):
     beams = beam_search(*pair, inputs, trie, num_beams=9, prior=prior, prior_weight=0.0)
     candidates = np.tile(np.arange(20, dtype=np.int32), (3, 1))
     plain_scored = score_candidates(*pair, inputs, trie, candidates)
-    scored = score_candidates(*pair, inputs, trie, candidates, None, prior, 0.0)
+    scored = score_candidates(*pair, inputs, trie, candidates, prior=prior, prior_weight=0.0)
     for mine, other in ((beams, plain), (scored, plain_scored)):
         for found, expected in zip(mine, other):
             np.testing.assert_array_equal(found, expected)
