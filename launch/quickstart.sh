@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to an evaluated recommender: creates .venv, prepares MovieLens 100k, trains the tiny
-# model on UT+AT, and prints its metrics on all test users beside simple baselines.
+# From nothing to an evaluated recommender: creates .venv, prepares MovieLens 100k, trains a small
+# model of ids, and prints its metrics on all test users beside simple baselines: alone, and ranked
+# together with item-to-item.
 #
 #   launch/quickstart.sh                 # data and run in ./quickstart
 #   launch/quickstart.sh FOLDER [SEED]   # elsewhere, or with another seed
@@ -16,10 +17,12 @@ mkdir -p "$folder"
 
 recllm="$root/.venv/bin/recllm"
 data="$folder/data"
-run="$folder/movielens_100k_ut_at_seed_$seed"
+run="$folder/movielens_100k_seed_$seed"
 
 "$recllm" prepare movielens_100k --data_dir "$data"
 "$recllm" train --data_dir "$data" \
-  --gin_file=models/tiny.gin --gin_file=runs/finetune.gin --gin_file=runs/quickstart.gin \
-  --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at --gin.MODEL_DIR="$run" --gin.RANDOM_SEED="$seed"
-"$recllm" eval --data_dir "$data" --gin.MODEL_DIR="$run"
+  --gin_file=models/ids.gin --gin_file=runs/finetune.gin --gin_file=runs/ids_sequence.gin \
+  --gin_file=runs/quickstart.gin --gin.DATASET=movielens_100k --gin.MODEL_DIR="$run" \
+  --gin.RANDOM_SEED="$seed"
+"$recllm" eval --data_dir "$data" --gin.MODEL_DIR="$run" >"$run/eval.txt"
+"$recllm" eval --data_dir "$data" --gin.MODEL_DIR="$run" --gin.PRIOR_WEIGHT=validation

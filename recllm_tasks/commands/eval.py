@@ -42,9 +42,22 @@ def run(args) -> int:
     if args.json:
         sys.stdout.write(json.dumps(results.as_json(), indent=2) + "\n")
     else:
-        print_results(results, Console(highlight=False))
+        print_results(results, Console(highlight=False), _without_prior(results, model_dir))
     console.print(f"written to {model_dir / 'results.json'}")
     return 0
+
+
+def _without_prior(results, model_dir: pathlib.Path):
+    """What the same checkpoint gave without the prior, if that was measured; else None."""
+    from recllm_tasks.runs.results import FOLDER, name_of, read
+
+    if not results.decoding.prior_weight:
+        return None
+    decoding = dataclasses.replace(results.decoding, prior_weight=0.0)
+    path = model_dir / FOLDER / f"{name_of(results.split, decoding)}.json"
+    found = read(path) if path.is_file() else None
+    same = found and (found.step, found.num_examples) == (results.step, results.num_examples)
+    return found if same else None
 
 
 def _save(results, model_dir: pathlib.Path):

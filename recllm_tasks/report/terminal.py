@@ -10,9 +10,20 @@ from rich.text import Text
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results, kind_of, rule_of, seen_text
 
+# What tells the methods of a table apart, the first of these that they have.
+_AHEAD_BY = {"retrieval": "hr@10", "ranking": "hr@1", "rating": "auc"}
 
-def print_results(results: Results, console: Console) -> None:
-    """Prints what was measured, then a table for each task with the baselines below the model."""
+
+def print_results(results: Results, console: Console, alone: Results | None = None) -> None:
+    """Prints what was measured, then a table for each task with the baselines below the model.
+
+    The last line says which method is ahead in each.
+
+    Args:
+      results: of a model.
+      console: receives the output.
+      alone: the same model's without a prior, for a row of its own.
+    """
     decoding = results.decoding or Decoding()
     beams = "items only" if decoding.constrained else "any text"
     console.print(
@@ -23,10 +34,22 @@ def print_results(results: Results, console: Console) -> None:
     if decoding.prior_weight:
         model += " + item-to-item"
         console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p(item-to-item)")
+    ahead = []
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
-        below = {name: of[task] for name, of in results.baselines.items() if task in of}
-        console.print(_table({model: measured} | below, first_style="bold"))
+        rows = {model: measured}
+        if alone and task in alone.metrics:
+            rows[results.model] = alone.metrics[task]
+        rows |= {name: of[task] for name, of in results.baselines.items() if task in of}
+        console.print(_table(rows, first_style="bold"))
+        kind = kind_of(task)
+        metric = _AHEAD_BY.get(kind)
+        values = {name: own[metric] for name, own in rows.items() if metric in own}
+        if len(values) > 1:
+            best = max(values, key=values.__getitem__)
+            ahead.append(f"{best} in {kind} ({metric} {values[best]:.4f})")
+    if ahead:
+        console.print(f"\nahead: {', '.join(ahead)}")
 
 
 def print_rows(rows: Sequence[Results], console: Console) -> None:

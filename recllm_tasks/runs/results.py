@@ -52,6 +52,8 @@ _OLDER_RULES = {
 
 def kind_of(task: str) -> str:
     """retrieval, ranking or rating; any other task is its own kind."""
+    if re.fullmatch(r"(.*_)?ids_sequence", task):
+        return "retrieval"
     return next((kind for kind in KINDS if re.fullmatch(rf"(.*_)?{kind}", task)), task)
 
 
