@@ -148,7 +148,14 @@ class TaskDecoder:
             inputs, beginning = self._read(chosen)
             answers_BxM = self._answers_of(len(inputs), [items[i] for i in indices])
             beams = score_candidates(
-                self._network, params, inputs, trie, answers_BxM, None, beginning
+                self._network,
+                params,
+                inputs,
+                trie,
+                answers_BxM,
+                None,
+                beginning,
+                scores_eos=not self._has_beginning,
             )
             prior_BxM = np.zeros(answers_BxM.shape, np.float32)
             if self._prior:
@@ -204,6 +211,7 @@ class TaskDecoder:
                 beginning,
                 prior,
                 self.prior_weight,
+                scores_eos=not self._has_beginning,
             )
         else:
             beams = beam_search(
@@ -217,6 +225,7 @@ class TaskDecoder:
                 num_beams=self._num_beams,
                 max_steps=None if self._trie is not None else self._max_steps,
                 eos_id=self._eos_id,
+                scores_eos=not self._has_beginning,
                 prior=self._split(prior),
                 prior_weight=self.prior_weight,
             )

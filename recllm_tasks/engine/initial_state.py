@@ -18,8 +18,13 @@ from recllm_tasks.engine.train_step import State
 from recllm_tasks.errors import UserError, check_number
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.formats.checkpoint import Source
-from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
-from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.models.formats.parameters import (
+    OUTPUT_NORM,
+    check_shapes,
+    output_scale,
+    shapes_of,
+)
+from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
 
 # The value of `item_embeddings.source` for TF-IDF of the texts.
@@ -49,13 +54,13 @@ def normal(stddev: float | None = None) -> float | None:
     """How small random parameters begin.
 
     Args:
-      stddev: of the token table and of all kernels, as in BERT (Devlin et al. 2019). Where logits
-        are tied to the table, the scale of the decoder's last norm begins at the root of emb_dim,
-        which undoes their division by it. None: as T5 begins.
+      stddev: of the token table and of all kernels, as in BERT (Devlin et al. 2019). None: as T5
+        begins.
 
     Our choice where a small model is trained from scratch with AdamW: T5's embeddings begin with a
     standard deviation of 1, which such steps hardly move, and its layers add as much to the item
-    that was read as the item itself.
+    that was read as the item itself. With small embeddings, logits that are tied to them should not
+    be scaled down (`T5Config.scaled_logits`).
     """
     if stddev is not None:
         check_number("initial_state.normal.stddev", stddev, 0)
@@ -131,7 +136,7 @@ def random_state(
         params = draw(key)["params"]
         if stddev is None:
             return params
-        return _normal(params, key, stddev, network.config)
+        return _normal(params, key, stddev)
 
     key = jax.random.key(seed)
     shardings = devices.parameter_shardings(mesh, jax.eval_shape(draw, key))
@@ -143,15 +148,13 @@ def random_state(
     return _fresh(params, optimizer, mesh, step)
 
 
-def _normal(params: Any, key: jax.Array, stddev: float, config: T5Config) -> Any:
+def _normal(params: Any, key: jax.Array, stddev: float) -> Any:
     """The parameters with the table and all kernels drawn anew; see `normal`."""
     flat = traverse_util.flatten_dict(params, sep="/")
     for number, (path, array) in enumerate(sorted(flat.items())):
         if path.endswith(("/embedding", "/kernel")):
             own = jax.random.fold_in(key, number)
             flat[path] = stddev * jax.random.normal(own, array.shape, array.dtype)
-    if config.logits_via_embedding:
-        flat["decoder/decoder_norm/scale"] *= config.emb_dim**0.5
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -217,6 +220,8 @@ def state_of(
     with progress.work(f"read {source.where}", total) as work:
         for path, leaf in like.items():
             array = source.read(path).astype(np.float32, copy=False)
+            if path == OUTPUT_NORM:
+                array = array / output_scale(network.config)
             params[path] = jax.device_put(array, leaf.sharding)
             work.advance(leaf.size)
     return _fresh(traverse_util.unflatten_dict(params, sep="/"), optimizer, mesh, step)

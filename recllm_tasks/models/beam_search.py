@@ -254,7 +254,9 @@ def _initial_state(model, batch, num_beams, num_steps):
     )
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("num_beams", "num_steps", "eos_id"))
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("num_beams", "num_steps", "eos_id", "scores_eos")
+)
 def _search(
     model,
     params,
@@ -269,6 +271,7 @@ def _search(
     num_beams,
     num_steps,
     eos_id,
+    scores_eos,
 ):
     variables = {"params": params}
     batch = encoder_tokens.shape[0]
@@ -302,13 +305,19 @@ def _search(
         return state._replace(ancestors_BxKxT=ancestors, caches=caches), logits
 
     def advance(state, num_live, width):
-        state, logits = run_decoder(state, num_live)
         nodes_BxJ = state.nodes_BxK[:, :num_live]
+        if trie is not None:
+            choices = _choices_in_trie(trie, nodes_BxJ, width, allowed, prior, prior_weight)
+            # Nothing but EOS can follow a trie's deepest nodes.
+            if not scores_eos and isinstance(state.step, int) and state.step == num_steps - 1:
+                going = jnp.zeros(choices.valid_BxJxC.shape, jnp.float32)
+                return _extend(state, choices, going, jnp.zeros(nodes_BxJ.shape), eos_id)
+        state, logits = run_decoder(state, num_live)
         if trie is None:
             choices = _choices_in_vocabulary(nodes_BxJ, logits.shape[-1], eos_id)
-        else:
-            choices = _choices_in_trie(trie, nodes_BxJ, width, allowed, prior, prior_weight)
         going, ending = _log_probs(logits, choices, eos_id)
+        if not scores_eos:
+            ending = jnp.zeros_like(ending)
         return _extend(state, choices, going, ending, eos_id)
 
     def unfinished(state):
@@ -340,6 +349,7 @@ def beam_search(
     num_beams: int = 20,
     max_steps: int | None = None,
     eos_id: int = 1,
+    scores_eos: bool = True,
     prior: Prior | None = None,
     prior_weight: float = 0.0,
 ) -> Beams:
@@ -353,6 +363,8 @@ def beam_search(
     may not be less. `beginning_BxP` (int32 tokens, right-aligned, 0 before them) is what each
     target begins with: the decoder reads it, and the hypotheses are what may follow, scored given
     it.
+
+    `scores_eos` False leaves EOS out of the scores: an item is as probable as its tokens.
 
     With a `prior`, made for the same trie, candidates and excluded items, beams are ranked by
     log p(model) + `prior_weight` log P(prior), λ not negative, at every prefix.
@@ -392,4 +404,5 @@ def beam_search(
         num_beams=num_beams,
         num_steps=max_steps,
         eos_id=eos_id,
+        scores_eos=scores_eos,
     )

@@ -46,12 +46,15 @@ def score_candidates(
     beginning_BxP=None,
     prior: Prior | None = None,
     prior_weight: float = 0.0,
+    *,
+    scores_eos: bool = True,
 ) -> Beams:
     """All candidates of each example, best first, with the model's own log-probabilities.
 
     Candidates are catalog rows, -1 as padding. A repeated candidate is scored once, an excluded one
     not at all. Beams that do not exist are as in `beam_search`. Scores equal teacher forcing, EOS
-    included; a prior changes the order as it does in `beam_search`. `beginning_BxP` is as there.
+    included; a prior changes the order as it does in `beam_search`. `beginning_BxP` and
+    `scores_eos` are as there.
     """
     candidates_BxM = _without_repeats(np.asarray(candidates_BxM, np.int32), trie.num_items)
     if excluded_BxM is not None:
@@ -59,7 +62,11 @@ def score_candidates(
         candidates_BxM = np.where(out, np.int32(-1), candidates_BxM)
     prefixes = _list_prefixes(trie, candidates_BxM)
     beginning = None if beginning_BxP is None else jnp.asarray(beginning_BxP)
-    scores_BxM = _score(model, params, jnp.asarray(encoder_tokens_BxL), prefixes, beginning)
+    scored = prefixes.targets_BxMxT > 0
+    if not scores_eos:
+        scored &= prefixes.targets_BxMxT != trie.eos_id
+    encoder_tokens = jnp.asarray(encoder_tokens_BxL)
+    scores_BxM = _score(model, params, encoder_tokens, prefixes, beginning, scored)
     scores_BxM = np.where(candidates_BxM >= 0, np.asarray(scores_BxM), np.float32(DEAD))
     ranked_BxM = scores_BxM
     if prior is not None:
@@ -140,7 +147,9 @@ def _walk(trie: Trie, rows_BxM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes, beginning_BxP):
+def _score(
+    model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes, beginning_BxP, scored
+):
     variables = {"params": params}
     encoded = model.apply(variables, encoder_tokens_BxL, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
@@ -156,14 +165,15 @@ def _score(model: Transformer, params, encoder_tokens_BxL, prefixes: _Prefixes, 
     )[:, length:]
 
     def of_example(example):
-        hidden_UxE, before_MxT, targets_MxT = example
+        hidden_UxE, before_MxT, targets_MxT, scored_MxT = example
         logits_UxV = model.apply(variables, hidden_UxE, method=model.logits)
         total_U = jax.nn.logsumexp(logits_UxV, axis=-1)
         log_probs_MxT = logits_UxV[before_MxT, targets_MxT] - total_U[before_MxT]
-        return jnp.sum(jnp.where(targets_MxT > 0, log_probs_MxT, 0.0), axis=1)
+        return jnp.sum(jnp.where(scored_MxT, log_probs_MxT, 0.0), axis=1)
 
     # One by one: the logits of all examples at once would be by far the largest array.
-    return jax.lax.map(of_example, (hidden_BxUxE, prefixes.before_BxMxT, prefixes.targets_BxMxT))
+    of_each = (hidden_BxUxE, prefixes.before_BxMxT, prefixes.targets_BxMxT, scored)
+    return jax.lax.map(of_example, of_each)
 
 
 def _after(beginning_BxP, tokens_BxU, depths_BxU, visible_BxUxU):

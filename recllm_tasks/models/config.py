@@ -25,6 +25,7 @@ class T5Config:
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
+    scaled_logits: bool = True  # divide logits via embedding by the root of emb_dim, as T5 does
     num_relative_buckets: int = 32
     max_relative_distance: int = 128
     remat: bool = False  # recompute each layer in the backward pass: less memory, more time
@@ -37,6 +38,7 @@ class T5Config:
                 check_whole(f"T5Config.{field.name}", getattr(self, field.name), 1)
         check_number("T5Config.dropout_rate", self.dropout_rate, 0, 1)
         check_switch("T5Config.dropout_broadcast", self.dropout_broadcast)
+        check_switch("T5Config.scaled_logits", self.scaled_logits)
         self._check_dtype()
         if isinstance(self.mlp_activations, int | str):
             raise UserError(

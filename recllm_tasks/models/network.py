@@ -79,7 +79,8 @@ class Transformer(nn.Module):
     def logits(self, x):
         """Float32 logits [..., V] of the decoder's output [..., E]."""
         if self.config.logits_via_embedding:
-            return self.token_embedder.attend(x) / jnp.sqrt(self.config.emb_dim)
+            logits = self.token_embedder.attend(x)
+            return logits / jnp.sqrt(self.config.emb_dim) if self.config.scaled_logits else logits
         return self.decoder.logits_dense(x)
 
     def __call__(

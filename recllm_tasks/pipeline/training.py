@@ -135,7 +135,7 @@ def _rows_of_a_block(mixture: str, inputs: int, targets: int) -> int:
 def epoch_steps(
     mixture: str, lengths: Mapping[str, int], batch_size: int, epochs: float = 1.0
 ) -> int:
-    """Steps in which training reads the examples of a mixture's first task `epochs` times.
+    """Steps in which training reads a task `epochs` times, that of a mixture that is through first.
 
     So settings of a run suit datasets of any size. Rows are counted in one packed block.
 
@@ -152,7 +152,7 @@ def epoch_steps(
     check_whole("BATCH_SIZE", batch_size, 1)
     check_number("EPOCHS", epochs, 0)
     tasks, rates = tasks_and_rates(seqio.get_mixture_or_task(mixture))
-    examples = tasks[0].source.num_examples() * sum(rates) / rates[0]
+    examples = min(t.source.num_examples() * sum(rates) / rate for t, rate in zip(tasks, rates))
     rows = examples / BLOCK * _rows_of_a_block(mixture, *(lengths[side] for side in SIDES))
     return max(1, round(epochs * rows / batch_size))
 

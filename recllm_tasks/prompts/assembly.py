@@ -29,7 +29,7 @@ class Prompt:
     """A SeqIO preprocessor that writes `inputs` and `targets` (int32 [B, L], EOS at the end).
 
     Where the template has a beginning, training examples have it in `targets`; those of evaluation,
-    which have stored negatives, have it in `beginning` (int32 [B, P], without EOS).
+    which have stored negatives, have it in `beginning` (int32 [B, P]). Such targets have no EOS.
 
     The features that the template's slots name must be in the batch; they stay there, as does
     everything else, for evaluation and for people.
@@ -108,29 +108,29 @@ class PromptWriter:
 
     def write(self, batch: Batch) -> Batch:
         """Adds `inputs` and `targets`."""
-        return {
-            **batch,
-            "inputs": self.inputs.tokens(batch),
-            "targets": self.targets.tokens(batch),
-        }
+        targets = self.targets.tokens(batch)
+        if self._beginning is not None:
+            targets = _without_eos(targets)
+        return {**batch, "inputs": self.inputs.tokens(batch), "targets": targets}
 
     def ask(self, batch: Batch) -> Batch:
         """As `write`, but the beginning is given: `beginning` has it, and `targets` the rest."""
         if self._beginning is None:
             return self.write(batch)
-        given = self._beginning.tokens(batch)
-        # All but EOS.
-        given = slices(given.values, starts_of(given), lengths_of(given) - 1)
         return {
             **batch,
             "inputs": self.inputs.tokens(batch),
-            "beginning": given,
-            "targets": self._answer.tokens(batch),
+            "beginning": _without_eos(self._beginning.tokens(batch)),
+            "targets": _without_eos(self._answer.tokens(batch)),
         }
 
     def texts(self, batch: Batch) -> list[tuple[str, str]]:
         """What `write` writes, as (inputs, targets) text of each example of an eager batch."""
         return list(zip(self.inputs.texts(batch), self.targets.texts(batch)))
+
+
+def _without_eos(tokens: tf.RaggedTensor) -> tf.RaggedTensor:
+    return slices(tokens.values, starts_of(tokens), lengths_of(tokens) - 1)
 
 
 @functools.lru_cache(maxsize=64)

@@ -78,7 +78,8 @@ class Template:
       inputs: read by the encoder.
       targets: written by the decoder.
       beginning: what stands before `targets` in the decoder. The model learns to write it too; to
-        be asked for an answer, it is given it.
+        be asked for an answer, it is given it. Such a sequence may go on: EOS is not learned, and
+        no part of an answer's probability.
       among: feature of the items that the answer is one of, although `inputs` do not list them:
         `candidates`, or None.
     """

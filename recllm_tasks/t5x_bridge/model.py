@@ -60,7 +60,12 @@ class RecommenderModel(models.EncoderDecoderModel):
 
 
 def stock_network(config: T5Config) -> t5x_network.Transformer:
-    """T5X's own network with the sizes of ours."""
+    """T5X's own network with the sizes of ours; UserError if it has no such network."""
+    if config.logits_via_embedding and not config.scaled_logits:
+        raise UserError(
+            "T5Config.scaled_logits: got False, expected True, because T5X's own network scales "
+            "logits via embedding; use ours, runs/t5x_finetune.gin without runs/t5x_stock.gin"
+        )
     return t5x_network.Transformer(
         config=t5x_network.T5Config(
             vocab_size=config.vocab_size,

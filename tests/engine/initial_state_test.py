@@ -132,8 +132,6 @@ def test_a_normal_beginning_is_asked_for(network, tied):
             assert array.std() == pytest.approx(0.02, rel=0.1)
             assert abs(array.mean()) < 0.002
             assert not np.allclose(array, plain[name])
-        elif name == "decoder/decoder_norm/scale" and tied:
-            np.testing.assert_allclose(array, config.emb_dim**0.5)
         else:
             np.testing.assert_array_equal(array, plain[name])
     gin.bind_parameter("initial_state.normal.stddev", -1)
@@ -257,3 +255,25 @@ def test_item_embeddings_on_a_mesh_that_splits_the_vocabulary():
     command = [sys.executable, "-P", "-c", ON_A_MESH]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_logits_that_are_not_scaled_move_to_formats_that_scale_them(tmp_path, network, settings):
+    config = dataclasses.replace(network.config, logits_via_embedding=True, scaled_logits=False)
+    plain = Transformer(config)
+    settings = {**settings, "network": plain}
+    training.train(mixture=TASK, model_dir=str(tmp_path / "run"), steps=1, **settings)
+    params = saved_run.load(str(tmp_path / "run")).params
+    source = conversion.open_any(str(tmp_path / "run"))
+    assert source.config.scaled_logits
+    flat = {path: source.read(path) for path in traverse_util.flatten_dict(params, sep="/")}
+    moved = traverse_util.unflatten_dict(flat, sep="/")
+    tokens = np.array([[5, 6, 7]])
+    one, other = (
+        model.apply({"params": own}, tokens, tokens, tokens, enable_dropout=False)
+        for model, own in ((plain, params), (Transformer(source.config), moved))
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    start = {"initial_checkpoint": str(tmp_path / "run"), "steps": 0}
+    training.train(mixture=TASK, model_dir=str(tmp_path / "again"), **start, **settings)
+    again = saved_run.load(str(tmp_path / "again")).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), again, params)

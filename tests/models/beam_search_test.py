@@ -293,6 +293,20 @@ def test_what_follows_a_beginning_is_scored_given_it(pair, forced_scores):
     np.testing.assert_allclose(beams.log_probs_BxK[1], without.log_probs_BxK[0], atol=1e-4)
 
 
+def test_without_eos_an_item_is_as_probable_as_its_tokens(pair, forced_scores):
+    catalog, inputs = _uneven_catalog(4, 12), _inputs(4)
+    trie, every = Trie.build(catalog), np.tile(np.arange(12, dtype=np.int32), (2, 1))
+    beams = beam_search(*pair, inputs, trie, num_beams=14, scores_eos=False)
+    scored = score_candidates(*pair, inputs, trie, every, scores_eos=False)
+    targets = np.array([(*item, *[0] * (4 - len(item))) for item in catalog], np.int32)
+    for row in range(2):
+        expected = np.asarray(forced_scores(*pair, np.tile(inputs[row], (12, 1)), targets))
+        order = np.argsort(-expected)
+        for found in (beams, scored):
+            assert found.rows_BxK[row, :12].tolist() == order.tolist()
+            np.testing.assert_allclose(found.log_probs_BxK[row, :12], expected[order], atol=1e-4)
+
+
 def test_candidates_are_ranked_exhaustively(pair, exhaustive):
     catalog, inputs = _uneven_catalog(6), _inputs(6)
     rng = np.random.default_rng(6)

@@ -19,6 +19,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 _LISTED = 8
 
 
+# Its scale can do what `T5Config.scaled_logits` does.
+OUTPUT_NORM = "decoder/decoder_norm/scale"
+
+
+def output_scale(config: T5Config) -> float:
+    """What `OUTPUT_NORM` is multiplied by for the same logits with `scaled_logits`."""
+    is_plain = config.logits_via_embedding and not config.scaled_logits
+    return config.emb_dim**0.5 if is_plain else 1.0
+
+
 @functools.cache
 def shapes_of(config: T5Config) -> Shapes:
     """The shape of every parameter by path, without allocating any."""

@@ -17,7 +17,12 @@ from recllm_tasks.files import from_object, parse_json, write_json
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats.checkpoint import Source, Target, Write
 from recllm_tasks.models.formats.orbax_arrays import NewArrays, StoredArrays
-from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
+from recllm_tasks.models.formats.parameters import (
+    OUTPUT_NORM,
+    check_shapes,
+    output_scale,
+    shapes_of,
+)
 
 RUN, NETWORK, VOCABULARY = "run.json", "network.json", "vocabulary.model"
 # The path of the parameters in each kind of state.
@@ -32,6 +37,9 @@ def is_one(folder: pathlib.Path) -> bool:
 
 def open_folder(folder: pathlib.Path) -> Source:
     """A run's best state, else its last one; or the state whose own folder is given.
+
+    Other formats know scaled logits alone: where a run's are not, its decoder's last norm is scaled
+    instead.
 
     Raises:
       UserError: there is no run or no state, a file is damaged, or the state does not fit its
@@ -51,12 +59,17 @@ def open_folder(folder: pathlib.Path) -> Source:
         if path[: len(prefix)] == prefix
     }
     check_shapes(str(where), {p: arrays.shape(n) for p, n in names.items()}, shapes_of(config))
-    vocabulary = run / VOCABULARY
+    vocabulary, scale = run / VOCABULARY, output_scale(config)
+
+    def read(path: str) -> np.ndarray:
+        array = arrays.read(names[path])
+        return array * np.float32(scale) if path == OUTPUT_NORM and scale != 1 else array
+
     return Source(
         str(where),
-        config,
+        dataclasses.replace(config, scaled_logits=True),
         step,
-        lambda path: arrays.read(names[path]),
+        read,
         vocabulary if vocabulary.is_file() else None,
     )
 
