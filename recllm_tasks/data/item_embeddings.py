@@ -137,10 +137,10 @@ def network_vectors(
 ) -> np.ndarray:
     """Vectors that a network's embeddings of items can start from: float32 [N, width].
 
-    Our choice: the mean is subtracted, the widest `width` axes are kept (fewer if there are fewer),
-    and a random rotation mixes them, so that columns have like variance, as random ones do. The
-    rotation keeps cosines. A row's mean square is 1; it is zero for an item without a
-    text or a known word.
+    Our choice: the mean is subtracted, and the widest `width` axes are kept (fewer if there are
+    fewer). They stay the columns: training, whose optimizer sees each column by itself, learns
+    faster than from a rotation that mixes them (measured on Toys). The mean square of all rows is
+    1; a row is zero for an item without a text or a known word.
 
     Args: as of `embed`; the catalog is one that was prepared.
     """
@@ -161,15 +161,13 @@ def network_vectors(
         if centred.shape[1] > width:
             _, axes = np.linalg.eigh(centred.T @ centred)
             centred = centred @ axes[:, -width:]
-        noise = np.random.Generator(np.random.Philox(seed)).normal(size=[width, width])
-        rotation = np.linalg.qr(noise)[0].astype(np.float32)
-        vectors = centred @ rotation[: centred.shape[1]]
+    vectors = np.zeros([len(found), width], np.float32)
+    vectors[:, : centred.shape[1]] = centred
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     # Rounding errors remain where all items have one text.
     is_clear = lengths > 1e-5 * np.linalg.norm(found, axis=1).max()
-    return np.where(is_clear, vectors * (np.sqrt(width) / np.maximum(lengths, 1e-30)), 0).astype(
-        np.float32
-    )
+    size = np.sqrt(np.square(vectors[is_clear[:, 0]]).mean()) if is_clear.any() else 1.0
+    return np.where(is_clear, vectors / size, 0).astype(np.float32)
 
 
 def check_embeddings(path: str | Path) -> SourceFile:

@@ -42,7 +42,7 @@ def item_embeddings(
     Args:
       source: "texts" (TF-IDF of titles, brands, categories and descriptions), or what `recllm
         prepare --embeddings` accepts: the folder of a text model, or a file. None: random.
-      stddev: root of the mean square of each row; None is that of the random embeddings.
+      stddev: root of the mean square of all rows; None is that of the random embeddings.
     """
     if stddev is not None:
         check_number("initial_state.item_embeddings.stddev", stddev, 0)
