@@ -71,6 +71,11 @@ class TaskDecoder:
         prompt = tasks.prompt_of(task)
         template = prompt.template if prompt and self._trie is not None else None
         self._has_beginning = bool(prompt and prompt.template.beginning)
+        if self._has_beginning and self._trie is None:
+            raise UserError(
+                f"CONSTRAINED for '{task.name}': got False, expected True, because its targets are "
+                "sequences that go on: no text of them ends; leave CONSTRAINED out"
+            )
         self._has_candidates = bool(template and template.offers_candidates)
         self._scores = decoding.method == "score" and self._has_candidates
         # Lists made of the whole catalog: see `seen_rule`.

@@ -5,7 +5,7 @@ record.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +29,9 @@ CANDIDATES = "candidates"  # int32 [C], catalog rows: the answer is one of them
 CHOICE = "choice"  # int32 [1], its value is ignored: the answer is one of a few words
 # Where seen items are left out: int32 [H], one more than each row of the history; 0 is padding.
 SEEN_ITEMS = "seen_items"
+
+# int32 [T], right-aligned, 0 before it: what the target begins with, which the decoder is given.
+BEGINNING = "beginning"
 
 # Features that hold a choice's answer; only examples of a rating task have one.
 _CHOICE_FIELDS = tuple(
@@ -64,8 +67,10 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
             self._passthrough_features, lengths = {}, {}
             if any(field in ds.element_spec for field in _CHOICE_FIELDS):
                 ds = ds.map(lambda example: {**example, CHOICE: tf.zeros([1], tf.int32)})
+            if BEGINNING in ds.element_spec:
+                ds = ds.map(_aligned(task_feature_lengths["targets"]))
             ds = self._with_seen_items(ds)
-            for name in (CANDIDATES, CHOICE, SEEN_ITEMS):
+            for name in (CANDIDATES, CHOICE, SEEN_ITEMS, BEGINNING):
                 if name in ds.element_spec:
                     self._passthrough_features[name] = self.FeatureSpec(dtype=tf.int32)
                     lengths[name] = ds.element_spec[name].shape[0]
@@ -91,6 +96,17 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
             return {**example, SEEN_ITEMS: tf.ensure_shape(padded, [longest])}
 
         return ds.map(add)
+
+
+def _aligned(length: int) -> Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Pads BEGINNING on the left to that length."""
+
+    def align(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        own = example[BEGINNING]
+        padded = tf.pad(own, [[length - tf.size(own), 0]])
+        return {**example, BEGINNING: tf.ensure_shape(padded, [length])}
+
+    return align
 
 
 @functools.cache
@@ -170,6 +186,8 @@ def catalog_beam_search(
         None if answers is None else answers.trie,
         candidates,
         excluded,
+        batch.get(BEGINNING),
+        scores_eos=BEGINNING not in batch,
         num_beams=num_decodes,
         max_steps=inputs.shape[1] if answers is None else None,
         eos_id=eos_id,
@@ -186,7 +204,7 @@ def task_of(mixture: str, batch: Batch) -> seqio.Task:
     found = [
         task
         for task in seqio.get_subtasks(tasks.get(mixture))
-        if task.metric_objs and marks_of(task) == {CANDIDATES, CHOICE} & set(batch)
+        if task.metric_objs and marks_of(task) == {CANDIDATES, CHOICE, BEGINNING} & set(batch)
     ]
     if len(found) != 1:
         names = ", ".join(task.name for task in found) or "none"
@@ -198,12 +216,18 @@ def task_of(mixture: str, batch: Batch) -> seqio.Task:
 
 
 def marks_of(task: seqio.Task) -> set[str]:
-    """The features among `CANDIDATES` and `CHOICE` that the task's converted examples have."""
+    """The features that tell tasks apart which the task's converted examples have.
+
+    They are `CANDIDATES`, `CHOICE` and `BEGINNING`.
+    """
     prompt = tasks.prompt_of(task)
     if prompt is None:
         return set()
     slot = prompt.template.answer
     chooses = isinstance(slot, Choice) and slot.field in _CHOICE_FIELDS
-    return ({CANDIDATES} if prompt.template.offers_candidates else set()) | (
-        {CHOICE} if chooses else set()
-    )
+    marks = {
+        CANDIDATES: prompt.template.offers_candidates,
+        CHOICE: chooses,
+        BEGINNING: bool(prompt.template.beginning),
+    }
+    return {name for name, is_there in marks.items() if is_there}

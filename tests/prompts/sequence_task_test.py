@@ -135,6 +135,11 @@ def test_a_run_recommends_what_it_is_measured_by(tmp_path, network):
         assert [item.short_id for item in recommended] == short_ids
 
 
+def test_free_text_is_refused(network):
+    with pytest.raises(UserError, match=r"CONSTRAINED for .*: got False, expected True"):
+        TaskDecoder(_task(), network, devices.make_mesh(1), Decoding(constrained=False), 8)
+
+
 def test_only_this_task_has_whole_windows():
     with pytest.raises(UserError, match=r"targets.of\['retrieval'\]: got 'whole', expected"):
         targets.targets({"retrieval": "whole"})

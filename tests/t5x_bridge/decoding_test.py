@@ -36,7 +36,9 @@ def converter():
     return decoding.AnswerFeatureConverter(pack=False)
 
 
-@pytest.mark.parametrize("kind", ["ranking", "rating", "retrieval"])
+@pytest.mark.parametrize(
+    "kind", ["ranking", "rating", "retrieval", "ids_sequence", "ids_sequence_ranking"]
+)
 def test_beams_are_the_engines_worst_first(kind, network, params, converter):
     task, examples, batch = _batch(kind, converter)
     tokens, scores = decoding.catalog_beam_search(
@@ -48,7 +50,7 @@ def test_beams_are_the_engines_worst_first(kind, network, params, converter):
         params=params,
         batch=batch,
         network=network,
-        mixture="gift_cards_ut",
+        mixture="gift_cards_ids_sequence_rank" if "sequence" in kind else "gift_cards_ut",
     )
     settings = Decoding(num_beams=5, batch_size=4, seen="keep")
     engine = TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=16)
