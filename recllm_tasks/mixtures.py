@@ -50,7 +50,7 @@ TASKS_OF = {
     "ids_ut_at": (*_IDS_UT, "ids_mim"),
     "ids_ut_ie": (*_IDS_UT, "ids_mim", "ie"),
     "ids_sequence_rank": ("ids_sequence", "ids_sequence_ranking"),
-    "ids_sequence_ut": ("ids_sequence", "ids_sequence_ranking", "ids_rating"),
+    "ids_sequence_ut": ("ids_sequence", "ids_sequence_ranking", "ids_sequence_rating"),
     "ids_sequence_mim": ("ids_sequence", "ids_mim"),
     "ids_sequence_ie": ("ids_sequence", "ie"),
     "ids_text": ("ids_retrieval", "ids_mim", "mlm", "ie"),

@@ -2,12 +2,12 @@
 
 The paper's are `<dataset>_{retrieval,ranking,rating,mim,mlm,bpr,ie}`. Five of them exist with items
 written as ids alone, `<dataset>_ids_{retrieval,ranking,rating,mim,bpr}`; `<dataset>_ids_sequence`
-is retrieval whose history the decoder reads, with `<dataset>_ids_sequence_ranking`, which asks a
-model that learned it for the best of the candidates; and three are in P5's wording, for comparison,
-`<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no file: a dataset is
-opened when its examples are requested. `mixtures.register_stored` registers the tasks of custom
-datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a custom
-`Template`, see README.
+is retrieval whose history the decoder reads, as in `<dataset>_ids_sequence_rating`, and
+`<dataset>_ids_sequence_ranking` asks a model of sequences for the best of the candidates; three are
+in P5's wording, for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no
+file: a dataset is opened when its examples are requested. `mixtures.register_stored` registers the
+tasks of custom datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a
+custom `Template`, see README.
 """
 
 import dataclasses
@@ -54,6 +54,7 @@ _TEMPLATES = {
     "ids_retrieval": templates.IDS_RETRIEVAL,
     "ids_sequence": templates.IDS_SEQUENCE,
     "ids_sequence_ranking": templates.IDS_SEQUENCE_RANKING,
+    "ids_sequence_rating": templates.IDS_SEQUENCE_RATING,
     "ids_ranking": templates.IDS_RANKING,
     "ids_rating": templates.IDS_RATING,
     "ids_mim": templates.IDS_MASKED_ITEM_MODELING,
@@ -168,7 +169,7 @@ def recommendation_task(
 ) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating, in text or ids."""
     source = _source(dataset, kind, data_dir)
-    measured = kind.removeprefix(IDS)
+    measured = kind.removeprefix(IDS).removeprefix("sequence_")
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
         if measured == "rating"
@@ -204,9 +205,9 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
 
 
 def _source(dataset: str, kind: str, data_dir: str | None = None) -> SequenceSource:
-    measured = kind.removeprefix(IDS)
-    if measured == "sequence_ranking":
+    if kind == f"{IDS}sequence_ranking":
         return SequenceSource(dataset, splits=("validation", "test"), data_dir=data_dir)
+    measured = kind.removeprefix(IDS).removeprefix("sequence_")
     return SequenceSource(
         dataset,
         needs_ratings=measured == "rating",
@@ -221,8 +222,10 @@ def _steps(source: SequenceSource, kind: str) -> list[Callable]:
     return {
         "retrieval": [end_at_random(source)],
         "sequence": [end_at_random(source)],
-        "sequence_ranking": [candidates.list_candidates(source)],
-        "ranking": [end_at_random(source), candidates.list_candidates(source)],
+        "ranking": [
+            *([end_at_random(source)] if "train" in source.splits else []),
+            candidates.list_candidates(source),
+        ],
         "rating": [ratings.mark_liked(source)],
     }[kind]
 
@@ -264,7 +267,7 @@ def register(dataset: str, wording: Wording) -> None:
             seqio.TaskRegistry.add(f"{dataset}_{form}", **task)
         p5_task_of_kind = p5_task(dataset, kind, p5.FIGURE_1[kind])
         seqio.TaskRegistry.add(f"{dataset}_p5_{kind}", **p5_task_of_kind)
-    for kind in (f"{IDS}sequence", f"{IDS}sequence_ranking"):
+    for kind in (f"{IDS}sequence", f"{IDS}sequence_ranking", f"{IDS}sequence_rating"):
         task = recommendation_task(dataset, kind, wording)
         seqio.TaskRegistry.add(f"{dataset}_{kind}", **task)
     for kind in ("mim", "mlm", "bpr", "ids_mim", "ids_bpr"):
@@ -326,11 +329,11 @@ def kind_of(task: str, dataset: str) -> str | None:
     `toys_retrieval`, `toys_ids_retrieval` and `toys_p5_retrieval_2_7` are all retrieval. None for
     other tasks.
     """
-    of_sequences = {"sequence": "retrieval", "sequence_ranking": "ranking"}
-    if (kind := task.removeprefix(f"{dataset}_{IDS}")) in of_sequences:
-        return of_sequences[kind]
+    if task == f"{dataset}_{IDS}sequence":
+        return "retrieval"
     names = "|".join(RECOMMENDATION_TASKS)
-    form = rf"{re.escape(dataset)}_(?:{IDS})?({names})|{re.escape(dataset)}_p5_({names})(?:_.*)?"
+    of_ids = rf"{re.escape(dataset)}_(?:{IDS})?(?:sequence_)?({names})"
+    form = rf"{of_ids}|{re.escape(dataset)}_p5_({names})(?:_.*)?"
     found = re.fullmatch(form, task)
     return found and (found[1] or found[2])
 

@@ -42,6 +42,7 @@ DEFAULTS = {
     "ids_sequence": WHOLE,
     "ids_ranking": EVERY,
     "ids_rating": LAST,
+    "ids_sequence_rating": LAST,
     "ids_bpr": EVERY,
 }
 

@@ -215,6 +215,9 @@ IDS_RATING = Template(
     targets=(Choice("target_liked", ("no", "yes")),),
 )
 
+# The item that is asked about is the last that the decoder reads before it answers.
+IDS_SEQUENCE_RATING = Template(inputs=(), beginning=IDS_RATING.inputs, targets=IDS_RATING.targets)
+
 IDS_MASKED_ITEM_MODELING = Template(
     inputs=(Items("history", SHORT_ID, masked="masked", mask=MASK),),
     targets=(Items("history", SHORT_ID, where="masked"),),
@@ -246,6 +249,7 @@ _TEMPLATES = (
     IDS_SEQUENCE,
     IDS_RANKING,
     IDS_RATING,
+    IDS_SEQUENCE_RATING,
     IDS_MASKED_ITEM_MODELING,
     IDS_PERSONALIZED_RANKING,
 )

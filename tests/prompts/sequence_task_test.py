@@ -135,6 +135,21 @@ def test_a_run_recommends_what_it_is_measured_by(tmp_path, network):
         assert [item.short_id for item in recommended] == short_ids
 
 
+def test_a_rating_is_asked_after_the_history_and_the_item():
+    task = tasks.get("gift_cards_ids_sequence_rating")
+    assert tasks.kind_of(task.name, "gift_cards") == "rating"
+    vocabulary, catalog = task.output_features["targets"].vocabulary, task.source.catalog()
+    examples = list(task.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
+    assert {vocabulary.decode(example["targets"].tolist()) for example in examples} == {"no", "yes"}
+    for example in examples:
+        asked = vocabulary.decode(example["beginning"].tolist())
+        assert asked.endswith(f"rate {catalog.short_id[example['target']]}")
+        ids = [word for word in asked.split() if word.startswith("I")]
+        assert sorted(ids[:-1]) == sorted(catalog.short_id[row] for row in example["history"])
+    (first, *_) = task.get_dataset(LENGTHS, split="train", shuffle=False).as_numpy_iterator()
+    assert vocabulary.decode(first["targets"].tolist()).split()[-1] in ("no", "yes")
+
+
 def test_free_text_is_refused(network):
     with pytest.raises(UserError, match=r"CONSTRAINED for .*: got False, expected True"):
         TaskDecoder(_task(), network, devices.make_mesh(1), Decoding(constrained=False), 8)
