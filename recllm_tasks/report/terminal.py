@@ -43,7 +43,7 @@ def print_results(results: Results, console: Console, alone: Results | None = No
         rows |= {name: of[task] for name, of in results.baselines.items() if task in of}
         console.print(_table(rows, first_style="bold"))
         kind = kind_of(task)
-        metric = _AHEAD_BY.get(kind)
+        metric = _AHEAD_BY.get(kind, "")
         values = {name: own[metric] for name, own in rows.items() if metric in own}
         if len(values) > 1:
             best = max(values, key=values.__getitem__)
