@@ -102,9 +102,15 @@ class Recommender:
         """
         model_dir = os.path.expanduser(model_dir)
         saved = saved_run.load(model_dir, checkpoint=checkpoint)
-        task = f"{saved.run.dataset}_retrieval"
-        decoding = prior_choice.remembered(model_dir, saved, task, decoding)
         data_dir = data_dir and os.path.expanduser(data_dir)
+        dataset = saved.run.dataset
+        info = CatalogSource(dataset, data_dir=data_dir).info()
+        decoding = prior_choice.remembered(
+            model_dir,
+            saved,
+            f"{dataset}_{tasks.retrieval_kind(saved.run.mixture, dataset)}",
+            decoding.resolved(info.keeps_repeats),
+        )
         return cls(saved, decoding, data_dir=data_dir)
 
     def recommend(

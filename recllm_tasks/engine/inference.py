@@ -68,7 +68,7 @@ def infer(
     saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
     examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
-    decoding = dataclasses.replace(decoding, constrained=True)
+    decoding = dataclasses.replace(decoding, constrained=True).resolved(info.keeps_repeats)
     decoding, _ = choose_prior(model_dir, saved, [found], decoding)
     max_steps = saved.run.lengths["targets"]
     decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
