@@ -356,7 +356,8 @@ def test_the_task_of_the_readme_trains_evaluates_and_shows(movies, tmp_path, mon
     mixture = "--gin.MIXTURE_OR_TASK_NAME=my_mixture"
     assert cli.main(["train", *VERY_SMALL, mixture, run, *common]) == 0
     capsys.readouterr()
-    assert cli.main(["eval", run, "--json", *common]) == 0
+    # With seen items left out there are fewer than twenty.
+    assert cli.main(["eval", run, "--json", "--gin.SEEN=keep", *common]) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["metrics"]["movielens_100k_next_title"]["invalid"] == 0
     assert read_json(tmp_path / "run" / "results.json") == results

@@ -43,7 +43,7 @@ def fails(*bindings: str, files=(MODEL, RUN), given=GIVEN) -> str:
 )
 def test_a_setting_that_nothing_reads_is_refused(binding, nearest):
     gin_files.parse(["runs/eval.gin"], GIVEN[:1], "evaluation.evaluate")  # registers its functions
-    train(files=(MODEL, RUN, "runs/quickstart.gin"))
+    train("DATASET = 'toys'", files=(MODEL, RUN, "runs/ids_sequence.gin"))
     name = binding.split(" =")[0]
     found = fails(binding)
     assert f"Setting --gin.{name}: got a name that nothing in this run reads" in found

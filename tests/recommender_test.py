@@ -29,9 +29,13 @@ LENGTHS = {"inputs": 512, "targets": 64}
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
 
 
+# Histories are then shown in full by their last items.
+KEEPING = Decoding(seen="keep")
+
+
 @pytest.fixture(scope="module")
 def recommender(run_dir, small_data_dir):
-    return Recommender.from_run(run_dir, data_dir=str(small_data_dir))
+    return Recommender.from_run(run_dir, KEEPING, data_dir=str(small_data_dir))
 
 
 def _examples(lengths):
@@ -48,13 +52,13 @@ def test_prompts_are_those_of_the_task(inputs):
     histories = [rows for batch in whole for rows in batch["history"].to_list()]
     alone = [write([history])[0] for history in histories]
     for one, other, example in zip(alone, write(histories), examples, strict=True):
-        np.testing.assert_array_equal(one, example["inputs"])
-        np.testing.assert_array_equal(other, example["inputs"])
+        np.testing.assert_array_equal(one["inputs"], example["inputs"])
+        np.testing.assert_array_equal(other["inputs"], example["inputs"])
     assert max(len(example["inputs"]) for example in examples) <= inputs
 
 
 def test_beams_are_those_of_infer(recommender, run_dir, tmp_path):
-    inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"))
+    inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"), decoding=KEEPING)
     lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
     histories = [[item["short_id"] for item in line["history"]] for line in lines]
     found = recommender.recommend(histories, k=20)
@@ -105,7 +109,7 @@ def test_it_compiles_once_for_a_bucket_and_a_batch(recommender):
 
 
 def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
-    wide = Recommender.from_run(run_dir, Decoding(num_beams=50))
+    wide = Recommender.from_run(run_dir, Decoding(num_beams=50, seen="keep"))
     (ranked,) = wide.recommend([["I1"]], k=50)
     assert sorted(item.short_id for item in ranked) == sorted(wide.catalog.short_id)
     assert sum(item.probability for item in ranked) <= 1 + 1e-5
@@ -184,15 +188,19 @@ def test_a_run_on_ids_is_asked_in_ids(tmp_path, network):
         eval_examples=4,
         decoding=Decoding(num_beams=2),
     )
-    inference.infer(model_dir=str(tmp_path / "run"), output=str(tmp_path / "lines"), num_examples=3)
+    inference.infer(
+        model_dir=str(tmp_path / "run"),
+        output=str(tmp_path / "lines"),
+        num_examples=3,
+        decoding=KEEPING,
+    )
     lines = [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()]
-    recommender = Recommender.from_run(str(tmp_path / "run"))
+    recommender = Recommender.from_run(str(tmp_path / "run"), KEEPING)
     histories = [[item["short_id"] for item in line["history"]] for line in lines]
-    for inputs, history in zip(
-        recommender._inputs([recommender.lookup.rows(history) for history in histories]), histories
-    ):
+    rows = [recommender.lookup.rows(history) for history in histories]
+    for prompt, history in zip(recommender._prompts(rows), histories):
         vocabulary = tasks.get("gift_cards_ids_retrieval").output_features["inputs"].vocabulary
-        assert vocabulary.decode(inputs.tolist()) == " ".join(history)
+        assert vocabulary.decode(prompt["inputs"].tolist()) == " ".join(history)
     for line, ranked in zip(lines, recommender.recommend(histories, k=20), strict=True):
         found = [item["short_id"] for item in line["ranked"]]
         assert [item.short_id for item in ranked] == found
@@ -224,4 +232,4 @@ def test_gins_vocabulary_is_not_the_recommenders(run_dir, small_data_dir, recomm
     bound = Recommender.from_run(run_dir, data_dir=str(small_data_dir))
     assert bound.recommend([["I1"]]) == recommender.recommend([["I1"]])
     with pytest.raises(UserError, match=r"got '.*other.model', expected the run's own"):
-        inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"))
+        inference.infer(model_dir=run_dir, output=str(tmp_path / "lines"), decoding=KEEPING)

@@ -109,8 +109,8 @@ def test_baselines_may_answer_with_seen_items(grocer, tmp_path, capsys):
     assert "own_popularity" in quick
     users = dict.fromkeys((f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking", "another_task"), 24)
     of_ids = built_in.measure_baselines(NAME, "test", users)
-    for row, found in quick.items():
-        assert of_ids[row][f"{NAME}_ids_retrieval"] == found[f"{NAME}_retrieval"]
+    for row, measured in quick.items():
+        assert of_ids[row][f"{NAME}_ids_retrieval"] == measured[f"{NAME}_retrieval"]
         assert "another_task" not in of_ids[row]
     assert set(of_ids["popularity"]) == {f"{NAME}_ids_retrieval", f"{NAME}_ids_ranking"}
     assert ROWS["own_popularity"].needs_repeats

@@ -140,19 +140,16 @@ def _ids(info) -> str:
 def _samples(info) -> dict:
     """Number of examples by task, as in Table 10."""
     from recllm_tasks.data.specs import SAMPLED, Samples
-    from recllm_tasks.prompts.source import VALIDATION_USERS, SequenceSource
-    from recllm_tasks.prompts.windows import EVERY
+    from recllm_tasks.prompts.source import VALIDATION_USERS
 
     validation, test = info.users_of("validation"), info.users_of("test")
     made = Samples(info.statistics.train_windows, min(VALIDATION_USERS, validation), test)
-    every = SequenceSource(info.dataset, targets=EVERY).num_examples()
     rating = {"rating": made} if info.has_ratings else {}
     return {
         "retrieval": made,
         "ranking": made,
         **rating,
         **dict.fromkeys(("mim", "mlm", "bpr"), SAMPLED),
-        **dict.fromkeys(("ids_retrieval", "ids_ranking"), dataclasses.replace(made, train=every)),
     }
 
 

@@ -36,7 +36,7 @@ class Answers:
     @property
     def own_text_of_answer(self) -> np.ndarray:
         """`text_of_answer` where no other answer has the same text, else -1; int32 [N]."""
-        counts = np.bincount(self.text_of_answer[self.text_of_answer >= 0])
+        counts = np.bincount(self.text_of_answer[self.text_of_answer >= 0], minlength=1)
         own = (self.text_of_answer >= 0) & (counts[self.text_of_answer] == 1)
         return np.where(own, self.text_of_answer, np.int32(-1))
 

@@ -294,7 +294,10 @@ def test_our_tasks_pass(small_data_dir, run_audit):
     for kind in ("mim", "mlm", "bpr"):
         figures = checks[f"held_out:{NAME}_{kind}:train"]["figures"]
         assert figures["examples"] == 2 * windows
-    assert checks["withheld"]["figures"] == {f"{NAME}_bpr": windows, f"{NAME}_ranking": windows}
+    every = SequenceSource(NAME, targets="every").num_examples()
+    drawn = {"bpr": windows, "ranking": windows, "ids_bpr": every, "ids_ranking": every}
+    expected = {f"{NAME}_{kind}": count for kind, count in drawn.items()}
+    assert checks["withheld"]["figures"] == expected
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -44,7 +44,8 @@ def dying(*args):
         os.kill(os.getpid(), signal.SIGKILL)
     return beams
 decoding.TaskDecoder.decode = dying
-evaluation.evaluate(model_dir=sys.argv[1], decoding=Decoding(num_beams=4, batch_size=4))
+settings = Decoding(num_beams=4, batch_size=4, seen="keep")
+evaluation.evaluate(model_dir=sys.argv[1], decoding=settings)
 """
 
 

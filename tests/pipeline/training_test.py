@@ -436,7 +436,7 @@ def test_the_steps_of_an_epoch_read_each_example_of_one_task_about_once(kind):
         seen += training.num_examples(batch)
     batches.close()
     assert seen == pytest.approx(first * len(seqio.get_subtasks(found)), rel=0.1)
-    assert training.epoch_steps(mixture, lengths, 4, 10) == pytest.approx(10 * steps, rel=0.05)
+    assert training.epoch_steps(mixture, lengths, 4, 10) == pytest.approx(10 * steps, rel=0.2)
     assert training.epoch_steps(mixture, lengths, 4000, 0.1) == 1
     with pytest.raises(UserError, match="EPOCHS: got -1, expected"):
         training.epoch_steps(mixture, lengths, 4, -1)

@@ -86,5 +86,7 @@ def test_a_wrong_setting_is_an_error_that_names_what_is_right(given, message):
 
 
 def test_a_sources_wrong_targets_are_an_error():
-    with pytest.raises(UserError, match="got 'first', expected 'last', 'every' or 'random'"):
+    with pytest.raises(
+        UserError, match="got 'first', expected 'last', 'every', 'random' or 'whole'"
+    ):
         SequenceSource("gift_cards", targets="first")
