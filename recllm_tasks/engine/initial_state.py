@@ -124,10 +124,13 @@ def random_state(
     seed: int,
     step: int = 0,
     items: ItemRows | None = None,
+    stddev: float | None = None,
 ) -> State:
-    """Random parameters, but for `items`, spread over the mesh, and a fresh optimizer."""
+    """Random parameters, but for `items`, spread over the mesh, and a fresh optimizer.
+
+    `stddev` is what `normal` says.
+    """
     token = jnp.ones((1, 1), jnp.int32)
-    stddev = normal()
 
     def draw(key):
         return network.init(key, token, token, token, enable_dropout=False)

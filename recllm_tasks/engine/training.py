@@ -117,6 +117,8 @@ def train(
         items = initial_state.item_rows(
             found, network, seed, initial_checkpoint, is_resumed=done is not None
         )
+        # Asked before the settings are written, which hold what was asked for.
+        stddev = initial_state.normal()
         seen = 0 if done is None else done - initial_step
         stream = training_batches(mixture, lengths, batch_size, seed, seen)
         stack.enter_context(contextlib.closing(stream))
@@ -130,7 +132,9 @@ def train(
         for change in changes:
             progress.console.print(f"other settings than before: {change}", markup=False)
         if source is None:
-            state = initial_state.random_state(network, optimizer, mesh, seed, initial_step, items)
+            state = initial_state.random_state(
+                network, optimizer, mesh, seed, initial_step, items, stddev
+            )
         else:
             state = initial_state.state_of(source, network, optimizer, mesh, initial_step)
         if done is not None:

@@ -118,7 +118,8 @@ def test_a_normal_beginning_is_asked_for(network, tied):
     rule, mesh = optimizer.adamw(lambda step: 0.1), devices.make_mesh(1)
 
     def drawn():
-        params = initial_state.random_state(network, rule, mesh, 0).params
+        stddev = initial_state.normal()
+        params = initial_state.random_state(network, rule, mesh, 0, stddev=stddev).params
         return traverse_util.flatten_dict(jax.device_get(params), sep="/")
 
     token = np.ones((1, 1), np.int32)
