@@ -172,6 +172,9 @@ def test_one_rule_for_all_rows_that_are_asked_for(out, small_data_dir, tmp_path,
         assert results["seen"] == "keep"
         if name != "history":
             assert results["metrics"][task]["mrr"] <= left[name]["metrics"][task]["mrr"]
+    # The most popular items are in many histories.
+    popular, others = (rows["popularity"]["metrics"][task]["mrr"] for rows in (kept, left))
+    assert popular < others
     # Under the other rule it is another row, also in a folder where one is.
     assert _run(small_data_dir, tmp_path, names) == 0
     assert "already finished" not in capsys.readouterr().err
