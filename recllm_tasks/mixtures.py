@@ -53,6 +53,8 @@ TASKS_OF = {
     "ids_sequence_ut": ("ids_sequence", "ids_sequence_ranking", "ids_sequence_rating"),
     "ids_sequence_mim": ("ids_sequence", "ids_mim"),
     "ids_sequence_ie": ("ids_sequence", "ie"),
+    "ids_sequence_mlm": ("ids_sequence", "mlm"),
+    "ids_sequence_bpr": ("ids_sequence", "ids_bpr"),
     "ids_text": ("ids_retrieval", "ids_mim", "mlm", "ie"),
     **{f"{kind}_mlm": (kind, "mlm") for kind in tasks.RECOMMENDATION_TASKS},
     **{f"{kind}_mlm_mim": (kind, "mlm", "mim") for kind in tasks.RECOMMENDATION_TASKS},

@@ -141,4 +141,4 @@ def _writer(template, catalog, source, vocabulary, lengths: tuple) -> PromptWrit
 
 
 # Features with one entry an item of the history.
-ALIGNED = ("history_ratings", "liked", "disliked", "masked")
+ALIGNED = ("history_ratings", "liked", "disliked", "mark", "masked")

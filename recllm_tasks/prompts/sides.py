@@ -96,9 +96,8 @@ class Side:
         if isinstance(slot, Items) and row >= self._masked_row(slot):
             return (slot.mask, slot.empty)[row - self._masked_row(slot)]
         number, row = divmod(row, self._num_items)
-        forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form or slot.form)
         catalog = self._source.catalog()
-        return item_text(catalog, self._vocabulary, forms[number], row, self._max_tokens)
+        return item_text(catalog, self._vocabulary, slot.forms[number], row, self._max_tokens)
 
     def rows(self, slot: Slot, batch: Batch) -> tf.RaggedTensor:
         """The rows of the slot's table that each example calls for, int32 [B, n]."""
@@ -109,6 +108,7 @@ class Side:
             rows = of_columns(rows)
         if not isinstance(slot, Items):
             return rows
+        rows = self._marked(slot, rows, batch)
         if slot.masked:
             masked = batch[slot.masked].values
             rows = rows.with_values(tf.where(masked, self._masked_row(slot), rows.values))
@@ -124,6 +124,15 @@ class Side:
             text = tf.fill([tf.reduce_sum(is_empty)], self._masked_row(slot) + 1)
             rows = join([rows, of_lengths(text, is_empty)])
         return rows
+
+    def _marked(self, slot: Items, rows: tf.RaggedTensor, batch: Batch) -> tf.RaggedTensor:
+        """The rows of the items in the forms that `slot.mark` calls for."""
+        if slot.mark is None:
+            return rows
+        mark = batch[slot.mark].values
+        unmarked = len(slot.forms) - len(slot.marks) - 1
+        forms = tf.where(mark > 0, mark + unmarked, 0)
+        return rows.with_values(rows.values + forms * self._num_items)
 
     def tokens(self, batch: Batch) -> tf.RaggedTensor:
         """The tokens of each example, with EOS, int32 [B, L]."""
@@ -164,7 +173,7 @@ class Side:
     def item_costs(self, slot: Items, batch: Batch) -> tf.RaggedTensor:
         """Tokens that the slot takes at most for each item of its field, int64 [B, h]."""
         table, items = self._tables[slot], batch[slot.field]
-        costs = table.costs(items.values)
+        costs = table.costs(self._marked(slot, items, batch).values)
         if slot.masked:
             costs = tf.maximum(costs, int(table.lengths[self._masked_row(slot)]))
         if slot.where and slot.where in batch:

@@ -36,10 +36,9 @@ def slot_table(
     vocabulary: seqio.SentencePieceVocabulary,
     max_tokens: int | None,
 ) -> TokenTable:
-    """Rows: the items in the slot's form, in its last form if any, the masked and the empty text.
+    """Rows: the items in each of the slot's forms, then the masked and the empty text.
 
-    For a `Choice`, one row an answer; for a `User`, one a user; for a `Varied`, the items in its
-    first form, then its second.
+    For a `Choice`, one row an answer; for a `User`, one a user; a `Varied` has only its forms.
 
     Args:
       slot: of a template.
@@ -56,15 +55,13 @@ def slot_table(
     if isinstance(slot, User):
         return _user_table(slot.form, source.num_users(), vocabulary)
     catalog = source.catalog()
-    forms = slot.forms if isinstance(slot, Varied) else (slot.form, slot.last_form)
-    forms = tuple(form for form in forms if form is not None)
     texts = () if isinstance(slot, Varied) else (slot.mask, slot.empty)
     # A catalog that was not prepared, but made by a program, has no folder to keep tables in.
     folder = source.dataset_dir() if hasattr(source.info(), "fingerprint") else None
-    whole = _stored_table(forms, texts, catalog, folder, vocabulary, None)
+    whole = _stored_table(slot.forms, texts, catalog, folder, vocabulary, None)
     if max_tokens is None or whole.lengths.max(initial=0) <= max_tokens:
         return whole
-    return _stored_table(forms, texts, catalog, folder, vocabulary, max_tokens)
+    return _stored_table(slot.forms, texts, catalog, folder, vocabulary, max_tokens)
 
 
 @functools.lru_cache(maxsize=64)

@@ -41,17 +41,16 @@ DEFAULTS = {
     "ids_retrieval": EVERY,
     "ids_sequence": WHOLE,
     "ids_ranking": EVERY,
-    "ids_rating": LAST,
-    "ids_sequence_rating": LAST,
+    "ids_rating": EVERY,
+    "ids_sequence_rating": WHOLE,
     "ids_bpr": EVERY,
 }
 
 
 def _allowed(kind: str) -> tuple[str, ...]:
-    if kind == "ids_sequence":
-        return LAST, RANDOM, WHOLE
     # A random item may have no rating.
-    return (LAST, EVERY) if kind.endswith("rating") else (LAST, EVERY, RANDOM)
+    random = () if kind.endswith("rating") else (RANDOM,)
+    return (LAST, *random, WHOLE if kind.startswith("ids_sequence") else EVERY)
 
 
 @gin.configurable(module="targets")
@@ -59,8 +58,8 @@ def targets(of: Mapping[str, str] | None = None) -> dict[str, str]:
     """The targets of each kind of task, where P5's are of the kinds without `p5_`.
 
     Args:
-      of: by kind; those of kinds that are not named are `DEFAULTS`. Rating has no random, and only
-        ids_sequence has whole.
+      of: by kind; those of kinds that are not named are `DEFAULTS`. Rating has no random; sequences
+        have whole in the place of every.
 
     Raises:
       UserError: an unknown kind or value.

@@ -30,6 +30,9 @@ class Items:
       masked: feature, bool [n]; where it is true, `mask` is written in the item's place.
       empty: what is written when there is no row.
       mask: what is written in the place of a masked item.
+      mark: feature, int32 [n]; an item is written in `form` where it is 0, else in the form of
+        `marks` with that number, counted from 1.
+      marks: such forms.
     """
 
     field: str
@@ -39,6 +42,14 @@ class Items:
     masked: str | None = None
     empty: str = ""
     mask: str = MASKED_ITEM
+    mark: str | None = None
+    marks: tuple[str, ...] = ()
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """All ways in which an item is written: `form`, `last_form` if any, and `marks`."""
+        last_form = () if self.last_form is None else (self.last_form,)
+        return (self.form, *last_form, *self.marks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +226,18 @@ IDS_RATING = Template(
     targets=(Choice("target_liked", ("no", "yes")),),
 )
 
-# The item that is asked about is the last that the decoder reads before it answers.
-IDS_SEQUENCE_RATING = Template(inputs=(), beginning=IDS_RATING.inputs, targets=IDS_RATING.targets)
+# Our choice: each answer stands after its item, so that one pass over a sequence learns from every
+# rating of it, and the item that is asked about is the last that the decoder reads. The beginning
+# sets the task apart from retrieval, which shows no ratings.
+IDS_SEQUENCE_RATING = Template(
+    inputs=(),
+    beginning=(
+        "rate",
+        Items("history", SHORT_ID, mark="mark", marks=(f"{SHORT_ID} no", f"{SHORT_ID} yes")),
+        Items("target", SHORT_ID),
+    ),
+    targets=(Choice("target_liked", ("no", "yes")),),
+)
 
 IDS_MASKED_ITEM_MODELING = Template(
     inputs=(Items("history", SHORT_ID, masked="masked", mask=MASK),),
@@ -270,9 +291,7 @@ def fixed_phrases(wording: Wording) -> list[str]:
             texts.append(part)
         elif isinstance(part, Choice):
             texts += part.answers
-        elif isinstance(part, Varied):
+        elif isinstance(part, (Varied, Items)):
             texts += part.forms
-        elif isinstance(part, Items):
-            texts += [part.form, part.last_form or part.form]
     literals = [literal for text in texts for literal, *_ in string.Formatter().parse(f" {text}")]
     return [phrase for phrase in dict.fromkeys(map(str.rstrip, literals)) if phrase]

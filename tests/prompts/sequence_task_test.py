@@ -6,13 +6,15 @@ import jax
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
 from recllm_tasks.engine import devices, optimizer, saved_run, training
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts import targets
+from recllm_tasks.prompts import targets, templates
+from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.recommender import Recommender
 from recllm_tasks.runs.decoding import Decoding
 
@@ -135,19 +137,55 @@ def test_a_run_recommends_what_it_is_measured_by(tmp_path, network):
         assert [item.short_id for item in recommended] == short_ids
 
 
-def test_a_rating_is_asked_after_the_history_and_the_item():
+def test_a_rating_is_asked_after_the_ratings_before_it():
     task = tasks.get("gift_cards_ids_sequence_rating")
     assert tasks.kind_of(task.name, "gift_cards") == "rating"
     vocabulary, catalog = task.output_features["targets"].vocabulary, task.source.catalog()
+    threshold = task.source.info().like_threshold
+
+    def rated(rows, ratings):
+        return [
+            word
+            for row, stars in zip(rows, ratings)
+            for word in (catalog.short_id[row], "yes" if stars > threshold else "no")
+        ]
+
     examples = list(task.get_dataset(LENGTHS, split="test", shuffle=False).as_numpy_iterator())
     assert {vocabulary.decode(example["targets"].tolist()) for example in examples} == {"no", "yes"}
     for example in examples:
-        asked = vocabulary.decode(example["beginning"].tolist())
-        assert asked.endswith(f"rate {catalog.short_id[example['target']]}")
-        ids = [word for word in asked.split() if word.startswith("I")]
-        assert sorted(ids[:-1]) == sorted(catalog.short_id[row] for row in example["history"])
-    (first, *_) = task.get_dataset(LENGTHS, split="train", shuffle=False).as_numpy_iterator()
-    assert vocabulary.decode(first["targets"].tolist()).split()[-1] in ("no", "yes")
+        asked = vocabulary.decode(example["beginning"].tolist()).split()
+        history = rated(example["history"], example["history_ratings"])
+        assert asked == ["rate", *history, catalog.short_id[example["target"]]]
+    learned = task.get_dataset(LENGTHS, split="train", shuffle=False).as_numpy_iterator()
+    for example in learned:
+        rows = [*example["history"], example["target"]]
+        ratings = [*example["history_ratings"], example["target_rating"]]
+        words = vocabulary.decode(example["targets"].tolist()).split()
+        assert words == ["rate", *rated(rows, ratings)]
+
+
+def test_an_item_without_a_rating_has_no_mark():
+    task = tasks.get("gift_cards_ids_sequence_rating")
+    prompt = Prompt(templates.IDS_SEQUENCE_RATING, task.source)
+    side = prompt.writer(None, task.output_features).targets
+    batch = {
+        "history": tf.ragged.constant([[0, 1, 2], []], tf.int32, row_splits_dtype=tf.int64),
+        "mark": tf.ragged.constant([[0, 1, 2], []], tf.int32, row_splits_dtype=tf.int64),
+        "target": tf.constant([3, 4]),
+        "target_liked": tf.constant([1, 0]),
+    }
+    ids = task.source.catalog().short_id
+    assert side.texts(batch) == [
+        f"rate {ids[0]} {ids[1]} no {ids[2]} yes {ids[3]} yes",
+        f"rate {ids[4]} no",
+    ]
+    written = [
+        task.output_features["targets"].vocabulary.decode(row)
+        for row in side.tokens(batch).to_list()
+    ]
+    assert written == side.texts(batch)
+    costs = side.elastic_costs(batch).to_list()
+    assert [cost - costs[0][0] for cost in costs[0]] == [0, 1, 1]
 
 
 def test_free_text_is_refused(network):
@@ -155,7 +193,7 @@ def test_free_text_is_refused(network):
         TaskDecoder(_task(), network, devices.make_mesh(1), Decoding(constrained=False), 8)
 
 
-def test_only_this_task_has_whole_windows():
+def test_only_sequences_have_whole_windows():
     with pytest.raises(UserError, match=r"targets.of\['retrieval'\]: got 'whole', expected"):
         targets.targets({"retrieval": "whole"})
     with pytest.raises(UserError, match=r"targets.of\['ids_sequence'\]: got 'every', expected"):
