@@ -40,7 +40,7 @@ def _probabilities(scores, excluded=()):
     """p of each item by hand."""
     allowed = ~np.isin(np.arange(len(scores)), excluded)
     own = np.where(allowed, scores, 0)
-    own = own / own.sum() + SMOOTHING / allowed.sum() if own.sum() else 1 / allowed.sum()
+    own = own / own.sum() + SMOOTHING if own.sum() else 1 / allowed.sum()
     return np.where(allowed, own / np.sum(own * allowed), 0)
 
 

@@ -45,7 +45,7 @@ def _probabilities(dense, excluded=None):
             allowed[[row for row in excluded[b] if 0 <= row < len(scores)]] = False
         own = np.where(allowed, scores, 0)
         if own.sum():
-            own = (own / own.sum() + SMOOTHING / allowed.sum()) / (1 + SMOOTHING)
+            own = (own / own.sum() + SMOOTHING) / (1 + SMOOTHING * allowed.sum())
         else:
             own = np.full(len(scores), 1 / allowed.sum())
         expected.append(np.where(allowed, own, 0))
