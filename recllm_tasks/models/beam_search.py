@@ -89,6 +89,16 @@ class _Allowed(NamedTuple):
             return hi - lo - _between(self.excluded_BxM, lo, hi)
         return hi - lo
 
+    def count_below(self, trie: Trie, nodes_BxJ, width, lo, hi):
+        """As `count`, of the items below the first `width` children of each node: [B, J, C]."""
+        listed = self.excluded_BxM if self.candidates_BxM is None else self.candidates_BxM
+        if listed is None or width <= listed.shape[1]:
+            return self.count(lo, hi)
+        # Fewer items than children: each item finds its child.
+        ones = jnp.ones(listed.shape, jnp.int32)
+        found = trie.sums_of_children(nodes_BxJ, width, listed, ones)
+        return found if self.candidates_BxM is not None else hi - lo - found
+
 
 def _positions(trie: Trie, rows_BxM):
     if rows_BxM is None:
@@ -130,7 +140,7 @@ def _choices_in_trie(
     children_BxJxC = edges_BxJxC + 1
     valid_BxJxC = exists_BxJxC & (tokens_BxJxC != trie.eos_id)
     below = trie.node_lo[children_BxJxC], trie.node_hi[children_BxJxC]
-    count_BxJxC = allowed.count(*below)
+    count_BxJxC = allowed.count_below(trie, nodes_BxJ, width, *below)
     valid_BxJxC &= count_BxJxC > 0
     rows_BxJ = trie.end_row[nodes_BxJ]
     place_BxJ = trie.item_positions[rows_BxJ]
@@ -141,7 +151,8 @@ def _choices_in_trie(
     if prior is None:
         return choices
     return choices._replace(
-        going_prior_BxJxC=prior_weight * prior.log_mass(*below, count_BxJxC),
+        going_prior_BxJxC=prior_weight
+        * prior.log_mass_below(trie, nodes_BxJ, width, *below, count_BxJxC),
         ending_prior_BxJ=prior_weight * prior.log_mass(*own, is_allowed_BxJ),
     )
 
@@ -332,6 +343,8 @@ def _search(
         width = widths[step] if trie is not None else None
         state = advance(state._replace(step=step), num_live, width)
         num_live = num_beams if width is None else min(num_beams, num_live * width)
+    if trie is not None and num_steps <= _UNROLLED:
+        return state.finished
     state = state._replace(step=jnp.int32(state.step))
     rest = max(widths[_UNROLLED:], default=1)
     return jax.lax.while_loop(unfinished, lambda s: advance(s, num_beams, rest), state).finished

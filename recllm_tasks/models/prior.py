@@ -99,3 +99,13 @@ class Prior(NamedTuple):
             return jnp.log(difference[..., 0] + difference[..., 1] + rest * count)
 
         return jax.vmap(of_example)(*self, lo, hi, count)
+
+    def log_mass_below(self, trie: Trie, nodes_BxJ, width: int, lo, hi, count):
+        """As `log_mass`, of the items below the first `width` children of each node: [B, J, C]."""
+        if width <= self.positions_BxM.shape[1]:
+            return self.log_mass(lo, hi, count)
+        # Fewer scored items than children: each item finds its child.
+        steps_BxMx2 = self.sums_BxMx2[:, 1:] - self.sums_BxMx2[:, :-1]
+        masses_BxM = steps_BxMx2[..., 0] + steps_BxMx2[..., 1]
+        mass = trie.sums_of_children(nodes_BxJ, width, self.positions_BxM, masses_BxM)
+        return jnp.log(mass + self.rest_B[:, None, None] * count)

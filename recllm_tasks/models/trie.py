@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -42,6 +43,37 @@ class Trie(struct.PyTreeNode):
     @property
     def num_nodes(self):
         return self.node_lo.shape[0]
+
+    def sums_of_children(self, nodes_BxJ, width: int, positions_BxM, values_BxM):
+        """Sums of the values of items below the first `width` children of each node, [B, J, C].
+
+        Its time grows with the items and hardly with the children.
+
+        Args:
+          nodes_BxJ: int32.
+          width: C, at least the children of any of the nodes.
+          positions_BxM: int32, of items; N or more is none.
+          values_BxM: of the items.
+        """
+        start_BxJx1 = self.child_start[nodes_BxJ][..., None]
+        num_BxJx1 = self.child_start[nodes_BxJ + 1][..., None] - start_BxJx1
+        wanted_Bx1xM = positions_BxM[:, None]
+        # How many children begin at or before the item; siblings are in the order of positions.
+        before_BxJxM = jnp.zeros((*nodes_BxJ.shape, positions_BxM.shape[1]), jnp.int32)
+        for bit in reversed(range(width.bit_length())):
+            more = before_BxJxM + (1 << bit)
+            first = self.node_lo[jnp.minimum(start_BxJx1 + more, self.num_nodes - 1)]
+            begins = (more <= num_BxJx1) & (first <= wanted_Bx1xM)
+            before_BxJxM = jnp.where(begins, more, before_BxJxM)
+        last = self.node_hi[jnp.minimum(start_BxJx1 + before_BxJxM, self.num_nodes - 1)]
+        is_below = (before_BxJxM > 0) & (wanted_Bx1xM < last)
+        child_BxJxM = jnp.where(is_below, before_BxJxM - 1, width)
+        values_BxJxM = jnp.broadcast_to(values_BxM[:, None], child_BxJxM.shape)
+
+        def add(child_M, values_M):
+            return jnp.zeros(width, values_M.dtype).at[child_M].add(values_M, mode="drop")
+
+        return jax.vmap(jax.vmap(add))(child_BxJxM, values_BxJxM)
 
     @classmethod
     def build(cls, sequences: Sequence[Sequence[int]], eos_id: int = 1) -> "Trie":
