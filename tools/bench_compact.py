@@ -8,9 +8,9 @@ it: RecBole makes a row of each, ours learns from all items of a sequence in one
 models/ids.gin with runs/ids_sequence.gin; RecBole has its default sizes and the row's batch (1,024
 examples), with autograd's anomaly mode off. Reading, shuffling and packing count in both. The limit
 is the matmul FLOPs of a step divided by the peak of a large float32 matmul measured in the same
-run. Evaluation is that of every test user, seen items left out: ours is `recllm eval`'s, with 20
-beams, prompts and metrics; RecBole scores all items and takes the rank of the target and the 20
-best. The first evaluation of ours compiles; the second does not.
+run. Evaluation is that of every test user among all items, seen items left out: ours is `recllm
+eval`'s, with 20 beams, prompts and metrics, RecBole's its own. The first evaluation of ours
+compiles, the second does not.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from side_by_side import SHAPES, Worker, in_turn, matmul_gflops, processor
 from recllm_tasks.commands import huge_pages
 
 SETTINGS = ("models/ids.gin", "runs/finetune.gin", "runs/ids_sequence.gin")
+
+_COLUMNS = ["user_id", "item_id", "timestamp"]
 
 # Users together in our evaluation, as in `recllm eval`.
 BATCH = 32
@@ -170,16 +172,24 @@ class _RecBole:
         import seqio
 
         from recllm_tasks.baselines.interactions import Splits
-        from recllm_tasks.baselines.recbole import training
-        from recllm_tasks.baselines.recbole.budget import Budget
-        from recllm_tasks.runs.decoding import LEAVE_OUT
+        from recllm_tasks.baselines.recbole import models, training
 
         seqio.set_tfds_data_dir_override(os.path.expanduser(args.data_dir))
-        training.prepare(folder, "sasrec_ce", Splits(args.dataset, "test"), Budget(), LEAVE_OUT)
-        python = training.find_python(args.recbole_python)
+        evaluated = Splits(args.dataset, "test").evaluated
+        log = folder / "log" / "log.inter"
+        log.parent.mkdir()
+        with open(log, "w") as f:
+            f.write("user_id:token\titem_id:token\ttimestamp:float\n")
+            for user, (history, target) in enumerate(
+                zip(evaluated.history_items, evaluated.targets)
+            ):
+                for place, item in enumerate([*history.tolist(), target]):
+                    f.write(f"{user}\t{item}\t{place}\n")
+        settings = {**models.MODELS["sasrec_ce"].config, "load_col": {"inter": _COLUMNS}}
+        settings["threads"] = len(os.sched_getaffinity(0))
         worker = Path(__file__).with_name("recbole_worker.py")
         self._process = subprocess.Popen(
-            [python, "-I", worker, training.PROGRAM, folder],
+            [training.find_python(args.recbole_python), "-I", worker, folder, json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

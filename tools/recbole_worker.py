@@ -1,47 +1,67 @@
 """RecBole's side of bench_compact.py, a program of RecBole's environment.
 
-    python -I recbole_worker.py PROCESS FOLDER
+    python -I recbole_worker.py FOLDER SETTINGS
 
-PROCESS is recllm_tasks/baselines/recbole/process, and FOLDER a job that recbole/exported.py wrote.
-It reads a request a line, {"train": batches} or {"evaluate": true}, and answers each in a line of
-JSON, with the seconds that it took.
+FOLDER has log/log.inter, the whole log. RecBole splits it and evaluates as it does by itself: leave
+one out, all items ranked. The worker reads a request a line, {"train": batches} or
+{"evaluate": true}, and answers each in a line of JSON, with the seconds that it took.
 """
 
-import importlib.util
 import json
-import pathlib
 import sys
 import time
 
-process, folder = (pathlib.Path(path).resolve() for path in sys.argv[1:])
-sys.argv = sys.argv[:1]  # RecBole's Config reads it too.
-sys.path.insert(0, str(process))
+import torch
+
+(folder, settings), sys.argv = sys.argv[1:], sys.argv[:1]  # RecBole's Config reads it too.
 sys.stdout, answers = sys.stderr, sys.stdout
 
-import scoring  # noqa: E402
-import torch  # noqa: E402
+from recbole.config import Config  # noqa: E402
+from recbole.data import create_dataset, data_preparation  # noqa: E402
+from recbole.utils import get_model, get_trainer, init_seed  # noqa: E402
 
-spec = importlib.util.spec_from_file_location("recbole_process", process / "__main__.py")
-program = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(program)
+# RecBole's sine.py turns it on at import, which nearly doubles the time of a step.
+torch.autograd.set_detect_anomaly(False)
 
 
 def main():
-    job = program.Job(**json.loads((folder / "job.json").read_text()))
-    torch.set_num_threads(job.threads)
-    config, dataset, loader = program.make_dataset(folder, job)
-    model = program.make_model(config, dataset)
-    users = scoring.Users(folder / "users.parquet", dataset, job)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
-    say({"parameters": sum(p.numel() for p in model.parameters()), "examples": len(dataset)})
-    batches = endless(loader)
+    given = json.loads(settings)
+    torch.set_num_threads(given.pop("threads"))
+    config = Config(
+        model="SASRec",
+        dataset="log",
+        config_dict={
+            "data_path": folder,
+            "checkpoint_dir": folder,
+            "gpu_id": "",
+            "show_progress": False,
+            "eval_args": {
+                "split": {"LS": "valid_and_test"},
+                "order": "TO",
+                "group_by": "user",
+                "mode": "full",
+            },
+            "metrics": ["Hit", "NDCG"],
+            "topk": [10],
+            "valid_metric": "NDCG@10",
+            "eval_batch_size": 4096,
+            **given,
+        },
+    )
+    init_seed(config["seed"], True)
+    train_data, _, test_data = data_preparation(config, create_dataset(config))
+    model = get_model(config["model"])(config, train_data.dataset).to(config["device"])
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
+    say({"parameters": sum(p.numel() for p in model.parameters())})
+    batches = endless(train_data)
     for line in sys.stdin:
         request = json.loads(line)
         start = time.perf_counter()
         if "train" in request:
-            number = train(model, optimizer, batches, request["train"])
+            number = train(model, trainer.optimizer, batches, request["train"])
         else:
-            number = evaluate(model, users, job)
+            trainer.evaluate(test_data, load_best_model=False, show_progress=False)
+            number = len(test_data.dataset)
         say({"number": number, "seconds": time.perf_counter() - start})
 
 
@@ -56,7 +76,7 @@ def endless(loader):
 
 
 def train(model, optimizer, batches, number):
-    """As stages.py does, on `number` batches; the number of examples."""
+    """As RecBole's trainer does, on `number` batches; the number of examples."""
     model.train()
     examples = 0
     for _ in range(number):
@@ -68,17 +88,6 @@ def train(model, optimizer, batches, number):
         loss.item()
         examples += len(interaction)
     return examples
-
-
-def evaluate(model, users, job):
-    """The rank of the target and the 20 best items of every test user; the number of users."""
-    model.eval()
-    for block in users.blocks():
-        scores_BxN = scoring.scores_of_block(model, users, block).float()
-        scoring.without_seen(scores_BxN, users, block)
-        scoring.ranks_of_targets(scores_BxN, users.target_U[block])
-        torch.topk(scores_BxN, scoring.LISTED)
-    return len(users)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from recllm_tasks.baselines import ease, history, item_to_item, markov, populari
 from recllm_tasks.baselines.interactions import SplitInteractions, Splits
 from recllm_tasks.baselines.measured import Measured, measure_lists
 from recllm_tasks.baselines.rows import ROWS, Row
+from recllm_tasks.data import text_similarity
 from recllm_tasks.data.item_to_item import FAST, SLOW, similarity
 from recllm_tasks.runs.decoding import LEAVE_OUT, seen_rule
 
@@ -22,6 +23,11 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "popularity": {},
     "own_popularity": {},
     **{name: dataclasses.asdict(decay) for name, decay in _DECAYS.items()},
+    "item_to_item_texts": {
+        **dataclasses.asdict(SLOW),
+        "power": text_similarity.POWER,
+        "neighbours": text_similarity.NEIGHBOURS,
+    },
     "ease": {"lambdas": list(ease.LAMBDAS), "first_lambda": ease.FIRST},
     "markov": {"smoothing": markov.SMOOTHING},
     "sasrec": dataclasses.asdict(sasrec.DEFAULT),
@@ -34,6 +40,7 @@ QUICK = (
     "popularity",
     "own_popularity",
     "item_to_item",
+    "item_to_item_texts",
     "history",
     "item_mean",
 )
@@ -125,13 +132,13 @@ def measure(
         }
         score_block, parameters = model.score_block(evaluated), model.weights.size
     else:
-        score_block, parameters = _counted(row.name, evaluated)
+        score_block, parameters = _counted(row.name, evaluated, splits)
     fit_seconds = time.monotonic() - start if fit_seconds is None else fit_seconds
     ranked, seconds = measure_lists(row.name, score_block, evaluated, kinds, exclude_seen)
     return Measured(ranked, {}, seconds, fit_seconds, settings, parameters)
 
 
-def _counted(name: str, interactions: SplitInteractions):
+def _counted(name: str, interactions: SplitInteractions, splits: Splits):
     """The scores, and how many counts they are computed from."""
     if name == "own_popularity":
         return popularity.own_score_block(interactions), interactions.num_items
@@ -140,6 +147,12 @@ def _counted(name: str, interactions: SplitInteractions):
     if name == "markov":
         counts = markov.successors(interactions.train_items, interactions.num_items)
         return markov.score_block(interactions), counts.nnz + interactions.num_items
+    if name == "item_to_item_texts":
+        found = (
+            similarity(interactions.train_items, interactions.num_items, SLOW),
+            text_similarity.text_similarity(splits.source.catalog(), splits.source.dataset_name),
+        )
+        return item_to_item.joint_score_block(interactions, found), sum(s.nnz for s in found)
     decay = _DECAYS[name]
     pairs = similarity(interactions.train_items, interactions.num_items, decay).nnz
     return item_to_item.score_block(interactions, decay), pairs

@@ -45,6 +45,11 @@ ROWS = {
         ),
         Row("item_to_item", "Item-to-item", "items near the user's last items in other histories"),
         Row("item_to_item_slow", "Item-to-item, slow decay", "the same with a wider neighbourhood"),
+        Row(
+            "item_to_item_texts",
+            "Item-to-item, with texts",
+            "the same with items of similar texts; models are ranked together with it",
+        ),
         Row("ease", "EASE", "linear model in closed form, lambda chosen on validation"),
         Row("markov", "Markov chain", "items right after the user's last item in other histories"),
         Row(

@@ -79,38 +79,48 @@ def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np
     import threadpoolctl
     from sklearn import decomposition
 
-    size = len(catalog)
-    words = _tf_idf(token_pattern=_WORD)
-    brands = _tf_idf(analyzer=lambda brand: [brand] if brand else [])
-    has_brands = any(catalog.brand[:_SAMPLE])
-
-    def weigh(start: int) -> Any:
-        stop = start + _SAMPLE
-        parts = [words.transform(_texts(catalog, start, stop))]
-        if has_brands:
-            parts.append(_BRAND_WEIGHT * brands.transform(catalog.brand[start:stop]))
-        return sparse.hstack(parts, format="csr")
-
-    try:
-        words.fit(_texts(catalog, 0, _SAMPLE))
-    except ValueError as error:
-        raise UserError(
-            f"texts of '{name}': got no words for its {size:,} items, expected titles, brands, "
-            "categories or descriptions; prepare it with --items, or with --embeddings or other "
-            "--ids than semantic"
-        ) from error
-    if has_brands:
-        brands.fit(catalog.brand[:_SAMPLE])
-    sample = weigh(0)
+    size, weights = len(catalog), WordWeights(catalog, name)
+    sample = weights(0)
     axes = max(1, min(axes, sample.shape[1] - 1, size - 1))
     embeddings = np.empty([size, axes], np.float32)
     with threadpoolctl.threadpool_limits(1):
         svd = decomposition.TruncatedSVD(axes, random_state=seed).fit(sample)
-        for start in range(0, size, _SAMPLE):
-            part = svd.transform(weigh(start))
+        for start in weights.starts:
+            part = svd.transform(weights(start))
             length = np.linalg.norm(part, axis=1, keepdims=True)
             embeddings[start : start + len(part)] = part / np.where(length > 0, length, 1)
     return embeddings
+
+
+class WordWeights:
+    """TF-IDF of the words of each item's texts, and of its brand: `_SAMPLE` items at a time."""
+
+    def __init__(self, catalog: Catalog, name: str):
+        """Raises UserError if no item has a text; `name` is the dataset's, for errors."""
+        self._catalog = catalog
+        self._words = _tf_idf(token_pattern=_WORD)
+        self._brands = None
+        self.starts = range(0, len(catalog), _SAMPLE)
+        try:
+            self._words.fit(_texts(catalog, 0, _SAMPLE))
+        except ValueError as error:
+            raise UserError(
+                f"texts of '{name}': got no words for its {len(catalog):,} items, expected titles, "
+                "brands, categories or descriptions; prepare it with --items, or with --embeddings "
+                "or other --ids than semantic"
+            ) from error
+        if any(catalog.brand[:_SAMPLE]):
+            self._brands = _tf_idf(analyzer=lambda brand: [brand] if brand else [])
+            self._brands.fit(catalog.brand[:_SAMPLE])
+
+    def __call__(self, start: int) -> Any:
+        """Sparse float32 [n, W] of the items from `start`, one of `starts`."""
+        stop = start + _SAMPLE
+        parts = [self._words.transform(_texts(self._catalog, start, stop))]
+        if self._brands is not None:
+            brands = self._brands.transform(self._catalog.brand[start:stop])
+            parts.append(_BRAND_WEIGHT * brands)
+        return sparse.hstack(parts, format="csr")
 
 
 def _tf_idf(**how_to_split):

@@ -23,6 +23,12 @@ often whole days, within which the order is unknown. Two decays:
 The cosine is customary and was not chosen on validation, where plain counts hit more on Toys and
 Beauty and less on MovieLens.
 
+The row `item_to_item_texts`, which is also the prior that models are ranked with, adds what texts
+say to SLOW, T of text_similarity.py in the place of S; of each of the two, the items outside of the
+history share one:
+
+    score_u(b) = s_u(b) / sum over b' of s_u(b') + t_u(b) / sum over b' of t_u(b')
+
 S is fitted on train only. A history is an input; for test it includes the validation item, as every
 model's prompt does.
 
@@ -85,3 +91,35 @@ def history_weights(
     rows = np.concatenate(recent)
     shape = (len(recent), num_items)
     return scipy.sparse.csr_array((decay.of_ages(age), rows, starts), shape=shape)
+
+
+def joint_scores(
+    history_items: Sequence[npt.NDArray[np.int32]],
+    similarities: Sequence[scipy.sparse.csr_array],
+    decay: Decay = SLOW,
+) -> scipy.sparse.csr_array:
+    """Scores by several similarities, each with the same say: float64 [U, N].
+
+    Args:
+      history_items: U of int32 [n], oldest first.
+      similarities: float64 [N, N] each, as S. A user for whom one has nothing has the others'.
+      decay: of the items' ages.
+    """
+    num_items = similarities[0].shape[0]
+    weights_UxN = history_weights(history_items, num_items, decay)
+    lengths = [len(items) for items in history_items]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    seen = (np.ones(len(users), bool), (users, np.concatenate([*history_items, *_NOBODY])))
+    seen_UxN = scipy.sparse.csr_array(seen, weights_UxN.shape)
+    total_UxN = scipy.sparse.csr_array(weights_UxN.shape)
+    for similarity_NxN in similarities:
+        scores_UxN = weights_UxN @ similarity_NxN
+        unseen_U = scores_UxN.sum(axis=1) - scores_UxN.multiply(seen_UxN).sum(axis=1)
+        # What rounding leaves of a sum that is zero.
+        has_any_U = unseen_U > 1e-9 * scores_UxN.sum(axis=1)
+        share_U = np.divide(1, unseen_U, out=np.zeros_like(unseen_U), where=has_any_U)
+        total_UxN = total_UxN + scipy.sparse.diags_array(share_U) @ scores_UxN
+    return total_UxN.tocsr()
+
+
+_NOBODY = (np.zeros(0, np.int32),)

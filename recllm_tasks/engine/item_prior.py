@@ -1,7 +1,8 @@
-"""The item-to-item prior of a task's answers, fitted on train (data/item_to_item.py).
+"""The item-to-item prior of a task's answers, fitted on train and on the items' texts.
 
-Its scores are those of the row `item_to_item_slow`, whose decay is the best on validation, without
-its popularity; models/prior.py smooths them.
+Its scores are those of the row `item_to_item_texts` (data/item_to_item.py) without its popularity;
+models/prior.py smooths them. Our choice: on validation, texts raise NDCG@10 of a model and the
+prior by 4 % on Toys and Beauty, where half of all users buy what never occurred with their history.
 
 Letters: N items, A answers.
 """
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from recllm_tasks.data.item_to_item import SLOW, history_weights, similarity
+from recllm_tasks.data.item_to_item import SLOW, joint_scores, similarity
+from recllm_tasks.data.text_similarity import text_similarity
 from recllm_tasks.engine.answer_tries import Answers
 from recllm_tasks.models.prior import Prior
 from recllm_tasks.prompts.source import CatalogSource
@@ -33,8 +35,8 @@ class ItemPrior:
         items = np.flatnonzero(answers.text_of_answer >= 0)
         of_answer = (np.ones(len(items)), (items, answers.text_of_answer[items]))
         shape = (num_items, len(answers.texts))
-        similarity_NxN: Any = _similarity(source.dataset_dir(), num_items)
-        self._similarity_NxA = (similarity_NxN @ scipy.sparse.csr_array(of_answer, shape)).tocsr()
+        self._of_answer_NxA: Any = scipy.sparse.csr_array(of_answer, shape)
+        self._similarities = similarities_of(source)
         self._width = 1
 
     def of(
@@ -50,8 +52,7 @@ class ItemPrior:
           candidates_BxM: indices of answers, as in `Prior.of`.
           excluded_BxM: the same.
         """
-        num_items = self._similarity_NxA.shape[0]
-        scores_BxA = history_weights(histories, num_items, SLOW) @ self._similarity_NxA
+        scores_BxA = (joint_scores(histories, self._similarities) @ self._of_answer_NxA).tocsr()
         starts = scores_BxA.indptr[1:-1]
         rows, scores = np.split(scores_BxA.indices, starts), np.split(scores_BxA.data, starts)
         # Powers of two that never shrink: few programs to compile.
@@ -60,8 +61,20 @@ class ItemPrior:
         return Prior.of(self._trie, rows, scores, candidates_BxM, excluded_BxM, self._width)
 
 
+def similarities_of(source: CatalogSource) -> tuple[scipy.sparse.csr_array, ...]:
+    """What items have in common, in the users of train and in their texts: float64 [N, N] each."""
+    catalog = source.catalog()
+    return (
+        _co_occurrence(source.dataset_dir(), len(catalog)),
+        _of_texts(catalog, source.dataset_name),
+    )
+
+
+_of_texts = functools.lru_cache(maxsize=2)(text_similarity)
+
+
 @functools.lru_cache(maxsize=2)
-def _similarity(directory: str, num_items: int) -> scipy.sparse.csr_array:
+def _co_occurrence(directory: str, num_items: int) -> scipy.sparse.csr_array:
     """S of data/item_to_item.py, of the train split in a prepared dataset's folder."""
     parts = [Sequences.parse(records).items for records in stored_records(directory, "train")]
     items = [

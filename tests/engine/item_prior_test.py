@@ -8,10 +8,9 @@ import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks import tasks
 from recllm_tasks.baselines import item_to_item
 from recllm_tasks.baselines.interactions import Splits
-from recllm_tasks.data.item_to_item import SLOW
 from recllm_tasks.engine import decoding, devices
 from recllm_tasks.engine.answer_tries import Answers, answers_of
-from recllm_tasks.engine.item_prior import ItemPrior
+from recllm_tasks.engine.item_prior import ItemPrior, similarities_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.prior import SMOOTHING
 from recllm_tasks.models.trie import Trie
@@ -29,11 +28,13 @@ def params(network):
 
 @pytest.fixture
 def row_scores(monkeypatch):
-    """The scores [U, N] of the row `item_to_item_slow` for the test users, without popularity."""
+    """The scores [U, N] of the row `item_to_item_texts` for the test users, without popularity."""
     monkeypatch.setattr(item_to_item, "POPULARITY_WEIGHT", 0.0)
-    interactions = Splits("gift_cards", "test").of("retrieval")
+    splits = Splits("gift_cards", "test")
+    interactions = splits.of("retrieval")
     users = slice(0, len(interactions.targets))
-    return interactions, item_to_item.score_block(interactions, SLOW)(users)
+    similarities = similarities_of(splits.source)
+    return interactions, item_to_item.joint_score_block(interactions, similarities)(users)
 
 
 def _probabilities(scores, excluded=()):

@@ -94,7 +94,7 @@ def measure(
     """
     model, within = MODELS[name], folder / FOLDER
     settings = settings_of(name, budget)
-    prepare(within, name, splits, budget, seen)
+    _prepare(within, name, splits, budget, seen)
     _run(python, within, say)
     report = json.loads((within / "report.json").read_text(encoding="utf-8"))
     settings |= {key: report[key] for key in ("versions", "curve", "pretraining")}
@@ -124,8 +124,8 @@ def ranked(table: pa.Table, interactions) -> dict[str, evaluation.Ranked]:
     }
 
 
-def prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget, seen: str) -> None:
-    """Writes the job into `within`, and removes the files of one with other data or settings."""
+def _prepare(within: pathlib.Path, name: str, splits: Splits, budget: Budget, seen: str) -> None:
+    """Writes the job, and removes the files of one with other data or settings."""
     model, rated = MODELS[name], MODELS[name].kinds == ("rating",)
     info, split = splits.source.info(), splits.split
     settings = settings_of(name, budget)
