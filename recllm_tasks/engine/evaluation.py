@@ -24,6 +24,7 @@ from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
+from recllm_tasks.prompts.batches import Batch, map_batches, unbatch
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.runs import memory, per_user
 from recllm_tasks.runs.decoding import VALIDATION, Decoding
@@ -181,6 +182,27 @@ class Evaluation:
             yield chunk
 
 
+def _slim(task: seqio.Task) -> seqio.Task:
+    """A copy whose examples have only what decoding, our metrics and our rows read.
+
+    SeqIO passes over all examples four times. Tasks with other metrics keep all features.
+    """
+    *steps, last = task.preprocessors or [None]
+    others = [metric for metric in task.metric_objs if not isinstance(metric, tasks.AnswerAuc)]
+    is_ours = all(isinstance(metric, tasks.RankedItems) for metric in task.metric_fns)
+    if last is not unbatch or not is_ours or len(others) > len(task.metric_fns):
+        return task
+
+    @map_batches
+    def keep(batch: Batch) -> Batch:
+        return {name: value for name, value in batch.items() if name in _READ}
+
+    return task.replace(preprocessors=[*steps, keep, last])
+
+
+_READ = frozenset({"inputs", "beginning", "candidates", *user_rows.NEEDED})
+
+
 def _evaluator(
     to_measure: Sequence[seqio.Task],
     split: str,
@@ -189,7 +211,7 @@ def _evaluator(
 ) -> seqio.Evaluator:
     # SeqIO's evaluator takes a registered name, and the tasks of a run are not registered.
     name = f"recllm_evaluation_{id(to_measure)}"
-    mixture = seqio.Mixture(name, list(to_measure), default_rate=1.0)
+    mixture = seqio.Mixture(name, [_slim(task) for task in to_measure], default_rate=1.0)
     seqio.MixtureRegistry.add_provider(name, mixture)
     try:
         return seqio.Evaluator(

@@ -17,7 +17,8 @@ from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.runs import per_user
 
-_NEEDED = ("user", "target", "exclude", "targets")
+# Features of an example.
+NEEDED = ("user", "target", "exclude", "targets")
 
 
 def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordBatch | None:
@@ -37,7 +38,7 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     if prompt is None or prompt.template.answer is None:
         return None
     slot = prompt.template.answer
-    if not set(_NEEDED) <= set(dataset.element_spec) or task.postprocessor:
+    if not set(NEEDED) <= set(dataset.element_spec) or task.postprocessor:
         return None
     if isinstance(slot, Choice) and len(slot.answers) != 2:
         return None
@@ -71,7 +72,7 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
 
 
 def _of_example(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    return {name: example[name] for name in _NEEDED}
+    return {name: example[name] for name in NEEDED}
 
 
 def _stripped(beams: Sequence[str]) -> Sequence[str]:
