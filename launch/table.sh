@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table of docs/results.md: Toys and Beauty, all test users, seen items left out, row by row.
+# The table of the README: Toys and Beauty, all test users, seen items left out, row by row.
 #
 #   launch/table.sh FOLDER                # data, runs and report in FOLDER; the files are downloaded
 #   launch/table.sh FOLDER RAW [SEEDS]    # raw files in RAW/toys_and_games and RAW/beauty; "0 1 2"
@@ -28,7 +28,7 @@ for dataset in toys beauty; do
   fi
   "$recllm" prepare "$dataset" --ids atomic --data_dir "$data" "${source[@]}"
   "$recllm" baselines "$dataset" --data_dir "$data" --out "$runs/$dataset" \
-    --rows popularity,item_to_item,item_to_item_slow,markov,ease
+    --rows popularity,item_to_item,item_to_item_slow,item_to_item_texts,markov,ease
   for seed in $seeds; do
     "$recllm" baselines "$dataset" --data_dir "$data" --out "$runs/${dataset}_seed_$seed" \
       --rows sasrec --seed "$seed"

@@ -27,7 +27,7 @@ from rich.table import Table
 from tensorflow.python.framework.tensor_util import MakeNdarray
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
-_RECLLM = Path(sys.executable).with_name("recllm")
+_RECLLM = os.environ.get("RECLLM", Path(sys.executable).with_name("recllm"))
 _SETTINGS = ("models/ids.gin", "runs/finetune.gin", "runs/ids_sequence.gin")
 _TITLES = {"inputs": 512, "targets": 16}
 _IDS = {"inputs": 64, "targets": 8}
@@ -72,9 +72,7 @@ ROWS = {
     "as it is": Row(),
     "targets: random": Row(settings=_targets("ids_sequence", "random")),
     "targets: last": Row(settings=_targets("ids_sequence", "last")),
-    "prompts of ids, every": _prompts("ids_retrieval", "every"),
-    "prompts of ids, random": _prompts("ids_retrieval", "random"),
-    "prompts of ids, last": _prompts("ids_retrieval", "last"),
+    "prompts of ids": _prompts("ids_retrieval", "every"),
     "prompts with titles, every": _prompts("retrieval", "every"),
     "prompts with titles, last": _prompts("retrieval", "last"),
     "with MIM": Row("ids_sequence_mim", settings={"TASK_FEATURE_LENGTHS": _AND_IDS}),
@@ -89,7 +87,6 @@ ROWS = {
 # Rows that are the run of another row, ranked together with item-to-item.
 WITH_PRIOR = {
     "as it is, with the prior": "as it is",
-    "prompts of ids, every, with the prior": "prompts of ids, every",
 }
 
 
@@ -124,7 +121,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("dataset")
     parser.add_argument("--raw_dir", help="folder of the raw files")
     parser.add_argument("--out", type=Path, required=True, help="data, runs and table")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of one core, for each run")
+    parser.add_argument("--minutes", type=float, default=2.0, help="of one core, for each run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     args = parser.parse_args()
@@ -145,18 +142,16 @@ def _run(command: list[str], log: Path, core: int | None = None) -> None:
         raise RuntimeError(f"{' '.join(command)}: failed, see {log}.log")
 
 
-def _train(
-    args, name: str, seed: int, steps: int, folder: Path, core: int, **settings: Any
-) -> None:
+def _train(args, name: str, seed: int, steps: int, folder: Path, core: int) -> None:
     row = ROWS[name]
     gin = {
         "DATASET": args.dataset,
         "MODEL_DIR": str(folder),
         "RANDOM_SEED": seed,
         "TRAIN_STEPS": steps,
+        "WARMUP_STEPS": min(100, steps // 5),
         "EVAL_PERIOD": -(-steps // 4),
         **row.settings,
-        **settings,
     }
     command = [
         "train",
@@ -177,7 +172,7 @@ def _steps(args: argparse.Namespace) -> dict[str, int]:
         if name not in steps:
             folder = args.out / "timed" / _slug(name)
             folder.parent.mkdir(exist_ok=True)
-            _train(args, name, 0, _TIMED_STEPS, folder, core, WARMUP_STEPS=10)
+            _train(args, name, 0, _TIMED_STEPS, folder, core)
             steps[name] = round(args.minutes * 60 * _steps_a_second(folder))
             path.write_text(json.dumps(steps, indent=1))
     return steps

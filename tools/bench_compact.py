@@ -161,7 +161,7 @@ class _Ours:
             self._lengths,
             Decoding(num_beams=20, batch_size=BATCH),
         )
-        measured.run(self._state.params, 0)
+        measured.run(self._state.params)
         return self._task.source.num_input_examples("test")
 
 

@@ -4,8 +4,8 @@
     tools/bench_evaluation.py --dataset toys --data_dir ~/recllm_data --their_users 2048
 
 Both use the same random weights of the tiny shape, the same retrieval prompts, beam 20 over the
-same trie, and float32. Ours is a whole evaluation: building prompts, compiling, decoding, metrics,
-SeqIO's evaluator. For transformers, only `generate` is timed, on the same batches padded to the
+same trie, and float32. Ours is a whole evaluation: building prompts, compiling, decoding
+and metrics. For transformers, only `generate` is timed, on the same batches padded to the
 same lengths; with `--their_users`, on batches spread evenly over the lengths.
 """
 
@@ -67,7 +67,7 @@ def _ours(args, work) -> tuple[float, str, dict]:
         num_examples=args.num_examples,
     )
     ready = time.perf_counter()
-    metrics = measured.run(params, 0)[task.name]
+    metrics = measured.run(params)[task.name]
     seconds = time.perf_counter() - start
     decoding = measured.seconds[task.name]
     parts = f"examples {ready - start:.1f}, decoding {decoding:.1f}, "

@@ -1,15 +1,13 @@
-"""Metrics of a model on a split, by SeqIO's evaluator and the tasks' own metric functions.
+"""Metrics of a model on a split, by the tasks' own metric functions and objects.
 
-Memory: SeqIO's evaluator holds the examples of every task (all features, about 3 kB each at 512
-tokens). It also holds the beams of all tasks (num_beams times a target's tokens each) until it has
-computed the metrics, twice while it converts them to arrays. Beyond that, we hold one chunk.
+Memory: the examples of every task (all features, about 3 kB each at 512 tokens), and the beams of
+one (num_beams times a target's tokens each).
 """
 
 import contextlib
 import dataclasses
-import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,7 +22,6 @@ from recllm_tasks.engine.decoding import Example, TaskDecoder, check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.models.network import Transformer
-from recllm_tasks.prompts.batches import Batch, map_batches, unbatch
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.runs import memory, per_user
 from recllm_tasks.runs.decoding import VALIDATION, Decoding
@@ -41,7 +38,11 @@ Metrics = dict[str, dict[str, float]]
 
 
 class Evaluation:
-    """Everything that an evaluation needs except the parameters; made once, used at every step."""
+    """Everything that an evaluation needs except the parameters; made once, used at every step.
+
+    The metrics are SeqIO's objects, and get what its evaluator gives them, without the evaluator:
+    that reads all examples four times, which takes longer than a small model takes to decode them.
+    """
 
     def __init__(
         self,
@@ -66,16 +67,19 @@ class Evaluation:
         cache: keeps beams until the evaluation ends; None keeps none.
         """
         check_selection(split, num_examples)
-        self._evaluator = _evaluator(to_measure, split, lengths, num_examples)
-        if not self._evaluator.eval_tasks:
+        found = [task for task in to_measure if split in task.splits and task.metric_objs]
+        if not found:
             raise UserError(
                 f"Nothing to measure in '{', '.join(task.name for task in to_measure)}': got no "
                 f"task with metrics and a {split} split, expected retrieval, ranking or rating "
                 "among the tasks; name another task or mixture"
             )
+        for task in found:
+            _check_metrics(task)
         self._cache = cache
         self._chunk_size = BATCHES_IN_CHUNK * decoding.batch_size
-        self._tasks = {task.name: task for task in self._evaluator.eval_tasks}
+        self._tasks = {task.name: task for task in found}
+        self._examples = {task.name: _read(task, split, lengths, num_examples) for task in found}
         self._decoders = {
             name: TaskDecoder(task, network, mesh, decoding, lengths["targets"])
             for name, task in self._tasks.items()
@@ -92,13 +96,11 @@ class Evaluation:
             decoder.prior_weight = weight
 
     def num_examples(self, task: str) -> int:
-        dataset = self._evaluator.cached_task_datasets[task]
-        return int(dataset.reduce(np.int64(0), lambda num, _: num + 1))
+        return len(self._examples[task])
 
     def run(
         self,
         params: Any,
-        step: int,
         keep: Callable[[str, pa.RecordBatch], None] | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> Metrics:
@@ -106,125 +108,106 @@ class Evaluation:
 
         Args:
           params: the network's parameters.
-          step: the parameters' step, for logs.
           keep: called with the name and the user_rows.rows of each task that has them.
           check: called after each batch; may raise to end the evaluation.
         """
-        names = {id(ds): name for name, ds in self._evaluator.cached_model_datasets.items()}
-
-        def beams(dataset):
-            name = names[id(dataset)]
-            found = self._decode(name, params, check)
-            if keep:
-                examples = self._evaluator.cached_task_datasets[name]
-                rows = user_rows.rows(self._tasks[name], examples, found)
-                if rows is not None:
-                    keep(name, rows)
-            return found
-
-        def predict(dataset):
-            # Metric functions get T5X's order: the best beam comes last.
-            return list(enumerate(beams(dataset).tokens_BxKxT[:, ::-1]))
-
-        def predict_with_aux(dataset):
-            found = beams(dataset)
-            scores = list(np.asarray(found.log_probs_BxK[:, ::-1]))
-            return list(enumerate(found.tokens_BxKxT[:, ::-1])), {"scores": scores}
-
-        kinds = seqio.metrics.ModelOutputType
+        measured = {}
         with contextlib.ExitStack() as stack:
-            for task in self._evaluator.eval_tasks:
+            for task in self._tasks.values():
                 vocabulary = task.output_features["targets"].vocabulary
                 if isinstance(vocabulary, DatasetVocabulary):
                     stack.enter_context(vocabulary.opened())
-            measured, _ = self._evaluator.evaluate(
-                compute_metrics=True,
-                step=step,
-                model_fns={kinds.PREDICTION: predict, kinds.PREDICTION_WITH_AUX: predict_with_aux},
-            )
-        return {
-            task: {key: float(value) for key, value in values.items()}
-            for task, values in measured.result().items()
-        }
+            for name, task in self._tasks.items():
+                beams = self._decode(name, params, check)
+                if keep:
+                    rows = user_rows.rows(task, self._examples[name], beams)
+                    if rows is not None:
+                        keep(name, rows)
+                measured[name] = _measure(task, self._examples[name], beams)
+        return measured
 
     def _decode(self, task: str, params: Any, check: Callable[[], None]) -> Beams:
+        decoder, examples = self._decoders[task], self._examples[task]
         parts, self.seconds[task] = [], 0.0
-        with progress.work(f"decode {task}", self.num_examples(task)) as work:
+        with progress.work(f"decode {task}", len(examples)) as work:
 
             def advance(examples: int) -> None:
                 work.advance(examples)
                 check()
 
-            for number, examples in enumerate(self._examples(task)):
-                found = self._cache and self._cache.load(task, number, examples)
+            for number, start in enumerate(range(0, len(examples), self._chunk_size)):
+                chunk = examples[start : start + self._chunk_size]
+                decoder.check(chunk[0])
+                # Targets show whether a task has changed: see BeamCache.
+                hashed = {*decoder.features, "targets"}
+                kept = [{name: example[name] for name in sorted(hashed)} for example in chunk]
+                found = self._cache and self._cache.load(task, number, kept)
                 if found:
                     beams, seconds = found
-                    work.advance(len(examples))
+                    work.advance(len(chunk))
                 else:
-                    start = time.monotonic()
-                    beams = self._decoders[task].decode(params, examples, advance)
-                    seconds = time.monotonic() - start
+                    begin = time.monotonic()
+                    beams = decoder.decode(params, kept, advance)
+                    seconds = time.monotonic() - begin
                     if self._cache:
-                        self._cache.save(task, number, examples, beams, seconds)
+                        self._cache.save(task, number, kept, beams, seconds)
                 parts.append(beams)
                 self.seconds[task] += seconds
         return Beams(*(np.concatenate(part) for part in zip(*parts)))
 
-    def _examples(self, task: str) -> Iterator[Sequence[Example]]:
-        """Chunks of the task's examples in order, with the features that are hashed or decoded."""
-        dataset = self._evaluator.cached_task_datasets[task]
-        self._decoders[task].check(dataset.element_spec)
-        # Targets show whether a task has changed: see BeamCache.
-        kept = {*self._decoders[task].features, "targets"}
-        dataset = dataset.map(lambda example: {name: example[name] for name in sorted(kept)})
-        examples = dataset.as_numpy_iterator()
-        while chunk := list(itertools.islice(examples, self._chunk_size)):
-            yield chunk
 
-
-def _slim(task: seqio.Task) -> seqio.Task:
-    """A copy whose examples have only what decoding, our metrics and our rows read.
-
-    SeqIO passes over all examples four times. Tasks with other metrics keep all features.
-    """
-    *steps, last = task.preprocessors or [None]
-    others = [metric for metric in task.metric_objs if not isinstance(metric, tasks.AnswerAuc)]
-    is_ours = all(isinstance(metric, tasks.RankedItems) for metric in task.metric_fns)
-    if last is not unbatch or not is_ours or len(others) > len(task.metric_fns):
-        return task
-
-    @map_batches
-    def keep(batch: Batch) -> Batch:
-        return {name: value for name, value in batch.items() if name in _READ}
-
-    return task.replace(preprocessors=[*steps, keep, last])
-
-
-_READ = frozenset({"inputs", "beginning", "candidates", *user_rows.NEEDED})
-
-
-def _evaluator(
-    to_measure: Sequence[seqio.Task],
-    split: str,
-    lengths: Mapping[str, int],
-    num_examples: int | None,
-) -> seqio.Evaluator:
-    # SeqIO's evaluator takes a registered name, and the tasks of a run are not registered.
-    name = f"recllm_evaluation_{id(to_measure)}"
-    mixture = seqio.Mixture(name, [_slim(task) for task in to_measure], default_rate=1.0)
-    seqio.MixtureRegistry.add_provider(name, mixture)
-    try:
-        return seqio.Evaluator(
-            name,
-            seqio.EncDecFeatureConverter(pack=False),
-            eval_split=split,
-            seed=_SEED,
-            sequence_length=dict(lengths),
-            num_examples=num_examples,
-            async_compute_metrics=False,
+def _read(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], num_examples: int | None
+) -> list[Example]:
+    dataset = task.get_dataset(dict(lengths), split=split, shuffle=False, seed=_SEED, num_epochs=1)
+    dataset = dataset.take(-1 if num_examples is None else num_examples)
+    examples = list(dataset.as_numpy_iterator())
+    if not examples:
+        raise UserError(
+            f"Examples of '{task.name}': got none in the {split} split, expected at least one; "
+            "name another task, or prepare a dataset that has some"
         )
-    finally:
-        seqio.MixtureRegistry.remove(name)
+    return examples
+
+
+def _check_metrics(task: seqio.Task) -> None:
+    """Raises UserError if a metric needs another output than beams."""
+    known = (_KINDS.PREDICTION, _KINDS.PREDICTION_WITH_AUX)
+    for metric in task.metric_objs:
+        if metric.model_output_type not in known:
+            raise UserError(
+                f"Metrics of '{task.name}': got one of {metric.model_output_type.name.lower()}s, "
+                "expected functions of (targets, predictions) or (targets, predictions, "
+                "aux_values), or objects that read those; change the task"
+            )
+
+
+_KINDS = seqio.metrics.ModelOutputType
+
+
+def _measure(task: seqio.Task, examples: Sequence[Example], beams: Beams) -> dict[str, float]:
+    """What SeqIO's evaluator computes of a task's beams."""
+    # Metric functions get T5X's order: the best beam comes last.
+    tokens_NxKxT = np.asarray(beams.tokens_BxKxT)[:, ::-1]
+    scores_NxK = np.asarray(beams.log_probs_BxK)[:, ::-1]
+    targets, found = None, {}
+    for metric in task.metric_objs:
+        is_plain = metric.model_output_type == _KINDS.PREDICTION
+        output = tokens_NxKxT if is_plain else (tokens_NxKxT, {"scores": scores_NxK})
+        made = metric.from_model_output(examples, output, task.output_features)
+        if isinstance(made, seqio.metrics.CollectingMetric):
+            values, seen = made.actual_compute(examples, task.output_features, "targets", targets)
+            targets = seen["targets"]
+        else:
+            values = made.compute()
+        repeated = sorted(set(found) & set(values))
+        if repeated:
+            raise UserError(
+                f"Metrics of '{task.name}': got '{repeated[0]}' twice, expected each name once; "
+                "rename it in one of the task's metrics"
+            )
+        found |= {name: float(getattr(value, "value", value)) for name, value in values.items()}
+    return found
 
 
 def evaluate(
@@ -310,7 +293,7 @@ def evaluate(
         per_user.write(path, [rows], {**facts, "task": task})
         files[task] = str(path.relative_to(model_dir))
 
-    measured = evaluation.run(saved.params, saved.step, keep)
+    measured = evaluation.run(saved.params, keep)
     results = Results(
         **facts,
         records_digest=info.records_digest,
@@ -363,7 +346,7 @@ def choose_prior(
                 dataclasses.replace(decoding, prior_weight=weight),
             )
         evaluation.use_prior_weight(weight)
-        return evaluation.run(saved.params, saved.step)[name][prior_choice.METRIC]
+        return evaluation.run(saved.params)[name][prior_choice.METRIC]
 
     choice = prior_choice.choose(model_dir, prior_choice.begin(saved, name, decoding), measure)
     decoding = dataclasses.replace(decoding, prior_weight=choice.weight)

@@ -218,9 +218,9 @@ class Validation(NamedTuple):
     evaluation: Evaluation
     selection: Selection
 
-    def measure(self, params, step: int, check: Callable[[], None]) -> tuple[str, dict[str, float]]:
+    def measure(self, params, check: Callable[[], None]) -> tuple[str, dict[str, float]]:
         """(the metric that counts, all metrics of the task); calls `check` between batches."""
-        measured = self.evaluation.run(params, step, check=check)[self.selection.task]
+        measured = self.evaluation.run(params, check=check)[self.selection.task]
         return self.selection.metric or next(iter(measured)), measured
 
 
@@ -392,9 +392,7 @@ class _Loop:
         if best and best.get("validated", step) >= step:
             return
         task = self._validation.selection.task
-        metric, measured = self._validation.measure(
-            state.params, step, lambda: self._end_if_asked(stop)
-        )
+        metric, measured = self._validation.measure(state.params, lambda: self._end_if_asked(stop))
         self._writer.write_scalars(step, {f"validation/{task}/{k}": v for k, v in measured.items()})
         value = measured[metric]
         work.say(f"step {step:,}: validation {metric} {value:.4f}")

@@ -8,27 +8,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import seqio
-import tensorflow as tf
 
 from recllm_tasks import metrics, tasks
+from recllm_tasks.engine.decoding import Example
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.runs import per_user
 
-# Features of an example.
-NEEDED = ("user", "target", "exclude", "targets")
+_NEEDED = ("user", "target", "exclude", "targets")
 
 
-def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordBatch | None:
+def rows(task: seqio.Task, examples: Sequence[Example], beams: Beams) -> pa.RecordBatch | None:
     """The rows of a task whose target is one item of the catalog, or one of two answers.
 
     Every beam is decoded, as SeqIO does for the metrics.
 
     Args:
       task: the measured task.
-      dataset: its U examples.
+      examples: U of them.
       beams: of each example. Decoding is fast within `DatasetVocabulary.opened`.
 
     Returns:
@@ -38,11 +37,10 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
     if prompt is None or prompt.template.answer is None:
         return None
     slot = prompt.template.answer
-    if not set(NEEDED) <= set(dataset.element_spec) or task.postprocessor:
+    if not set(_NEEDED) <= set(examples[0]) or task.postprocessor:
         return None
     if isinstance(slot, Choice) and len(slot.answers) != 2:
         return None
-    examples = list(dataset.map(_of_example).as_numpy_iterator())
     vocabulary = task.output_features["targets"].vocabulary
     targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
     # Worst first, as the metric functions expect them.
@@ -69,10 +67,6 @@ def rows(task: seqio.Task, dataset: tf.data.Dataset, beams: Beams) -> pa.RecordB
         for found, target, row in zip(texts, targets, users[1].tolist())
     ]
     return per_user.ranked(*users, metrics.ranks_of_targets(targets, texts), items, groups)
-
-
-def _of_example(example: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    return {name: example[name] for name in NEEDED}
 
 
 def _stripped(beams: Sequence[str]) -> Sequence[str]:

@@ -181,11 +181,11 @@ class ResultsEvaluator(seqio.Evaluator):
         rows_BxK = np.full(tokens_BxKxT.shape[:2], -1, np.int32)
         beams = Beams(tokens_BxKxT[:, ::-1], scores_BxK[:, ::-1], rows_BxK)
         vocabulary = task.output_features["targets"].vocabulary
-        dataset = self.cached_task_datasets[task.name]
+        examples = list(self.cached_task_datasets[task.name].as_numpy_iterator())
         if not isinstance(vocabulary, DatasetVocabulary):
-            return user_rows.rows(task, dataset, beams)
+            return user_rows.rows(task, examples, beams)
         with vocabulary.opened():
-            return user_rows.rows(task, dataset, beams)
+            return user_rows.rows(task, examples, beams)
 
 
 def _copy(folder: pathlib.Path, target: str) -> None:

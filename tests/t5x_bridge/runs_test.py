@@ -238,7 +238,7 @@ def test_t5x_measures_what_our_engine_measures(stopped, evaluated, small_data):
     assert set(evaluated) == {f"gift_cards_{k}" for k in ("retrieval", "ranking", "rating")}
     found = seqio.get_subtasks(seqio.get_mixture_or_task("gift_cards_ut"))
     evaluation = Evaluation(found, "test", NETWORK, devices.make_mesh(), LENGTHS, Decoding())
-    measured = evaluation.run(_params(stopped[0] / "checkpoint_30"), 30)
+    measured = evaluation.run(_params(stopped[0] / "checkpoint_30"))
     for task, metrics in measured.items():
         assert {"step": 30, **metrics} == pytest.approx(evaluated[task], abs=1e-5, nan_ok=True)
     # Who has had nearly everything has fewer items left than there are beams.
