@@ -27,7 +27,7 @@ from rich.table import Table
 from tensorflow.python.framework.tensor_util import MakeNdarray
 from tensorflow.python.summary.summary_iterator import summary_iterator
 
-_RECLLM = os.environ.get("RECLLM", Path(sys.executable).with_name("recllm"))
+_RECLLM = Path(sys.executable).with_name("recllm")
 _SETTINGS = ("models/ids.gin", "runs/finetune.gin", "runs/ids_sequence.gin")
 _TITLES = {"inputs": 512, "targets": 16}
 _IDS = {"inputs": 64, "targets": 8}
