@@ -30,6 +30,7 @@ _SIMPLE = {
     "ownpopularity": "popularity of own history",
     "itemtoitem": "item-to-item",
     "itemtoitemslow": "item-to-item, slow decay",
+    "itemtoitemtexts": "item-to-item, with texts",
     "ease": "EASE",
     "markov": "Markov",
     "itemmean": "item mean",

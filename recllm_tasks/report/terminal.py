@@ -37,12 +37,13 @@ def print_results(results: Results, console: Console, alone: Results | None = No
     ahead = []
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
-        rows = {model: measured}
-        if alone and task in alone.metrics:
+        kind = kind_of(task)
+        # The prior ranks items; a rating is that of the model.
+        rows = {results.model if kind == "rating" else model: measured}
+        if kind != "rating" and alone and task in alone.metrics:
             rows[results.model] = alone.metrics[task]
         rows |= {name: of[task] for name, of in results.baselines.items() if task in of}
         console.print(_table(rows, first_style="bold"))
-        kind = kind_of(task)
         metric = _AHEAD_BY.get(kind, "")
         values = {name: own[metric] for name, own in rows.items() if metric in own}
         if len(values) > 1:

@@ -59,6 +59,20 @@ def test_the_model_alone_has_a_row_beside_the_one_with_the_prior():
     assert printed.splitlines()[-1].startswith("ahead: ids in retrieval (hr@10 0.4000), ")
 
 
+def test_a_rating_is_the_models_alone():
+    alone = dataclasses.replace(
+        RESULTS, decoding=Decoding(seen="leave_out"), metrics={"shop_ids_rating": {"auc": 0.7}}
+    )
+    found = dataclasses.replace(
+        RESULTS,
+        metrics={"shop_ids_rating": {"auc": 0.7}},
+        baselines={"item_mean": {"shop_ids_rating": {"auc": 0.6}}},
+    )
+    printed = _printed(found, alone)
+    assert printed.splitlines()[-1] == "ahead: ids in rating (auc 0.7000)"
+    assert printed.count("0.7000") == 2
+
+
 @pytest.mark.parametrize(
     ("task", "kind"),
     [
