@@ -46,6 +46,28 @@ _catalogs = st.lists(
 )
 
 
+@settings(max_examples=40, deadline=None)
+@given(_catalogs, st.integers(0, 2**32 - 1))
+def test_sums_below_children_are_those_of_their_items(catalog, seed):
+    trie = Trie.build(catalog, eos_id=3)
+    rng = np.random.default_rng(seed)
+    # Positions of N or more are no items.
+    positions = rng.integers(0, trie.num_items + 3, (2, 5)).astype(np.int32)
+    values = rng.integers(1, 100, positions.shape).astype(np.int32)
+    nodes = rng.integers(0, trie.num_nodes, (2, 3))
+    width = max(trie.max_children) + 2
+    found = np.asarray(trie.sums_of_children(nodes, width, positions, values))
+    for b, j in np.ndindex(nodes.shape):
+        edges = range(trie.child_start[nodes[b, j]], trie.child_start[nodes[b, j] + 1])
+        for child in range(width):
+            expected = 0
+            if child < len(edges):
+                node = edges[child] + 1
+                lo, hi = trie.node_lo[node], trie.node_hi[node]
+                expected = values[b][(positions[b] >= lo) & (positions[b] < hi)].sum()
+            assert found[b, j, child] == expected
+
+
 def _naive(catalog, eos):
     """Every array by its definition, from the set of all prefixes."""
     ended = [(*sequence, eos) for sequence in catalog]
