@@ -85,8 +85,8 @@ def item_rows(
     """The rows that `item_embeddings` asks for; None if it asks for none or the run is resumed.
 
     Raises:
-      UserError: an id is not one piece of the vocabulary, a checkpoint is given too, or the
-        embeddings cannot be read.
+      UserError: an id is not one piece of the vocabulary, a checkpoint is given too, no item has a
+        text, or the embeddings cannot be read.
     """
     wanted, stddev = item_embeddings()
     if wanted is None:
@@ -110,9 +110,12 @@ def item_rows(
             )
     source = None if wanted == TEXTS else check_embeddings(wanted)
     with progress.work("embed items", len(catalog)) as work:
-        vectors = network_vectors(
-            catalog, source, of_task.dataset_name, seed, network.config.emb_dim, work.advance
-        )
+        try:
+            vectors = network_vectors(
+                catalog, source, of_task.dataset_name, seed, network.config.emb_dim, work.advance
+            )
+        except UserError as error:
+            raise UserError(f"{error}; or give --gin.{_SETTING}=None") from error
     known = vectors.any(axis=1)
     return ItemRows(np.array(pieces, np.int32)[known, 0], vectors[known], stddev)
 

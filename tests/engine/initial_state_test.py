@@ -186,6 +186,17 @@ def test_an_item_without_text_starts_at_random(network, monkeypatch):
     assert not np.allclose(after[items.tokens[0]], after[items.tokens[2]], rtol=1e-2)
 
 
+def test_a_catalog_without_texts_is_refused_with_the_setting(network, monkeypatch):
+    source = tasks.source_of(tasks.get(TASK))
+    columns = ("title", "brand", "categories", "description")
+    blank = dict.fromkeys(columns, [""] * len(source.catalog()))
+    catalog = dataclasses.replace(source.catalog(), **blank)
+    monkeypatch.setattr(type(source), "catalog", lambda self: catalog)
+    remedy = r"got no words .*; or give --gin.initial_state.item_embeddings.source=None"
+    with pytest.raises(UserError, match=remedy):
+        rows_of(network, source="texts")
+
+
 def test_item_embeddings_are_in_the_settings_and_read_only_once(tmp_path, settings, capsys):
     """A resumed run does not need the file, and has the same settings."""
     catalog = tasks.source_of(tasks.get(TASK)).catalog()
