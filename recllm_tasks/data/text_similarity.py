@@ -15,6 +15,7 @@ Letters: N items, W words.
 import numpy as np
 import scipy.sparse
 
+from recllm_tasks import progress
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.item_embeddings import WordWeights
 from recllm_tasks.errors import UserError
@@ -47,10 +48,12 @@ def text_similarity(catalog: Catalog, name: str) -> scipy.sparse.csr_array:
     counts_W = np.bincount(words_NxW.indices, minlength=words_NxW.shape[1])
     rare_NxW = words_NxW[:, counts_W <= MOST_ITEMS_OF_A_WORD].tocsr()
     items_WxN = rare_NxW.T.tocsr()
-    blocks = [
-        _nearest(rare_NxW[start : start + _BLOCK] @ items_WxN, start)
-        for start in range(0, size, _BLOCK)
-    ]
+    blocks = []
+    with progress.work("compare the items' texts", size) as work:
+        for start in range(0, size, _BLOCK):
+            block = rare_NxW[start : start + _BLOCK]
+            blocks.append(_nearest(block @ items_WxN, start))
+            work.advance(block.shape[0])
     return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
 
 
