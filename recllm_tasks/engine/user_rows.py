@@ -37,7 +37,7 @@ def rows(task: seqio.Task, examples: Sequence[Example], beams: Beams) -> pa.Reco
     if prompt is None or prompt.template.answer is None:
         return None
     slot = prompt.template.answer
-    if not set(_NEEDED) <= set(examples[0]) or task.postprocessor:
+    if not examples or not set(_NEEDED) <= set(examples[0]) or task.postprocessor:
         return None
     if isinstance(slot, Choice) and len(slot.answers) != 2:
         return None
