@@ -18,7 +18,7 @@ from recllm_tasks.prompts.source import SequenceSource
 LENGTHS = {"inputs": 1024, "targets": 128}
 IDS = ("ids_retrieval", "ids_ranking", "ids_rating", "ids_mim", "ids_bpr")
 TRAINING = ("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie", *IDS)
-EVERY_TARGET = ("ids_retrieval", "ids_ranking", "ids_bpr")
+EVERY_TARGET = ("ids_retrieval", "ids_ranking", "ids_rating", "ids_bpr")
 SAMPLED = ("mim", "mlm", "bpr", "ids_mim", "ids_bpr")
 
 

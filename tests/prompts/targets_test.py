@@ -16,7 +16,7 @@ from recllm_tasks.prompts import targets
 from recllm_tasks.prompts.source import SequenceSource
 
 LENGTHS = {"inputs": 1024, "targets": 64}
-KINDS = [kind for kind in targets.DEFAULTS if kind != "ids_sequence"]
+KINDS = [kind for kind in targets.DEFAULTS if not kind.startswith("ids_sequence")]
 EVERY = dict.fromkeys(KINDS, "every")
 
 pytestmark = pytest.mark.usefixtures("small_data", "clean_gin")
@@ -43,7 +43,7 @@ def test_by_default_the_papers_tasks_have_its_windows_and_those_of_ids_every_ite
     records = SequenceSource("gift_cards").records("train").as_numpy_iterator()
     lengths = [len(record["items"]) for record in records]
     paper, every = sum(max(1, n - 20) for n in lengths), sum(n - 1 for n in lengths)
-    of_ids = dict.fromkeys(("ids_retrieval", "ids_ranking", "ids_bpr"), every)
+    of_ids = dict.fromkeys(("ids_retrieval", "ids_ranking", "ids_rating", "ids_bpr"), every)
     assert counts == {**dict.fromkeys(counts, paper), **of_ids}
 
 
