@@ -37,6 +37,7 @@ Letters: N items, U users.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,23 +96,23 @@ def history_weights(
 
 def joint_scores(
     history_items: Sequence[npt.NDArray[np.int32]],
-    similarities: Sequence[scipy.sparse.csr_array],
+    similarities: Sequence[Any],
     decay: Decay = SLOW,
 ) -> scipy.sparse.csr_array:
     """Scores by several similarities, each with the same say: float64 [U, N].
 
     Args:
       history_items: U of int32 [n], oldest first.
-      similarities: float64 [N, N] each, as S. A user for whom one has nothing has the others'.
+      similarities: sparse float64 [N, N] each, as S. A user for whom one has nothing has the others'.
       decay: of the items' ages.
     """
     num_items = similarities[0].shape[0]
-    weights_UxN = history_weights(history_items, num_items, decay)
+    weights_UxN: Any = history_weights(history_items, num_items, decay)
     lengths = [len(items) for items in history_items]
     users = np.repeat(np.arange(len(lengths)), lengths)
     seen = (np.ones(len(users), bool), (users, np.concatenate([*history_items, *_NOBODY])))
     seen_UxN = scipy.sparse.csr_array(seen, weights_UxN.shape)
-    total_UxN = scipy.sparse.csr_array(weights_UxN.shape)
+    total_UxN: Any = scipy.sparse.csr_array(weights_UxN.shape)
     for similarity_NxN in similarities:
         scores_UxN = weights_UxN @ similarity_NxN
         unseen_U = scores_UxN.sum(axis=1) - scores_UxN.multiply(seen_UxN).sum(axis=1)

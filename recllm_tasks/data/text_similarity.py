@@ -13,6 +13,7 @@ Letters: N items, W words.
 """
 
 import contextlib
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -45,10 +46,9 @@ def text_similarity(catalog: Catalog, name: str) -> scipy.sparse.csr_array:
         weights = WordWeights(catalog, name)
     except UserError:
         return scipy.sparse.csr_array((size, size))
-    words_NxW = scipy.sparse.csr_array(
-        scipy.sparse.vstack([weights(start) for start in weights.starts], format="csr")
-    )
-    lengths = np.sqrt(np.asarray(words_NxW.multiply(words_NxW).sum(axis=1)).ravel())
+    words = [weights(start) for start in weights.starts]
+    words_NxW: Any = scipy.sparse.csr_array(scipy.sparse.vstack(words, format="csr"))
+    lengths = np.sqrt(words_NxW.multiply(words_NxW).sum(axis=1))
     words_NxW = scipy.sparse.diags_array(1 / np.where(lengths > 0, lengths, 1)) @ words_NxW
     counts_W = np.bincount(words_NxW.indices, minlength=words_NxW.shape[1])
     rare_NxW = words_NxW[:, counts_W <= MOST_ITEMS_OF_A_WORD].tocsr()
@@ -65,7 +65,7 @@ def text_similarity(catalog: Catalog, name: str) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(scipy.sparse.vstack(blocks, format="csr"))
 
 
-def _nearest(cosines: scipy.sparse.csr_array, start: int) -> scipy.sparse.csr_array:
+def _nearest(cosines: Any, start: int) -> scipy.sparse.csr_array:
     """The powers of each row's largest cosines, without that of the item itself."""
     columns, values, sizes = [], [], []
     for row in range(cosines.shape[0]):
@@ -79,7 +79,7 @@ def _nearest(cosines: scipy.sparse.csr_array, start: int) -> scipy.sparse.csr_ar
         values.append(found[best].astype(np.float64) ** POWER)
         sizes.append(len(best))
     splits = np.cumsum([0, *sizes])
-    shape = cosines.shape
-    found = scipy.sparse.csr_array((np.concatenate(values), np.concatenate(columns), splits), shape)
+    parts = (np.concatenate(values), np.concatenate(columns), splits)
+    found = scipy.sparse.csr_array(parts, shape=cosines.shape)
     found.sort_indices()
     return found

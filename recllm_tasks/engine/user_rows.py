@@ -48,7 +48,7 @@ def rows(task: seqio.Task, examples: Sequence[Example], beams: Beams) -> pa.Reco
     # `exclude` holds all items of the record, the target last.
     histories = [example["exclude"][:-1] for example in examples]
     users = (
-        [example["user"].decode() for example in examples],
+        [bytes(example["user"]).decode() for example in examples],
         np.array([example["target"] for example in examples], np.int32),
         np.array([len(history) for history in histories], np.int32),
     )

@@ -48,9 +48,9 @@ DEFAULTS = {
 
 
 def _allowed(kind: str) -> tuple[str, ...]:
+    every = WHOLE if kind.startswith("ids_sequence") else EVERY
     # A random item may have no rating.
-    random = () if kind.endswith("rating") else (RANDOM,)
-    return (LAST, *random, WHOLE if kind.startswith("ids_sequence") else EVERY)
+    return (LAST, every) if kind.endswith("rating") else (LAST, every, RANDOM)
 
 
 @gin.configurable(module="targets")
