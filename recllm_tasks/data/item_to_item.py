@@ -103,7 +103,8 @@ def joint_scores(
 
     Args:
       history_items: U of int32 [n], oldest first.
-      similarities: sparse float64 [N, N] each, as S. A user for whom one has nothing has the others'.
+      similarities: sparse float64 [N, N] each, as S. Where one has nothing for a user, the others
+        have all the say.
       decay: of the items' ages.
     """
     num_items = similarities[0].shape[0]
