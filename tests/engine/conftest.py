@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from recllm_tasks.engine import decoding, optimizer
+from recllm_tasks.engine import decoding, optimizer, training
 from recllm_tasks.runs.decoding import Decoding
 
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -34,3 +34,23 @@ def settings(network):
 
 def leaves(tree):
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@pytest.fixture
+def script_validations():
+    """A function that makes validations give `value_of(step)` as ndcg@10."""
+
+    def script(patch: pytest.MonkeyPatch, value_of) -> None:
+        validate, steps = training._Loop._validate, []
+
+        def validate_at(self, state, step, work, stop):
+            steps.append(step)
+            validate(self, state, step, work, stop)
+
+        def measure(validation, params, check):
+            return "ndcg@10", {"ndcg@10": value_of(steps[-1])}
+
+        patch.setattr(training._Loop, "_validate", validate_at)
+        patch.setattr(training.Validation, "measure", measure)
+
+    return script

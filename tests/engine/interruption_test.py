@@ -43,9 +43,9 @@ def _state(model_dir) -> dict:
 class _Crashes:
     """Crashes training at an event: before or after it saves, writes or validates."""
 
-    def __init__(self, patch: pytest.MonkeyPatch):
+    def __init__(self, patch: pytest.MonkeyPatch, script_validations):
         self.events, self._number = [], 0
-        patch.setattr(training.Validation, "measure", self._measured)
+        script_validations(patch, lambda step: step / 100)
         for owner, name in (
             (checkpoints.Checkpoints, "save"),
             (training, "write_json"),
@@ -56,10 +56,6 @@ class _Crashes:
     def at(self, number: int) -> None:
         """The next crash is at the event of that number, from 1; 0 is none."""
         self.events, self._number = [], number
-
-    @staticmethod
-    def _measured(validation, params, step, check):
-        return "ndcg@10", {"ndcg@10": step / 100}
 
     def _wrapped(self, name: str, function):
         def call(*args, **kwargs):
@@ -76,9 +72,8 @@ class _Crashes:
             raise Crash(name)
 
 
-def _check_crashes(tmp_path, settings, monkeypatch, numbers=None):
+def _check_crashes(tmp_path, settings, crashes, numbers=None):
     settings = {**settings, "eval_period": 2, "mixture": RETRIEVAL, "steps": 4}
-    crashes = _Crashes(monkeypatch)
     training.train(model_dir=str(tmp_path / "undisturbed"), **settings)
     expected = _state(tmp_path / "undisturbed")
     assert crashes.events.count("after save") == 4, "both states were saved twice"
@@ -93,13 +88,18 @@ def _check_crashes(tmp_path, settings, monkeypatch, numbers=None):
         assert _state(model_dir) == expected, where
 
 
-def test_a_crash_after_the_last_state_or_the_best_is_made_good(tmp_path, settings, monkeypatch):
-    _check_crashes(tmp_path, settings, monkeypatch, (10, 14))
+@pytest.fixture
+def crashes(monkeypatch, script_validations):
+    return _Crashes(monkeypatch, script_validations)
+
+
+def test_a_crash_after_the_last_state_or_the_best_is_made_good(tmp_path, settings, crashes):
+    _check_crashes(tmp_path, settings, crashes, (10, 14))
 
 
 @pytest.mark.slow
-def test_a_crash_between_any_two_writes_is_made_good(tmp_path, settings, monkeypatch):
-    _check_crashes(tmp_path, settings, monkeypatch)
+def test_a_crash_between_any_two_writes_is_made_good(tmp_path, settings, crashes):
+    _check_crashes(tmp_path, settings, crashes)
 
 
 def test_a_loss_that_is_not_finite_reaches_no_checkpoint(tmp_path, settings, monkeypatch):
@@ -157,9 +157,9 @@ def test_sigterm_stops_a_validation_which_a_resumed_run_makes_up_for(
     training.train(model_dir=str(tmp_path / "undisturbed"), **settings)
     measure = training.Validation.measure
 
-    def stopped(self, params, step, check):
+    def stopped(self, params, check):
         os.kill(os.getpid(), signal.SIGTERM)
-        return measure(self, params, step, check)
+        return measure(self, params, check)
 
     monkeypatch.setattr(training.Validation, "measure", stopped)
     model_dir = tmp_path / "stopped"
@@ -185,7 +185,7 @@ def test_an_undefined_metric_does_not_lose_the_best(tmp_path, settings, monkeypa
     values = iter(value)
     measured = {"auc": 0.0}
 
-    def measure(self, params, step, check):
+    def measure(self, params, check):
         measured["auc"] = next(values)
         return "auc", dict(measured)
 

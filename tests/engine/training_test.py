@@ -104,23 +104,18 @@ def test_adamw_decays_matrices_and_not_the_scales_of_norms():
         optimizer.adamw(0.1)
 
 
-def _scripted(monkeypatch, values):
+def _scripted(monkeypatch, script_validations, values):
     """Validations give these values of ndcg@10, by step; returns the steps that were validated."""
     asked = []
-
-    def measure(validation, params, step, check):
-        asked.append(step)
-        return "ndcg@10", {"ndcg@10": values[step]}
-
-    monkeypatch.setattr(training.Validation, "measure", measure)
+    script_validations(monkeypatch, lambda step: asked.append(step) or values[step])
     return asked
 
 
 def test_training_ends_after_as_many_worse_validations_as_its_patience(
-    tmp_path, settings, network, monkeypatch
+    tmp_path, settings, network, monkeypatch, script_validations
 ):
     values = {2: 0.1, 4: 0.3, 6: 0.2, 8: 0.3, 10: 0.9, 12: 0.9}
-    asked = _scripted(monkeypatch, values)
+    asked = _scripted(monkeypatch, script_validations, values)
     settings = {**settings, "mixture": MIXTURE, "eval_period": 2, "steps": 12}
     ended = {**settings, "model_dir": str(tmp_path / "ended"), "patience": 2}
     training.train(**ended)
