@@ -7,7 +7,8 @@ with their history. No interaction is used, held out or not.
 
 Our choices, on 3,000 users of validation, of Toys and Beauty each: the third power (of 1, 2, 3, 4
 and 6), because most pairs share some word; a hundred neighbours (of 20, 50 and 100); words of more
-than a thousand items are left out, which changes NDCG@10 by less than .001 and bounds the work.
+than a thousand items are left out, which bounds the work and does no harm (NDCG@10 of a model with
+the prior, fourth power, weight 2: Toys .0891 for .0879, Beauty .0830 for .0831).
 
 Letters: N items, W words.
 """

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks.engine import decoding, evaluation, prior_choice
+from recllm_tasks import tasks
+from recllm_tasks.engine import decoding, devices, evaluation, prior_choice
 from recllm_tasks.errors import UserError
 from recllm_tasks.report import methods, runs
 from recllm_tasks.runs import per_user
@@ -259,3 +260,28 @@ def test_a_damaged_choice_is_named(model_dir, content):
 def test_a_weight_cannot_be_chosen_on_rating(model_dir):
     with pytest.raises(UserError, match="expected a task that ranks items"):
         evaluation.evaluate(model_dir=model_dir, mixture="gift_cards_rating", decoding=CHOSEN)
+
+
+def test_a_metric_of_scores_is_refused_and_a_name_twice(network, small_data):
+    retrieval = tasks.get("gift_cards_retrieval")
+
+    def by_scores(targets, scores):
+        return {"mean": 0.0}
+
+    def again(targets, predictions):
+        return {"hr@10": 0.0}
+
+    def measure(*metric_fns):
+        task = retrieval.replace(metric_fns=metric_fns)
+        lengths = {"inputs": 512, "targets": 64}
+        found = evaluation.Evaluation(
+            [task], "test", network, devices.make_mesh(), lengths, Decoding(), num_examples=2
+        )
+        token = np.ones((1, 1), np.int32)
+        params = network.init(jax.random.key(0), token, token, token, enable_dropout=False)
+        return found.run(params["params"])
+
+    with pytest.raises(UserError, match=r"Metrics of 'gift_cards_retrieval': got one of scores"):
+        measure(by_scores)
+    with pytest.raises(UserError, match=r"got 'hr@10' twice, expected each name once"):
+        measure(*retrieval.metric_fns, again)
