@@ -25,16 +25,17 @@ class BadRecords:
     def add(self, what: str, source: SourceFile, record: Record, problem: Problem) -> None:
         """Sets a record of `what` (interactions or metadata) aside, or raises."""
         if self.path is None:
+            fix = f"{problem.fix}; or " if problem.fix else ""
             raise UserError(
-                f"{what} for '{source.path}', line {record.line}: {problem}; correct or remove "
-                f"line {record.line}, download the file again, or set bad lines aside with "
+                f"{what} for '{source.path}', line {record.line}: {problem}; {fix}correct or "
+                f"remove line {record.line}, download the file again, or set bad lines aside with "
                 "--bad_records=quarantine"
             )
         self.count += 1
         found = {
             "file": str(source.path),
             "line": record.line,
-            "reason": str(problem),
+            "reason": f"{problem}; {problem.fix}" if problem.fix else str(problem),
             # JSON can hold half a surrogate pair, which UTF-8 cannot encode.
             "text": record.text.encode("utf-8", "backslashreplace").decode(),
         }
