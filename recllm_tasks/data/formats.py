@@ -19,8 +19,8 @@ ITEM_ROLES = ("item", "title", "brand", "price", "categories", "description", "y
 REQUIRED_ROLES = ("user", "item", "time")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# Seconds below this number are before 2100; milliseconds from it on are after 1970-02-17, and so on.
-# So no unit is ever mistaken for another.
+# Seconds below this number are before 2100; milliseconds from it on are after 1970-02-17, and so
+# on: no unit is ever mistaken for another.
 UNIT_BOUNDARY = 4_102_444_800
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
@@ -244,6 +244,9 @@ FORMATS: dict[str, Format] = {
     ),
 }
 
+# Of a role that no column shall have.
+_NONE = ("-",)
+
 _DEFAULT_NAMES = {role: (role,) for role in {*INTERACTION_ROLES, *ITEM_ROLES}} | {
     "user": ("user_id", "user"),
     "item": ("item_id", "item"),
@@ -287,7 +290,9 @@ class Reading:
                     f"{flag}: got '{value}', expected one of {', '.join(known)}; correct --{flag}"
                 )
         separator = self._separator()
-        if separator is not None and not (1 <= len(separator) <= 4 and set(separator) - set('"\r\n')):
+        if separator is not None and not (
+            1 <= len(separator) <= 4 and not set(separator) & set('"\r\n')
+        ):
             raise UserError(
                 f"separator: got {self.separator!r}, expected one to four characters, such as ';', "
                 "or tab; correct --separator"
@@ -366,9 +371,14 @@ def custom_format(columns: str | None, reading: Reading = Reading()) -> Format:
     named = _parse_columns(columns or "")
 
     def layouts(roles: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Layout]:
-        needed = (*needed, *(role for role in roles if role in named and role not in needed))
+        given = [role for role in roles if role in named and named[role] != _NONE]
+        needed = (*needed, *(role for role in given if role not in needed))
         header = _has_header(named, roles, columns)
-        columns_of = {role: named.get(role, _DEFAULT_NAMES[role]) for role in roles}
+        columns_of = {
+            role: named.get(role, _DEFAULT_NAMES[role])
+            for role in roles
+            if named.get(role) != _NONE
+        }
         facts = {"columns": columns_of, "needed": needed, "unit": None, "aliases": header}
         text = {"container": "text", "header": header, **facts}
         sniffed = Layout(delimiter=None, quoted=None, **text)
@@ -389,6 +399,7 @@ def _has_header(
     named: Mapping[str, tuple[str, ...]], roles: tuple[str, ...], columns: str | None
 ) -> bool:
     # Both files share the item's name, so only the other roles say whether there is a header.
+    named = {role: names for role, names in named.items() if names != _NONE}
     numbered = [named[role][0].isdigit() for role in roles if role in named and role != "item"]
     if any(numbered) and not all(numbered):
         raise UserError(
@@ -410,10 +421,11 @@ def refined_format(name: str, columns: str | None, reading: Reading = Reading())
         header = layout.header
         if any(role != "item" for role in own):
             header = _has_header(own, tuple(own), columns)
-        needed = (*layout.needed, *(role for role in own if role not in layout.needed))
-        return dataclasses.replace(
-            layout, columns={**layout.columns, **own}, needed=needed, header=header
-        )
+        given = [role for role in own if own[role] != _NONE]
+        needed = (*layout.needed, *(role for role in given if role not in layout.needed))
+        columns_of = {**layout.columns, **own}
+        columns_of = {role: names for role, names in columns_of.items() if names != _NONE}
+        return dataclasses.replace(layout, columns=columns_of, needed=needed, header=header)
 
     return reading.apply(_each(get_format(name), change))
 

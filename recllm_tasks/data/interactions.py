@@ -6,18 +6,18 @@ texts mean is judged by the same SQL either way.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 from recllm_tasks.data.bad_records import BadRecords
-from recllm_tasks.data.formats import Layout, layout_of
+from recllm_tasks.data.formats import Layout, layout_of, named
 from recllm_tasks.data.readers import delimited, json_lines, parquet
 from recllm_tasks.data.readers.record import Record
 from recllm_tasks.data.readers.values import check_time_format, checked, problem_of
-from recllm_tasks.data.sources import SourceFile, as_utf8
+from recllm_tasks.data.sources import SourceFile, as_utf8, shorten
 from recllm_tasks.data.specs import DatasetSpec
 from recllm_tasks.errors import UserError
 
@@ -36,6 +36,8 @@ _TEXTS = pa.schema(
     ]
 )
 _BATCH = 100_000
+# Of a refused record's neighbours, whose times tell how the file writes them.
+_SHOWN_TIMES = 1000
 
 
 def read_interactions(
@@ -45,6 +47,7 @@ def read_interactions(
     bad: BadRecords | None = None,
     scratch: str | Path | None = None,
     most: int | None = None,
+    note: Callable[[str], None] = lambda line: None,
 ) -> bool:
     """Reads the files into the table `raw_interactions` and checks every record.
 
@@ -59,6 +62,7 @@ def read_interactions(
       bad: sets bad lines aside.
       scratch: folder for copies of files that are not UTF-8.
       most: records to read of each file; None is all.
+      note: called with what was found out about each file.
 
     Raises:
       UserError: for the first bad line, unless `bad` sets bad lines aside, and for files without a
@@ -78,6 +82,7 @@ def read_interactions(
         (before,) = last.fetchall()[0]
         with as_utf8(source, layout.encoding, scratch) as readable:
             settled = READERS[layout.container].settled(readable, layout)
+            note(_about(readable, settled, layout))
             if most is None and _read_quickly(connection, readable, settled, before):
                 continue
             connection.execute("delete from raw_interactions where line > ?", [before])
@@ -92,6 +97,25 @@ def read_interactions(
             "header if there is one; download the file again, or correct --columns"
         )
     return rated > 0
+
+
+def _about(source: SourceFile, layout: Layout, stated: Layout) -> str:
+    """How a file is read: what was found out, and what its first record becomes."""
+    facts = []
+    if stated.delimiter is None and layout.delimiter:
+        facts.append(f"fields between {named(layout.delimiter)}")
+    if source.old_mac:
+        facts.append("lines that end with carriage returns")
+    if stated.encoding != "utf-8":
+        facts.append(stated.encoding if source.copy else "valid UTF-8, read as such")
+    for record in READERS[layout.container].interactions(source, layout):
+        if record.problem is None:
+            for role, value in record.values.items():
+                if value is not None:
+                    column = " or ".join(layout.columns.get(role, ()))
+                    facts.append(f"{role} from {column}: {shorten(value)}")
+        break
+    return f"{source.path.name}: {'; '.join(facts)}"
 
 
 def _read_quickly(
@@ -143,10 +167,12 @@ def _read_thoroughly(
         judged = connection.execute(
             f"select {', '.join(_VERDICTS.values())} from ({checked('from texts_read', layout)})"
         ).fetchall()
+        times = [str(batch[n].values.get("time") or "").strip() for n in rows[:_SHOWN_TIMES]]
         for n, verdict in zip(rows, judged):
             if not all(verdict):
                 verdicts = dict(zip(_VERDICTS, verdict))
-                problems[n] = problem_of(reader.as_written(batch[n], layout), verdicts, layout)
+                values = reader.as_written(batch[n], layout)
+                problems[n] = problem_of(values, verdicts, layout, times)
         for n in sorted(problems):
             bad.add("interactions", source, batch[n], problems[n])
         if len(problems) < len(batch):

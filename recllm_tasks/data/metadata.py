@@ -86,11 +86,14 @@ class ItemTexts(dict[str, ItemText]):
         missing = [item for item in untitled if item not in self]
         if not missing:
             has_column = any("title" in columns for columns in self.columns.values())
-            reason = "their records have none" if has_column or not self.columns else (
-                "no file has a column of that name: name it with --columns title=…"
+            reason = (
+                "their records have none"
+                if has_column or not self.columns
+                else ("no file has a column of that name: name it with --columns title=…")
             )
             return f"such as {untitled[0]!r}; {reason}"
-        return f"such as {missing[0]!r}, which is in no file of items{_other_form(missing, self.not_bought)}"
+        hint = _other_form(missing, self.not_bought)
+        return f"such as {missing[0]!r}, which is in no file of items{hint}"
 
 
 def _other_form(missing: Sequence[str], others: Collection[str]) -> str:
@@ -104,7 +107,8 @@ def _other_form(missing: Sequence[str], others: Collection[str]) -> str:
                     "write them alike in both"
                 )
     if others:
-        return f"; the files of items have ids such as {next(iter(others))!r}: write them alike in both"
+        example = next(iter(others))
+        return f"; the files of items have ids such as {example!r}: write them alike in both"
     return ""
 
 

@@ -168,7 +168,7 @@ def custom_spec(
     *,
     columns: str | None = None,
     format: str | None = None,
-    reading: Reading = Reading(),
+    reading: Reading | None = None,
     noun: str = "products",
     verb: str = "purchased",
     title: str | None = None,
@@ -211,9 +211,9 @@ def custom_spec(
     return DatasetSpec(
         name=name,
         title=title or name,
-        format=refined_format(format, columns, reading)
+        format=refined_format(format, columns, reading or Reading())
         if format
-        else custom_format(columns, reading),
+        else custom_format(columns, reading or Reading()),
         interactions_file=" ".join(interactions),
         metadata_file=" ".join(items),
         interactions_address="--interactions",

@@ -126,7 +126,19 @@ VALUES = st.sampled_from(
         *("2020-01-01", "2020-1-5 9:05", "2020-01-01T10:00:00+0000", "2020-01-01 10:00:00 UTC"),
         *("2020-01-01 24:00", "2020-02-30", "20170714", "20170714.0", "31/12/2020", "1/2/2020"),
         *("2020-01-01T10:00:00.1234567Z", "2020/01/05", "1600000000", "1600000000000", "1e9"),
-        *('TV 24" black', "it's", 'a "b" c', '"q"', '""', '"', "a,b", "a;b", "a|b", "x\\y", "\ufeff"),
+        *(
+            'TV 24" black',
+            "it's",
+            'a "b" c',
+            '"q"',
+            '""',
+            '"',
+            "a,b",
+            "a;b",
+            "a|b",
+            "x\\y",
+            "\ufeff",
+        ),
     ]
 )
 FILES = {
@@ -143,9 +155,7 @@ FILES = {
 @settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=4), st.booleans()
-)
+@given(st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=4), st.booleans())
 def test_a_rows_verdict_depends_on_nothing_beside_it(tmp_path, name, rows, quote):
     """Alone or beside others, read by DuckDB or in Python: the same values or the same refusal."""
     if FILES[name] is None:

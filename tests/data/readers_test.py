@@ -43,7 +43,13 @@ def write(path, text, encoding="utf-8"):
 
 
 def read(*paths, format=None, columns=None, unit=None):
-    spec = custom_spec("x", [str(p) for p in paths], format=format, columns=columns, reading=Reading(time_unit=unit))
+    spec = custom_spec(
+        "x",
+        [str(p) for p in paths],
+        format=format,
+        columns=columns,
+        reading=Reading(time_unit=unit),
+    )
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path) for path in paths])
         rows = "select user_id, item_id, time, rating from raw_interactions order by line"

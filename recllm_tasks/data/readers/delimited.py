@@ -8,7 +8,14 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from recllm_tasks.data.formats import ITEM_ROLES, SEPARATORS, Layout, missing_column_fix, named
+from recllm_tasks.data.formats import (
+    INTERACTION_ROLES,
+    ITEM_ROLES,
+    SEPARATORS,
+    Layout,
+    missing_column_fix,
+    named,
+)
 from recllm_tasks.data.readers.json_lines import decode
 from recllm_tasks.data.readers.record import Problem, Record
 from recllm_tasks.data.sources import MAX_LINE_BYTES, SourceFile, open_lines, shorten
@@ -35,8 +42,16 @@ def settled(source: SourceFile, layout: Layout) -> Layout:
     """
     raws = (raw for _, raw in open_lines(source.content) if raw.strip())
     lines = [decode(raw, layout)[0] for raw in itertools.islice(raws, _SNIFFED_LINES)]
-    if layout.delimiter is not None:
-        return _with_quoting(layout, layout.delimiter, lines[0])
+    layout = _with_quoting(layout, layout.delimiter or _separator(lines, layout), lines[0])
+    if not layout.header:
+        return layout
+    names = _header_fields(lines[0], layout)
+    found = {role: layout.find(role, names) for role in (*INTERACTION_ROLES, *ITEM_ROLES)}
+    columns = {role: (name,) for role, name in found.items() if name is not None}
+    return dataclasses.replace(layout, columns={**layout.columns, **columns})
+
+
+def _separator(lines: list[str], layout: Layout) -> str:
 
     def fitness(delimiter: str) -> tuple[bool, int, int]:
         chosen = _with_quoting(layout, delimiter, lines[0])
@@ -50,8 +65,7 @@ def settled(source: SourceFile, layout: Layout) -> Layout:
 
     best = max(SEPARATORS, key=lambda delimiter: (fitness(delimiter), delimiter == ","))
     # A line without any separator: the usual one fits the errors best.
-    best = best if fitness(best)[2] > 1 else ","
-    return _with_quoting(layout, best, lines[0])
+    return best if fitness(best)[2] > 1 else ","
 
 
 def _with_quoting(layout: Layout, delimiter: str, header: str) -> Layout:
@@ -97,7 +111,8 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
         if layout.quoted is not None:
             return column
         inside = f"replace({column}[2:-2], '\"\"', '\"')"
-        return f"case when regexp_full_match({column}, '{_QUOTED.pattern}') then {inside} else {column} end"
+        is_quoted = f"regexp_full_match({column}, '{_QUOTED.pattern}')"
+        return f"case when {is_quoted} then {inside} else {column} end"
 
     sql = _SQL.format(
         **{role: field(role) for role in ("user", "item", "time", "rating")},

@@ -42,12 +42,9 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
     for role in INTERACTION_ROLES:
         places = [names.index(name) + 1 for name in layout.columns.get(role, ())]
         is_id = role in ("user", "item")
-        found = [
-            f"case when kind = 'OBJECT' and t[{n}] in ('VARCHAR', 'UBIGINT', 'BIGINT') then v[{n}] end"
-            if is_id
-            else f"v[{n}]"
-            for n in places
-        ]
+        is_ok = "kind = 'OBJECT' and t[{0}] in ('VARCHAR', 'UBIGINT', 'BIGINT')"
+        value = f"case when {is_ok} then v[{{0}}] end" if is_id else "v[{0}]"
+        found = [value.format(n) for n in places]
         values[role] = f"coalesce({', '.join(found)}, null)" if found else "null::varchar"
     sql = _SQL.format(size=MAX_LINE_BYTES + 2, **values)
     return sql, [paths, paths, str(source.content), source.compression]

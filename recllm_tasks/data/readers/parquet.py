@@ -1,5 +1,6 @@
 """Parquet: typed columns, one row per record."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import duckdb
@@ -22,9 +23,11 @@ _ROWS = 100_000
 
 
 def settled(source: SourceFile, layout: Layout) -> Layout:
-    """The layout: nothing has to be found out."""
-    del source
-    return layout
+    """The layout with the names of the file's columns."""
+    names = list(_columns(source, layout))
+    found = {role: layout.find(role, names) for role in layout.columns}
+    columns = {role: (name,) for role, name in found.items() if name is not None}
+    return dataclasses.replace(layout, columns={**layout.columns, **columns})
 
 
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:

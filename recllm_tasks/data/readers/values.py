@@ -6,7 +6,7 @@ A row is judged by its own texts alone, so what stands beside it never changes t
 import calendar
 import datetime
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import duckdb
 
@@ -109,7 +109,8 @@ def _time(layout: Layout) -> str:
         is_date += " and try_strptime(left(time_text, 8), '%Y%m%d') is not null"
         in_unit = f"case when not ({is_date}) then {in_unit} end"
     # Written as DuckDB's cast takes it: an offset follows at once.
-    date = r"regexp_replace(time_text, ' ?(Z|UTC|GMT|[+-]\d{2}(:?\d{2})?)$', '\1')"
+    date = "regexp_replace(time_text, ' ?(Z|UTC|GMT)$', '+00')"
+    date = rf"regexp_replace({date}, ' ([+-]\d{{2}}(:?\d{{2}})?)$', '\1')"
     return f"""case when regexp_full_match(time_text, '{_DATE}')
         then epoch(try_cast({date} as timestamptz)) else {in_unit} end"""
 
@@ -119,7 +120,10 @@ def _least(scale: int) -> int:
 
 
 def problem_of(
-    values: Mapping[str, object], verdict: Mapping[str, bool], layout: Layout
+    values: Mapping[str, object],
+    verdict: Mapping[str, bool],
+    layout: Layout,
+    times: Sequence[str] = (),
 ) -> Problem:
     """What is wrong with a refused interaction: the first of its values, in words.
 
@@ -127,6 +131,7 @@ def problem_of(
       values: by role, as they stand in the file.
       verdict: by role, whether the value is right.
       layout: of its file.
+      times: some of the file, from which an error tells how they are written.
     """
     role = next(role for role in ("user", "item", "time", "rating") if not verdict[role])
     value = values.get(role)
@@ -135,17 +140,22 @@ def problem_of(
     got = shorten(value) if role in values else "nothing"
     if role in ("user", "item"):
         is_text = isinstance(value, str) and value.strip(BLANKS)
-        return Problem(
-            field, got, "valid Unicode characters" if is_text else "a non-empty string"
-        )
-    expected, fix = _time_help(text, layout) if role == "time" else _rating_help(text, layout)
+        return Problem(field, got, "valid Unicode characters" if is_text else "a non-empty string")
+    expected, fix = (
+        _time_help(text, layout, times) if role == "time" else _rating_help(text, layout)
+    )
     return Problem(field, got, expected, fix)
+
+
+_NO_RATING = ("nan", "null", "none", "na", "n/a", "\\n", "-")
 
 
 def _rating_help(text: str, layout: Layout) -> tuple[str, str]:
     worst, best = layout.ratings
     in_range = f", from {worst:g} to {best:g}" if best < _FLOAT32_MAX else ""
-    fix = f"give --unrated '{text}' if it means that there is no rating" if text else ""
+    fix = ""
+    if text.lower() in _NO_RATING or re.fullmatch(_NUMBER, text):
+        fix = f"give --unrated '{text}' if it means that there is no rating"
     if layout.decimal == "." and re.fullmatch(r"[+-]?\d+,\d+", text):
         fix = "give --decimal , for numbers with a comma"
     elif re.fullmatch(r"[+-]?\d+\.\d+", text) and layout.decimal == ",":
@@ -153,7 +163,7 @@ def _rating_help(text: str, layout: Layout) -> tuple[str, str]:
     return f"a number of stars{in_range}", fix
 
 
-def _time_help(text: str, layout: Layout) -> tuple[str, str]:
+def _time_help(text: str, layout: Layout, times: Sequence[str]) -> tuple[str, str]:
     if layout.time_format:
         return f"a time written as '{layout.time_format}', from 1970 on", "correct --time_format"
     expected = f"{layout.unit or 'seconds'} since 1970, or a date such as 2020-12-31 or "
@@ -162,10 +172,12 @@ def _time_help(text: str, layout: Layout) -> tuple[str, str]:
         return expected, "give --order file if the lines are in the order of time"
     if re.fullmatch(_NUMBER, text):
         return _number_help(text, layout, expected)
-    formats = fitting_formats([text])
+    formats = fitting_formats([text, *times]) or fitting_formats([text])
     if len(formats) > 1:
+        readings = [[_reading(each, format) for format in formats] for each in (text, *times)]
+        shown = next((found for found in readings if len(set(found)) > 1), readings[0])
         choices = " or ".join(
-            f"--time_format '{format}' ({_reading(text, format)})" for format in formats
+            f"--time_format '{format}' ({reading})" for format, reading in zip(formats, shown)
         )
         return expected, f"say which is the day and which the month: give {choices}"
     if formats:
