@@ -16,7 +16,7 @@ FLOORS = (
     ("cli", "commands", "__main__"),
     ("report",),
     ("baselines",),
-    ("recommender",),
+    ("preparation", "recommender"),
     ("t5x_bridge",),
     ("engine",),
     ("audit",),
