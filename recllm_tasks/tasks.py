@@ -352,6 +352,12 @@ def retrieval_kind(mixture: str, dataset: str) -> str:
     return next((forms[task.name] for task in held if task.name in forms), by_name)
 
 
+def learns_retrieval(mixture: str, dataset: str) -> bool:
+    """Whether a mixture holds a retrieval task, so that its model can recommend."""
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(mixture))
+    return any(kind_of(task.name, dataset) == "retrieval" for task in subtasks)
+
+
 def prompt_of(task: seqio.Task) -> Prompt | None:
     """The prompt of a task that has one of ours, or None."""
     prompts = [step for step in task.preprocessors if isinstance(step, Prompt)]

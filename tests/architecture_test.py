@@ -28,7 +28,7 @@ FLOORS = (
     ("models",),
     ("data",),
     ("gin_files",),
-    ("array_file", "checksums", "errors", "files", "progress"),
+    ("array_file", "checksums", "errors", "files", "progress", "quiet"),
     ("__init__",),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

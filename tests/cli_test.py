@@ -279,7 +279,7 @@ def run(args):
     print(json.dumps([os.environ.get("GLIBC_TUNABLES"), os.getpid(), sys.argv[1:]]))
     return 0
 
-cli.session.import_quietly = lambda: None
+cli._log_errors_only = lambda: None
 sys.modules["recllm_tasks.commands.train"] = types.SimpleNamespace(
     SUMMARY="test", EPILOG="", add_arguments=cli.session.add_gin_arguments, run=run
 )
