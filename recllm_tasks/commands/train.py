@@ -74,10 +74,11 @@ def _choose(args) -> str:
     session.dataset_info(args.dataset)
     models = [file for file in args.gin_file if "MODEL_NAME" in gin_files.values_in(file)]
     args.gin_file = [file for file in args.gin_file if file not in models]
-    found = recipe.choose(args.dataset, *models[-1:])
+    facts = recipe.facts_of(args.dataset)
+    found = recipe.choose(facts, *models[-1:])
     # After the files, each of which asks for it.
     args.bindings.insert(0, f"DATASET = {args.dataset!r}")
-    console.print(f"{args.dataset}: {found.facts}", markup=False, soft_wrap=True)
+    console.print(f"{args.dataset}: {facts}", markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     given = [*(f"include {file!r}" for file in args.gin_file), *args.bindings]

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from recllm_tasks import gin_files
-from recllm_tasks.data.catalog import Catalog
-from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.data.options import ATOMIC
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.source import CatalogSource
@@ -49,37 +47,63 @@ network.T5Config.vocab_size = @tasks.vocabulary_size()
 """
 
 
-class Recipe(NamedTuple):
-    """Settings and the reasons for them.
+class Facts(NamedTuple):
+    """What settings depend on.
 
     Attributes:
-      text: gin; includes, then what differs from the included files.
-      facts: what the choice depends on, in one line.
-      notes: a line for each thing that may be better otherwise.
+      users: of the dataset.
+      items: of its catalog.
+      interactions: in the train split.
+      has_ratings: whether ratings can be learned.
+      has_texts: whether any item has a title, brand, category or description.
+      ids: the scheme of the ids.
+      pieces: tokens of the longest id in the dataset's own vocabulary.
+      window: most items of a history.
+      devices: of this machine.
     """
 
+    users: int
+    items: int
+    interactions: int
+    has_ratings: bool
+    has_texts: bool
+    ids: str
+    pieces: int
+    window: int
+    devices: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.users:,} users, {self.items:,} items, {self.interactions:,} interactions to "
+            f"learn from, {'' if self.has_ratings else 'no '}ratings, "
+            f"{'' if self.has_texts else 'no '}texts, {self.ids} ids of {self.pieces} "
+            f"token{'s' * (self.pieces > 1)}"
+        )
+
+
+class Recipe(NamedTuple):
+    """Settings: gin that includes files, then what differs from them; and what may be better."""
+
     text: str
-    facts: str
     notes: Sequence[str] = ()
 
 
 class _Measured(NamedTuple):
     """A recipe as it was measured: its files, and what they say.
 
-    `tokens_of_item` are those of an item in an example, and in all examples of it together, if an
-    id is one token; `answers` those that are no id.
+    Where an id is one token, an item takes `tokens` in an epoch, and `1 + answers` in a sequence.
     """
 
     files: tuple[str, ...]
     epochs: int
     batch_size: int
     targets: int
-    ids_of_item: int
+    tokens: int
     answers: int
 
 
 _SEQUENCE = _Measured(("runs/ids_sequence.gin",), 20, 16, 64, 1, 0)
-_WITH_RATINGS = _Measured((*_SEQUENCE.files, "runs/quickstart.gin"), 15, 8, 128, 2, 1)
+_WITH_RATINGS = _Measured((*_SEQUENCE.files, "runs/quickstart.gin"), 15, 8, 128, 3, 1)
 
 
 class _Change(NamedTuple):
@@ -90,71 +114,68 @@ class _Change(NamedTuple):
     why: str
 
 
-def choose(dataset: str, model: str | None = None) -> Recipe:
-    """The settings for a prepared dataset.
-
-    Args:
-      dataset: its name.
-      model: a model file in place of `MODEL`. One that is not made for ids, as that one is, gets
-        the paper's prompts and schedule.
+def facts_of(dataset: str) -> Facts:
+    """The facts of a prepared dataset and of this machine.
 
     Raises:
       UserError: the dataset is not prepared, or has nothing to train on.
     """
     source = CatalogSource(dataset)
     info, catalog = source.info(), source.catalog()
-    if not info.users_of("train") or not catalog.train_count.sum():
+    interactions = int(catalog.train_count.sum())
+    if not interactions:
         raise UserError(
             f"Nothing to train on in '{dataset}': got no interaction in train, expected at least "
             "one; prepare it from more interactions, with a smaller --k_core, or with later cuts"
         )
     vocabulary = DatasetVocabulary(source.vocabulary_file)
-    pieces = max(map(len, vocabulary.tokenizer.EncodeAsIds(list(catalog.short_id))))
     texts = (catalog.title, catalog.brand, catalog.categories, catalog.description)
-    has_texts = any(map(any, texts))
-    facts = _facts(info, pieces, has_texts)
-    if model is not None and not _is_made_for_ids(model):
-        return Recipe(_of_the_paper(model, info.has_ratings), facts)
-    is_small = len(catalog) <= _SMALL_CATALOG and pieces == 1
-    measured = _WITH_RATINGS if info.has_ratings and is_small else _SEQUENCE
-    changes = list(_changes(measured, info, catalog, pieces, has_texts, len(jax.local_devices())))
-    files = (model or MODEL, "runs/finetune.gin", *measured.files)
-    notes = _notes(info, pieces, has_texts, measured)
-    return Recipe(_text(files, changes), facts, list(notes))
-
-
-def _facts(info: DatasetInfo, pieces: int, has_texts: bool) -> str:
-    counts = info.statistics
-    return (
-        f"{counts.users:,} users, {counts.items:,} items, {counts.interactions:,} interactions, "
-        f"{'' if info.has_ratings else 'no '}ratings, {'' if has_texts else 'no '}texts, "
-        f"{info.ids} ids of {pieces} token{'s' * (pieces > 1)}"
+    return Facts(
+        users=info.statistics.users,
+        items=len(catalog),
+        interactions=interactions,
+        has_ratings=info.has_ratings,
+        has_texts=any(map(any, texts)),
+        ids=info.ids,
+        pieces=max(map(len, vocabulary.tokenizer.EncodeAsIds(list(catalog.short_id)))),
+        window=info.window,
+        devices=len(jax.local_devices()),
     )
 
 
-def _changes(
-    measured: _Measured,
-    info: DatasetInfo,
-    catalog: Catalog,
-    pieces: int,
-    has_texts: bool,
-    devices: int,
-) -> Iterator[_Change]:
-    """What does not fit a dataset with ids of `pieces` tokens."""
-    needed = info.window * (pieces + measured.answers) + 3
+def choose(facts: Facts, model: str | None = None) -> Recipe:
+    """The settings for a dataset. DATASET and MODEL_DIR are left to be given.
+
+    Args:
+      facts: of the dataset.
+      model: a model file in place of `MODEL`. One that is not made for ids, as that one is, gets
+        the paper's prompts and schedule.
+    """
+    if model is not None and not _is_made_for_ids(model):
+        return Recipe(_of_the_paper(model, facts.has_ratings))
+    is_small = facts.items <= _SMALL_CATALOG and facts.pieces == 1
+    measured = _WITH_RATINGS if facts.has_ratings and is_small else _SEQUENCE
+    files = (model or MODEL, "runs/finetune.gin", *measured.files)
+    notes = list(_notes(facts, measured))
+    return Recipe(_text(files, list(_changes(measured, facts))), notes)
+
+
+def _changes(measured: _Measured, facts: Facts) -> Iterator[_Change]:
+    """What does not fit the dataset."""
+    tokens = facts.pieces + measured.answers
+    needed = facts.window * tokens + 3
     length = max(measured.targets, -(-needed // _LENGTH_STEP) * _LENGTH_STEP)
     if length != measured.targets:
-        why = f"{info.window} items of {pieces + measured.answers} tokens"
+        why = f"{facts.window} items of {tokens} token{'s' * (tokens > 1)}"
         yield _Change("TASK_FEATURE_LENGTHS", {"inputs": _INPUTS, "targets": length}, why)
-    batch_size = -(-measured.batch_size // devices) * devices
+    batch_size = -(-measured.batch_size // facts.devices) * facts.devices
     if batch_size != measured.batch_size:
-        yield _Change("BATCH_SIZE", batch_size, f"a multiple of {devices} devices")
-    tokens = int(catalog.train_count.sum()) * (pieces * measured.ids_of_item + measured.answers)
-    yield from _schedule(tokens / (batch_size * length), measured.epochs)
-    if pieces > 1:
-        yield _Change("initial_state.item_embeddings.source", None, f"ids are {pieces} tokens")
-    elif not has_texts:
-        yield _Change("initial_state.item_embeddings.source", None, "the items have no texts")
+        yield _Change("BATCH_SIZE", batch_size, f"a multiple of {facts.devices} devices")
+    of_epoch = facts.interactions * (measured.tokens if facts.pieces == 1 else facts.pieces)
+    yield from _schedule(of_epoch / (batch_size * length), measured.epochs)
+    if facts.pieces > 1 or not facts.has_texts:
+        why = f"ids are {facts.pieces} tokens" if facts.pieces > 1 else "the items have no texts"
+        yield _Change("initial_state.item_embeddings.source", None, why)
 
 
 def _schedule(steps: float, epochs: int) -> Iterator[_Change]:
@@ -183,25 +204,25 @@ def _schedule(steps: float, epochs: int) -> Iterator[_Change]:
         yield _Change("PATIENCE", patience, "validations; two epochs")
 
 
-def _notes(info: DatasetInfo, pieces: int, has_texts: bool, measured: _Measured) -> Iterator[str]:
-    if pieces > 1:
+def _notes(facts: Facts, measured: _Measured) -> Iterator[str]:
+    if facts.pieces > 1:
         yield (
-            f"{info.ids} ids of {pieces} tokens: `recllm prepare --ids {ATOMIC}` measured far "
-            "better (on Toys NDCG@10 .049 against .0003 after the same minutes of training)"
+            f"{facts.ids} ids of {facts.pieces} tokens: `recllm prepare --ids {ATOMIC}` measured "
+            "far better (on Toys NDCG@10 .049 against .0003 after the same minutes of training)"
         )
         return
-    if not has_texts:
+    if not facts.has_texts:
         yield (
             "embeddings begin at random, as the items have no texts; titles (`recllm prepare "
             "--items`) measured better (on Toys NDCG@10 .077 against .050 in validation)"
         )
-    if info.has_ratings and measured is _SEQUENCE:
+    if facts.has_ratings and measured is _SEQUENCE:
         yield "ratings are not learned; --gin_file=runs/quickstart.gin learns them too"
 
 
 def _is_made_for_ids(model: str) -> bool:
     size = gin_files.values_in(model).get("network.T5Config.vocab_size")
-    return size == "@tasks.vocabulary_size()"
+    return size == "@tasks.vocabulary_size"
 
 
 def _of_the_paper(model: str, has_ratings: bool) -> str:
