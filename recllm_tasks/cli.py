@@ -40,10 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     interrupts.install_handlers()
     try:
-        args, rest = _parser(sys.argv[1:] if argv is None else argv).parse_known_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        # Argparse would take a setting whose value has a space for a positional argument.
+        settings = [argument for argument in given if argument.startswith("--gin.")]
+        others = [argument for argument in given if not argument.startswith("--gin.")]
+        args, rest = _parser(others).parse_known_args(others)
         if argv is None and args.command == "train":
             huge_pages.restart_with_huge_pages()
-        args.bindings = session.gin_bindings(rest, args.parser)
+        args.bindings = session.gin_bindings([*rest, *settings], args.parser)
         if args.command != "doctor":  # It diagnoses imports that fail.
             _log_errors_only()
         with session.damage_reported():

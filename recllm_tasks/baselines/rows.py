@@ -89,18 +89,18 @@ GROUPS = {
 }
 
 
-def normalized(name: str) -> str:
-    """A name without differences of spelling: `item-to-item` equals `item_to_item`."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _plain(name: str) -> str:
+    """A name without differences of spelling: `Item-to-item` equals `item_to_item`."""
+    return re.sub(r"[-_ ]", "", name.lower())
 
 
-_NAMES = {normalized(name): name for name in (*GROUPS, *ROWS)}
+_NAMES = {_plain(name): name for name in (*GROUPS, *ROWS)}
+_REPLACED = {_plain(name): row for name, row in REPLACED.items()}
 
 
 def name_of(spelled: str) -> str | None:
     """The name of the row that is spelled so, or nearly so; None if it is no row's."""
-    replaced = {normalized(old): new for old, new in REPLACED.items()}
-    name = replaced.get(normalized(spelled)) or _NAMES.get(normalized(spelled))
+    name = _REPLACED.get(_plain(spelled)) or _NAMES.get(_plain(spelled))
     return name if name in ROWS else None
 
 
@@ -115,7 +115,7 @@ def chosen(names: str) -> Sequence[Row]:
     """
     found: dict[str, Row] = {}
     for part in names.split(","):
-        name = _NAMES.get(normalized(part), "")
+        name = _NAMES.get(_plain(part), "")
         if not name:
             raise UserError(f"--rows: got '{part.strip()}', expected {_expected(part)}; correct it")
         found |= {row: ROWS[row] for row in GROUPS.get(name, (name,))}
@@ -123,10 +123,10 @@ def chosen(names: str) -> Sequence[Row]:
 
 
 def _expected(part: str) -> str:
-    replaced = {normalized(old): new for old, new in REPLACED.items()}.get(normalized(part))
+    replaced = _REPLACED.get(_plain(part))
     if replaced:
         return f"{replaced} with --seen leave_out"
-    nearest = difflib.get_close_matches(normalized(part), _NAMES, 1, cutoff=0.6)
+    nearest = difflib.get_close_matches(_plain(part), _NAMES, 1, cutoff=0.6)
     if nearest:
         return f"the name of a row, perhaps {_NAMES[nearest[0]]}"
     return f"names among {', '.join((*ROWS, *GROUPS))}, separated by commas"

@@ -2,10 +2,10 @@
 
 import re
 
-from recllm_tasks.baselines.rows import WITH_PRIOR, name_of, normalized
+from recllm_tasks.baselines.rows import WITH_PRIOR, name_of
 from recllm_tasks.data.options import RANDOM
 from recllm_tasks.report import paper_results
-from recllm_tasks.report.runs import Run
+from recllm_tasks.report.runs import Run, normalized
 from recllm_tasks.runs.decoding import Decoding
 
 # Parts of a table, in order; rows that the paper lacks come first.
@@ -120,13 +120,13 @@ def _decoding(run: Run) -> list[str]:
 
 
 def _baseline_label(run: Run, kind: str) -> str:
+    row = paper_row(run, kind)
     name = name_of(run.model)
-    if name is not None:
+    if name is not None and not row:  # rows of the paper have its names
         return name
     spelled = normalized(run.model)
     if run.title:
         return run.title
-    row = paper_row(run, kind)
     if not row:
         return _CONVENTIONAL.get(spelled, run.model)
     rest = re.sub(r"[_\s-]+", " ", run.model)[len(row) :].strip(" ,")

@@ -3,9 +3,9 @@
 import dataclasses
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 
-from recllm_tasks.baselines.rows import normalized
 from recllm_tasks.errors import UserError
 from recllm_tasks.runs import results
 from recllm_tasks.runs.results import Results, kind_of, rule_of
@@ -135,6 +135,11 @@ def _baselines(run: Run) -> Iterable[Run]:
             metrics=metrics,
             num_examples={task: num for task, num in run.num_examples.items() if task in metrics},
         )
+
+
+def normalized(name: str) -> str:
+    """A method's name without differences of spelling: `item-to-item` equals `item_to_item`."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _place(run: Run, task: str, num_examples: int | None) -> tuple:

@@ -67,8 +67,8 @@ def test_a_large_catalog_with_ratings_is_told_how_to_learn_them():
 def test_small_datasets_get_more_epochs_and_a_shorter_warm_up():
     tiny = Facts(50, 20, 410, False, True, "random", 1, 20)
     found = changes(tiny)
-    assert float(found["EPOCHS"]) * 410 / 1024 == pytest.approx(1000, rel=0.01)
-    assert found["EVAL_PERIOD"] == "50"
+    assert float(found["EPOCHS"]) * (410 + 50) / 1024 == pytest.approx(400, rel=0.01)
+    assert (found["WARMUP_STEPS"], found["EVAL_PERIOD"]) == ("80", "20")
 
 
 def test_large_datasets_get_fewer_epochs_and_frequent_validations():
@@ -98,10 +98,12 @@ def test_settings_fit_every_dataset(interactions, items, window, devices, **rest
     assert batch_size % devices == 0
     assert length >= window * (facts.pieces + ut) + 2
     of_epoch = interactions * ((3 if ut else 1) if facts.pieces == 1 else facts.pieces)
+    of_epoch += facts.users * (1 + ut)
     steps = of_epoch / (batch_size * length)
     total = float(found.get("EPOCHS", 15 if ut else 20)) * steps
-    assert total >= 999
-    assert total <= max(65_000, 3 * steps + 1)
+    assert total >= 399
+    assert int(found.get("WARMUP_STEPS", 100)) <= total / 4
+    assert total <= max(70_000, 3 * steps + 1)
     period = float(found.get("EVAL_PERIOD", steps))
     assert total / period < 25 or period == 2000
     assert period * int(found.get("PATIENCE", 4)) >= min(steps, 200)
