@@ -37,6 +37,7 @@ def changes(facts: Facts) -> dict[str, str]:
     [(TOYS, COMMON), (BEAUTY, COMMON), (MOVIES, (*COMMON, "runs/quickstart.gin"))],
 )
 def test_measured_datasets_get_the_settings_that_were_measured(facts, files):
+    assert choose(facts).text == "".join(f"include {file!r}\n" for file in files)
     assert configured(choose(facts).text) == configured("", files)
 
 
