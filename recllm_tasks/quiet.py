@@ -74,6 +74,8 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module):
         # The module keeps its own loader, which packages ask for their resources.
-        module.__loader__ = module.__spec__.loader = self._loader
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
         with held_stderr():
             self._loader.exec_module(module)

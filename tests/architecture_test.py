@@ -28,8 +28,8 @@ FLOORS = (
     ("models",),
     ("data",),
     ("gin_files",),
-    ("array_file", "checksums", "errors", "files", "progress", "quiet"),
-    ("__init__",),
+    ("array_file", "checksums", "errors", "files", "progress"),
+    ("__init__", "quiet"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 JAX = ("jax", "jaxlib", "flax")
