@@ -79,7 +79,10 @@ next:
 
 
 def test_nothing_but_our_lines_is_printed(trained):
-    assert re.fullmatch(_OURS, trained[2])
+    # A slow machine takes more than a minute.
+    progress = r"(train|decode) shop_ids_sequence [\d,]+/[\d,]+( .*)?\n"
+    printed = re.sub(f"(?m)^{progress}", "", trained[2])
+    assert re.fullmatch(_OURS, printed), printed
 
 
 def test_the_printed_settings_are_a_gin_file_of_the_same_run(trained, tmp_path):
