@@ -29,7 +29,7 @@ FLOORS = (
     ("data",),
     ("gin_files",),
     ("array_file", "checksums", "errors", "files", "progress"),
-    ("__init__",),
+    ("__init__", "quiet"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 JAX = ("jax", "jaxlib", "flax")

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--histories", metavar="FILE", help="one history per line; - is standard input"
     )
-    parser.add_argument("-k", type=int, default=10, help="number of items (10)")
+    parser.add_argument("-k", "--k", type=int, default=10, help="number of items (10)")
     parser.add_argument(
         "--exclude_history",
         action=argparse.BooleanOptionalAction,
