@@ -338,4 +338,4 @@ def _report(lines: list[str]) -> None:
     from recllm_tasks.progress import console
 
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)

@@ -213,6 +213,7 @@ class Job:
             f"{counts.users:,} users written to {self.out}"
             + (f", {new / seconds:,.1f} a second" if new else ""),
             markup=False,
+            soft_wrap=True,
         )
         return counts
 
