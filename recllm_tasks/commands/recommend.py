@@ -214,16 +214,16 @@ def _print(args, recommender, path: Path | None, folder: Path) -> None:
         _Question(None, lookup.rows(split_names(text), f"--history {number}"))
         for number, text in enumerate(args.history, 1)
     ]
-    lines, users = [], iter(())
+    lines, users, have_names = [], iter(()), False
     if path is not None:
         facts, users = _users_of(args, recommender, path, folder)
-        lines = facts.lines()
+        lines, have_names = facts.lines(), facts.form != "text"
 
     def questions() -> Iterator[_Question]:
         yield from typed
         for user in users:
             counts.add(user, [], 0)
-            yield _Question(user.name if facts.form != "text" else None, list(user.rows))
+            yield _Question(user.name if have_names else None, list(user.rows))
 
     console, first = Console(highlight=False), True
     asked = questions()

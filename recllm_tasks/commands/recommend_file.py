@@ -1,8 +1,8 @@
 """Recommendations for many users in one file, made in parts: a killed job resumes.
 
 The parts lie in `<file>.partial/` until the last one is there, and are then joined in one file. A
-part is a fixed number of users, decoded in the same batches each time, so a resumed job writes the
-same bytes.
+part holds whole chunks of users, which are decoded in the same batches each time, and the row
+groups of the file do not depend on the parts: a resumed job writes the same bytes.
 """
 
 import collections
@@ -29,8 +29,13 @@ from recllm_tasks.recommender import POPULAR, Recommendation, Recommender
 
 PARQUET, JSON_LINES = ENDINGS = (".parquet", ".jsonl")
 
-# Users of a part are this many chunks, each of which is sorted by length: what a kill can lose.
-CHUNKS_IN_PART = 8
+# A part is written after this time, or with this many chunks: what a kill can lose, and what memory
+# holds. Within a chunk, users are decoded by length, which saves padding.
+SECONDS_OF_PART = 20.0
+CHUNKS_OF_PART = 64
+
+# Rows of a row group of the Parquet file.
+GROUP_ROWS = 1 << 17
 
 _JOB = "job.json"
 _SCHEMA = [
@@ -145,7 +150,6 @@ class Job:
             "k": self.k,
             "with_history": self.with_history,
             "format": self.out.suffix,
-            "part": CHUNKS_IN_PART * BATCHES_IN_CHUNK,
         }
         key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
         try:
@@ -158,7 +162,7 @@ class Job:
         with locked(self.folder, "recommendation"):
             known = read_json(self.folder / _JOB)
             if known is not None and known.get("key") != key:
-                if not self._overwrite:
+                if not self._overwrite and self._counts(0).exists():
                     raise UserError(
                         f"Unfinished job in '{self.folder}': got one of another model, other "
                         "users or other settings, expected none or the same; give --overwrite to "
@@ -168,7 +172,13 @@ class Job:
                     if path.name != ".lock":
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             write_json(self.folder / _JOB, {"key": key})
-            yield
+            try:
+                yield
+            except UserError:
+                # A mistake that is found before any user is answered leaves nothing behind.
+                if not self._counts(0).exists():
+                    shutil.rmtree(self.folder)
+                raise
 
     def run(
         self, recommender: Recommender, users: Iterator[User], total: int, batch_size: int
@@ -181,8 +191,7 @@ class Job:
           total: how many there are.
           batch_size: users decoded together.
         """
-        chunk = BATCHES_IN_CHUNK * batch_size
-        size, counts, start = CHUNKS_IN_PART * chunk, Counts(), time.monotonic()
+        size, counts, start = BATCHES_IN_CHUNK * batch_size, Counts(), time.monotonic()
         done = 0
         while (known := read_json(self._counts(done))) is not None:
             counts.merge(_counts_of(known))
@@ -191,20 +200,31 @@ class Job:
         if resumed:
             progress.console.print(f"resuming after {resumed:,} users")
         users = itertools.islice(users, resumed, None)
+        part: list[tuple[User, list[Recommendation]]] = []
+        begun = start
+
+        def write_part() -> None:
+            nonlocal done, begun
+            own = Counts()
+            for user, found in part:
+                own.add(user, found, self.k)
+            self._write(self._part(done), recommender, part)
+            # Last: a part with counts is complete.
+            write_json(self._counts(done), dataclasses.asdict(own))
+            counts.merge(own)
+            part.clear()
+            done, begun = done + 1, time.monotonic()
+
         with progress.work("recommend", total, min(resumed, total)) as work:
-            while part := list(itertools.islice(users, size)):
-                found: list[list[Recommendation]] = []
-                for begin in range(0, len(part), chunk):
-                    rows = [user.rows for user in part[begin : begin + chunk]]
-                    found += recommender.recommend_rows(rows, self.k)
-                    work.advance(len(rows))
-                own = Counts()
-                for user, ranked in zip(part, found):
-                    own.add(user, ranked, self.k)
-                self._write(self._part(done), recommender, part, found)
-                write_json(self._counts(done), dataclasses.asdict(own))
-                counts.merge(own)
-                done += 1
+            while chunk := list(itertools.islice(users, size)):
+                found = recommender.recommend_rows([user.rows for user in chunk], self.k)
+                part += zip(chunk, found)
+                work.advance(len(chunk))
+                is_late = time.monotonic() - begun >= SECONDS_OF_PART
+                if is_late or len(part) >= CHUNKS_OF_PART * size:
+                    write_part()
+            if part:
+                write_part()
         self._join(done)
         shutil.rmtree(self.folder)
         seconds = time.monotonic() - start
@@ -227,20 +247,19 @@ class Job:
         self,
         path: Path,
         recommender: Recommender,
-        part: Sequence[User],
-        found: Sequence[Sequence[Recommendation]],
+        part: Sequence[tuple[User, Sequence[Recommendation]]],
     ) -> None:
         catalog = recommender.catalog
         with atomic_write(path, "wb") as f:
             if self.out.suffix == JSON_LINES:
-                for user, ranked in zip(part, found):
+                for user, ranked in part:
                     line = {"user": user.name, "ranked": [shown(item) for item in ranked]}
                     if self.with_history:
                         line["history"] = [catalog.names(row) for row in user.rows]
                     f.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
                 return
             columns: dict[str, list] = {name: [] for name in self._schema.names}
-            for user, ranked in zip(part, found):
+            for user, ranked in part:
                 history = [catalog.item[row] for row in user.rows]
                 for rank, item in enumerate(ranked, 1):
                     row = {"user": user.name, "rank": rank, "history": history, **shown(item)}
@@ -258,8 +277,15 @@ class Job:
                         shutil.copyfileobj(part, f)
                 return
             with pq.ParquetWriter(f, self._schema, compression="zstd") as writer:
+                waiting = self._schema.empty_table()
                 for path in paths:
-                    writer.write_table(pq.read_table(path))
+                    # One chunk of memory each, as their borders would show in the file.
+                    waiting = pa.concat_tables([waiting, pq.read_table(path)]).combine_chunks()
+                    while len(waiting) >= GROUP_ROWS:
+                        writer.write_table(waiting.slice(0, GROUP_ROWS), GROUP_ROWS)
+                        waiting = waiting.slice(GROUP_ROWS)
+                if len(waiting):
+                    writer.write_table(waiting, GROUP_ROWS)
 
 
 def shown(item: Recommendation) -> dict[str, Any]:

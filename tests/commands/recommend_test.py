@@ -164,6 +164,8 @@ def test_a_file_without_a_history_is_an_error(recommend, tmp_path, content):
     code, _, error = recommend("--histories", str(path))
     assert code == 2
     assert f"Histories in '{path}': got none, expected at least one" in error
+    assert recommend("--histories", str(path), "--out", str(tmp_path / "out.jsonl"))[0] == 2
+    assert [found.name for found in tmp_path.iterdir()] == [path.name]
 
 
 def _rows(path):
@@ -201,8 +203,8 @@ def test_all_users_are_those_of_infer(recommend, run_dir, tmp_path, small_data):
 
 @pytest.mark.parametrize("ending", [".parquet", ".jsonl"])
 def test_a_killed_job_resumes_with_the_same_bytes(recommend, tmp_path, monkeypatch, ending):
-    """Killed in its second and its third part; parts are of 16 users."""
-    monkeypatch.setattr(recommend_file, "CHUNKS_IN_PART", 1)
+    """Killed in its second and its third chunk of 16 users; each is a part."""
+    monkeypatch.setattr(recommend_file, "GROUP_ROWS", 50)
     options = "--all_users", "--batch_size", "1", "-k", "3"
     whole, out = tmp_path / f"whole{ending}", tmp_path / f"out{ending}"
     assert recommend(*options, "--out", str(whole))[0] == 0
@@ -215,6 +217,7 @@ def test_a_killed_job_resumes_with_the_same_bytes(recommend, tmp_path, monkeypat
         return answer(self, histories, k)
 
     monkeypatch.setattr(Recommender, "recommend_rows", fails)
+    monkeypatch.setattr(recommend_file, "SECONDS_OF_PART", 0)
     for _ in range(2):
         with pytest.raises(KeyError, match="killed"):
             recommend(*options, "--out", str(out))
