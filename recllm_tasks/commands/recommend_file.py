@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from recllm_tasks import progress
 from recllm_tasks.engine.evaluation import BATCHES_IN_CHUNK
 from recllm_tasks.errors import UserError
-from recllm_tasks.files import atomic_write, locked, read_json, write_json
+from recllm_tasks.files import LOCK, atomic_write, locked, read_json, write_json
 from recllm_tasks.recommender import POPULAR, Recommendation, Recommender
 
 PARQUET, JSON_LINES = ENDINGS = (".parquet", ".jsonl")
@@ -161,6 +161,12 @@ class Job:
             ) from error
         with locked(self.folder, "recommendation"):
             known = read_json(self.folder / _JOB)
+            others = [path.name for path in self.folder.iterdir() if path.name != LOCK]
+            if known is None and others:
+                raise UserError(
+                    f"Parts for '{self.out}': got a folder '{self.folder}' with other files, such "
+                    f"as {min(others)}, expected none; move it, or choose another --out"
+                )
             if known is not None and known.get("key") != key:
                 if not self._overwrite and self._counts(0).exists():
                     raise UserError(
@@ -169,7 +175,7 @@ class Job:
                         "start anew, or another --out"
                     )
                 for path in self.folder.iterdir():
-                    if path.name != ".lock":
+                    if path.name != LOCK:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             write_json(self.folder / _JOB, {"key": key})
             try:
@@ -225,6 +231,11 @@ class Job:
                     write_part()
             if part:
                 write_part()
+        if counts.users != total:
+            raise UserError(
+                f"Users for '{self.out}': got {counts.users:,}, expected {total:,}; check the "
+                "dataset with `recllm doctor`, and prepare it again if it is damaged"
+            )
         self._join(done)
         shutil.rmtree(self.folder)
         seconds = time.monotonic() - start

@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+import time
 import types
 
 import pyarrow.parquet as pq
@@ -262,3 +265,36 @@ def test_a_file_of_histories_gives_what_the_dataset_gives(recommend, tmp_path, s
         assert [line["user"] for line in found] == list(users)
         assert {line["user"]: [i["item"] for i in line["ranked"]] for line in found} == expected
         assert {line["user"]: [i["item"] for i in line["history"]] for line in found} == users
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_time_loses_nothing(run_dir, small_data_dir, tmp_path):
+    """A process that is killed twice, and one that is not."""
+
+    def start(out):
+        program = (
+            "import time\n"
+            "from recllm_tasks import cli\n"
+            "from recllm_tasks.commands import recommend_file\n"
+            "from recllm_tasks.recommender import Recommender\n"
+            "answer, recommend_file.SECONDS_OF_PART = Recommender.recommend_rows, 0\n"
+            "Recommender.recommend_rows = lambda *a: (time.sleep(0.5), answer(*a))[1]\n"
+            f"command = ['recommend', '--checkpoint', {run_dir!r}, '--all_users', '--out', {out!r}]\n"
+            f"command += ['--data_dir', {str(small_data_dir)!r}, '--batch_size', '1']\n"
+            "raise SystemExit(cli.main(command))"
+        )
+        return subprocess.Popen([sys.executable, "-P", "-c", program])
+
+    whole, out = tmp_path / "whole.parquet", tmp_path / "out.parquet"
+    assert start(str(whole)).wait() == 0
+    for part in (0, 2):
+        process = start(str(out))
+        while not (tmp_path / "out.parquet.partial" / f"part-{part:06d}.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        assert not out.exists()
+    assert start(str(out)).wait() == 0
+    assert out.read_bytes() == whole.read_bytes()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
