@@ -279,8 +279,9 @@ def test_sigkill_at_any_time_loses_nothing(run_dir, small_data_dir, tmp_path):
             "from recllm_tasks.recommender import Recommender\n"
             "answer, recommend_file.SECONDS_OF_PART = Recommender.recommend_rows, 0\n"
             "Recommender.recommend_rows = lambda *a: (time.sleep(0.5), answer(*a))[1]\n"
-            f"command = ['recommend', '--checkpoint', {run_dir!r}, '--all_users', '--out', {out!r}]\n"
-            f"command += ['--data_dir', {str(small_data_dir)!r}, '--batch_size', '1']\n"
+            f"command = ['recommend', '--checkpoint', {run_dir!r}, '--out', {out!r}]\n"
+            f"command += ['--data_dir', {str(small_data_dir)!r}, '--all_users']\n"
+            "command += ['--batch_size', '1']\n"
             "raise SystemExit(cli.main(command))"
         )
         return subprocess.Popen([sys.executable, "-P", "-c", program])
