@@ -239,18 +239,18 @@ class Recommender:
 
     def popular(self, k: int = 10) -> list[Recommendation]:
         """The `k` items with the most interactions in train, what a history without items gets."""
-        return [
-            Recommendation(*self.catalog.names(row).values(), None, None, POPULAR)
-            for row in self._by_popularity[:k]
-        ]
+        return [self._recommendation(row, None) for row in self._by_popularity[:k].tolist()]
 
     @functools.cached_property
     def _by_popularity(self) -> np.ndarray:
         return np.argsort(-self.catalog.train_count, kind="stable")
 
-    def _recommendation(self, row: int, log_prob: float) -> Recommendation:
+    def _recommendation(self, row: int, log_prob: float | None) -> Recommendation:
+        """The item of a row; without a probability it is there because it is popular."""
         # Short ids are distinct, so the decoder's answers are the rows of the catalog.
         names = self.catalog.names(row)
+        if log_prob is None:
+            return Recommendation(**names, log_prob=None, probability=None, source=POPULAR)
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
 
 

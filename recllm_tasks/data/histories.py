@@ -15,7 +15,6 @@ import difflib
 import itertools
 import json
 import math
-import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -403,7 +402,7 @@ def _name(value: Any) -> str | None:
     """An id or title as text; None for what is neither text nor a whole number."""
     if isinstance(value, str):
         return value.strip()
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or value != value:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     # Whole numbers become fractions where a column has gaps.
     return str(int(value)) if value == int(value) else None

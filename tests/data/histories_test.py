@@ -122,7 +122,7 @@ def test_the_last_list_of_a_user_counts(read):
 BAD = {
     "a.jsonl": (
         _json([{"user": "a", "items": ["1"]}, {"user": None, "items": []}])
-        + b'\n[1]\n{"user": "b", "items": [null]}\n{"user\n\xff\n{"user": "c", "items": 7}',
+        + b'\n[1]\n{"user": "b", "items": [1e999]}\n{"user\n\xff\n{"user": "c", "items": 7}',
         [("a", ["1"])],
         "row 2': got nothing, expected a user",
         6,
