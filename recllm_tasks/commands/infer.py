@@ -12,6 +12,10 @@ examples:
   recllm infer /tmp/run --data_dir ~/recllm_data --out recommendations.jsonl
   recllm infer /tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ids_sequence_ranking \\
     --data_dir ~/recllm_data --out ranked.jsonl
+  recllm infer /tmp/run --gin.SPLIT=latest --data_dir ~/recllm_data --out latest.jsonl
+
+  The split `latest` answers every user as of the last event, without a target. `recllm recommend
+  --all_users` does the same, resumes, and writes Parquet too.
 
 """
     + session.GIN_HELP
