@@ -26,7 +26,7 @@ from recllm_tasks.models.formats.parameters import OUTPUT_NORM, check_shapes, sh
 from recllm_tasks.models.hugging_face import parameter_names
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-VOCABULARY = "spiece.model"
+GENERATION, VOCABULARY = "generation_config.json", "spiece.model"
 
 # Our choice: small enough to hold a shard in memory until it is complete.
 SHARD_BYTES = 2**30
@@ -78,6 +78,7 @@ _DEFAULTS = {
         "feed_forward_proj": "gated-gelu",
     },
 }
+_SPECIAL_TOKENS = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
 _HEAD = "lm_head.weight"
 # Names of the token table; a file has one or several. The head is one only where it is tied.
 _TABLES = (
@@ -300,6 +301,7 @@ def _shapes(folder: pathlib.Path, file_of: Mapping[str, str]) -> dict[str, tuple
 def writer(target: Target) -> Iterator[Write]:
     """Accepts all parameters in the order of `shapes_of`; writes each shard when it is full."""
     _write_json(target.folder / CONFIG, _config_of(target))
+    _write_json(target.folder / GENERATION, _SPECIAL_TOKENS)
     names = parameter_names(target.config)
     num_bytes = {
         path: math.prod(shape) * target.dtype.itemsize
@@ -376,8 +378,6 @@ def _config_of(target: Target) -> dict[str, Any]:
         "tie_word_embeddings": config.logits_via_embedding,
         "scale_decoder_outputs": config.logits_via_embedding,
         "is_encoder_decoder": True,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
+        **_SPECIAL_TOKENS,
         "dtype": target.dtype.name,
     }
