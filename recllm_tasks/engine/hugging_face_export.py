@@ -87,7 +87,8 @@ def _write_recommender(folder: pathlib.Path, run: Run, vocabulary_file: str) -> 
     )
     task = tasks.with_vocabulary(task, vocabulary_file)
     prompt, answers = tasks.prompt_of(task), tasks.answers(task)
-    assert prompt is not None and answers is not None
+    assert prompt is not None
+    assert answers is not None
     question = prompt.writer(run.lengths, task.output_features).question()
     catalog = tasks.source_of(task).catalog()
     tokens = task.output_features["targets"].vocabulary.tokenizer.EncodeAsIds(answers)
@@ -145,7 +146,7 @@ def _card(
     ]
     if run:
         lines += [
-            f"It was fine-tuned on the mixture `{run.mixture}` of the dataset `{run.dataset}` "
+            f"It was trained on the mixture `{run.mixture}` of the dataset `{run.dataset}` "
             f"(step {source.step}, seed {run.seed}, model `{run.model}`), after *Aligning Large "
             "Language Models with Recommendation Knowledge* (Cao et al., 2024): a user's history "
             "is a prompt, and the answer is the next item's id.",
@@ -156,7 +157,8 @@ def _card(
         ]
     if measured:
         lines += ["", "## Results", "", *_metrics(measured)]
-    lines += ["", "## Use", "", *_use(has_catalog=info is not None, has_tokenizer=bool(source.vocabulary))]
+    use = _use(has_catalog=info is not None, has_tokenizer=source.vocabulary is not None)
+    lines += ["", "## Use", "", *use]
     lines += ["", "## Limits and license", "", *_limits(run)]
     return "\n".join(lines) + "\n"
 

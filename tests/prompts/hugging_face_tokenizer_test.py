@@ -34,7 +34,13 @@ ODD = [
     *("</s>", "a</s><pad> <unk>", "Item ID:</s>", "<extra_id_0> a <extra_id_99>", "I12a200b7c0"),
     *("Les Misérables", "Les Mise\u0301rables", "Việt Nam", "Vie\u0323\u0302t", "ﬁne ½ ™ № ①"),
     *("ガンダム", "カ\u3099ンタ\u3099ム", "한국어", "\u1112\u1161\u11ab", "हिन्दी", "ПОДАРОК й"),
-    *("👨‍👩‍👧 👍🏽 ❤️", "ＦＵＬＬ　ＷＩＤＴＨ", "ﷺ", "“x” – … 10″", "yes no none; like dislike rate"),
+    *(
+        "👨‍👩‍👧 👍🏽 ❤️",
+        "ＦＵＬＬ　ＷＩＤＴＨ",
+        "ﷺ",
+        "“x” – … 10″",
+        "yes no none; like dislike rate",
+    ),
 ]
 
 
@@ -58,7 +64,7 @@ def _assert_same(tokenizer, vocabulary, texts) -> None:
 
 def _random_texts(number: int) -> list[str]:
     rng = random.Random(0)
-    # A sentinel is one wherever it stands in transformers; in ours, after a space. No title has one.
+    # In transformers a sentinel is one anywhere, in ours after a space. No title has one.
     words = [text for text in ODD if text.isascii() and "extra_id" not in text]
     words += ["The", "(1996)", "$10,000.00", ", Title:"]
     letters = "abcdefghijklmnopqrstuvwxyzABCDI0123456789;:,.'()[]<>/&-"
