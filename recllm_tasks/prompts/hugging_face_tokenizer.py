@@ -37,7 +37,8 @@ def write_tokenizer(sentencepiece_file: str | os.PathLike, folder: str | os.Path
     Raises:
       UserError: the vocabulary is of a kind that `tokenizer.json` cannot hold.
     """
-    model = sentencepiece_model_pb2.ModelProto()
+    messages: Any = sentencepiece_model_pb2  # its names are made when it is imported
+    model = messages.ModelProto()
     model.ParseFromString(pathlib.Path(sentencepiece_file).read_bytes())
     _check(model, sentencepiece_file)
     pieces = [piece.piece for piece in model.pieces]
