@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import seqio
 
 from recllm_tasks import checksums, cli
 from recllm_tasks.engine import optimizer, training
@@ -34,6 +35,7 @@ def exported(request, run_dir, small_data_dir, network, tmp_path_factory):
     """(a run's folder, what the command made of it): the encoder, or the decoder, reads."""
     folder = tmp_path_factory.mktemp("export")
     model_dir = run_dir
+    seqio.set_tfds_data_dir_override(str(small_data_dir))
     if request.param != "gift_cards_ut":
         model_dir = str(folder / "run")
         training.train(
@@ -49,6 +51,7 @@ def exported(request, run_dir, small_data_dir, network, tmp_path_factory):
         )
     arguments = ["convert", "--from", "recllm", "--to", "hf", model_dir, str(folder / "hf")]
     assert cli.main([*arguments, "--data_dir", str(small_data_dir)]) == 0
+    seqio.set_tfds_data_dir_override(None)
     return model_dir, folder / "hf"
 
 
