@@ -19,7 +19,8 @@ from recllm_tasks.prompts.hugging_face_tokenizer import write_tokenizer
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 
-LENGTHS = {"inputs": 1024, "targets": 128}
+# Ranking with semantic ids in T5's vocabulary needs the most.
+LENGTHS = {"inputs": 2048, "targets": 128}
 KINDS = (
     *("retrieval", "ranking", "rating", "mim", "mlm", "bpr", "ie"),
     *("ids_retrieval", "ids_sequence", "ids_sequence_rating", "ids_ranking", "ids_rating"),
