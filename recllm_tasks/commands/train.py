@@ -102,5 +102,5 @@ def _next_commands(args, model_dir: pathlib.Path) -> str:
         catalog = CatalogSource(trained.dataset).catalog()
         rows = catalog.train_count.argsort(kind="stable")[:-3:-1]
         history = ", ".join(catalog.short_id[row] for row in rows)
-        lines.append(f"  recllm recommend --checkpoint {run}{data} --history {history!r}")
+        lines.append(f"  recllm recommend {run}{data} --history {history!r}")
     return "\n".join(lines)
