@@ -54,7 +54,7 @@ examples:
   recllm recommend MODEL_DIR --histories - --json < histories.txt
   recllm recommend MODEL_DIR --all_users --out recs.parquet
   recllm recommend MODEL_DIR --histories log.csv --columns user=buyer,item=sku,time=day \\
-    --time_format '%%d/%%m/%%Y' --out recs.jsonl
+    --time_format '%d/%m/%Y' --out recs.jsonl
 """
 
 # Paper §4.1; a larger `-k` widens the beam.
