@@ -29,6 +29,7 @@ COMMANDS = (
     "ensemble",
     "baselines",
     "recommend",
+    "serve",
     "report",
     "convert",
 )

@@ -7,9 +7,10 @@ recommender.recommend([["I17", "I4"], ["Fargo (1996)"]], k=10)
 """
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ import tensorflow as tf
 from recllm_tasks import tasks
 from recllm_tasks.data.item_lookup import ItemLookup
 from recllm_tasks.engine import prior_choice, saved_run
-from recllm_tasks.engine.decoding import TaskDecoder
+from recllm_tasks.engine.decoding import Shapes, TaskDecoder
+from recllm_tasks.engine.item_prior import Reasons
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
+from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Wording
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
 
 class Recommendation(NamedTuple):
@@ -55,12 +58,14 @@ class Recommender:
         decoding: Decoding = Decoding(),
         *,
         data_dir: str | None = None,
+        shapes: Shapes | None = None,
     ):
         """Args:
         saved: the loaded run.
         decoding: the settings of decoding; `num_beams` is also the maximum number of items for a
           history. Answers are always items, ranked by beam search. The prior's weight is a number.
         data_dir: folder of prepared datasets; None is the default one, see prompts/source.py.
+        shapes: as in TaskDecoder.
         """
         dataset, lengths = saved.run.dataset, saved.run.lengths
         info = CatalogSource(dataset, data_dir=data_dir).info()
@@ -69,13 +74,20 @@ class Recommender:
         kind = tasks.retrieval_kind(saved.run.mixture, dataset)
         retrieval = tasks.recommendation_task(dataset, kind, wording, data_dir=data_dir)
         task = tasks.with_vocabulary(seqio.Task(f"{dataset}_{kind}", **retrieval), saved.vocabulary)
-        self.catalog = tasks.source_of(task).catalog()
+        self._source = tasks.source_of(task)
+        self.catalog = self._source.catalog()
         self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams
         self._params = saved.params
         num_beams = min(decoding.num_beams, len(self.catalog))
-        decoding = dataclasses.replace(decoding, num_beams=num_beams, constrained=True)
-        self._decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, lengths["targets"])
+        self.excludes_history = decoding.resolved(info.keeps_repeats).seen == LEAVE_OUT
+        # A call may ask for either.
+        decoding = dataclasses.replace(
+            decoding, num_beams=num_beams, constrained=True, seen=LEAVE_OUT
+        )
+        self._decoder = TaskDecoder(
+            task, saved.network, saved.mesh, decoding, lengths["targets"], shapes=shapes
+        )
         self._prompts = _prompt_function(task, lengths, info.window)
 
     @classmethod
@@ -86,6 +98,7 @@ class Recommender:
         *,
         data_dir: str | None = None,
         checkpoint: str | None = None,
+        batch_size: int | None = None,
     ) -> "Recommender":
         """The recommender for a run's folder.
 
@@ -95,6 +108,8 @@ class Recommender:
             for the same settings.
           data_dir: as in `Recommender`.
           checkpoint: see saved_run.load.
+          batch_size: at most so many histories are decoded together, in the few shapes that
+            `compile` compiles in advance; None is for large jobs, see TaskDecoder.
 
         Raises:
           UserError: there is no run, its dataset is not prepared in the data folder or differs, or
@@ -111,7 +126,32 @@ class Recommender:
             f"{dataset}_{tasks.retrieval_kind(saved.run.mixture, dataset)}",
             decoding.resolved(info.keeps_repeats),
         )
-        return cls(saved, decoding, data_dir=data_dir)
+        shapes = Shapes.for_serving(saved.run.lengths, batch_size) if batch_size else None
+        return cls(saved, decoding, data_dir=data_dir, shapes=shapes)
+
+    @property
+    def most_items(self) -> int:
+        """The largest k."""
+        return self._num_beams
+
+    def compile(self) -> Iterator[None]:
+        """Prepares for `recommend_rows` with `allowed` and for `reasons`; yields after each part.
+
+        After it, no history compiles anything.
+        """
+        (prompt,) = self._prompts([[0]])
+        yield from self._decoder.compile(self._params, prompt)
+        _ = self.reasons
+        yield
+
+    def mask(self, allowed_N: np.ndarray) -> ItemMask:
+        """The list of the items, by catalog row, where `allowed_N` (bool) is true."""
+        return self._decoder.mask(allowed_N)
+
+    @functools.cached_property
+    def reasons(self) -> Reasons:
+        """Why an item may follow a history, by what items have in common; fitted on first use."""
+        return Reasons(self._source)
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = 10
@@ -137,9 +177,21 @@ class Recommender:
         return self.recommend_rows(rows, k)
 
     def recommend_rows(
-        self, histories: Sequence[Sequence[int]], k: int = 10
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        allowed: Sequence[ItemMask] | None = None,
+        exclude_history: Sequence[bool] | None = None,
     ) -> list[list[Recommendation]]:
-        """`recommend` for histories of catalog rows."""
+        """`recommend` for histories of catalog rows.
+
+        Args:
+          histories: each a list of rows, oldest first.
+          k: as in `recommend`.
+          allowed: the items that each history may get, from `mask`; None is all.
+          exclude_history: whether each history's own items are left out; None is as in training.
+        """
         if not 1 <= k <= self._num_beams:
             raise UserError(
                 f"Number of items k: got {k}, expected 1 to {self._num_beams}; raise "
@@ -147,11 +199,12 @@ class Recommender:
             )
         if not len(histories):
             return []
+        excludes = exclude_history or [self.excludes_history] * len(histories)
         examples = [
-            {**prompt, "exclude": np.asarray(rows), "target": -1}
-            for prompt, rows in zip(self._prompts(histories), histories)
+            {**prompt, "exclude": np.asarray(rows), "target": -1, "keeps_seen": not leaves_out}
+            for prompt, rows, leaves_out in zip(self._prompts(histories), histories, excludes)
         ]
-        beams = self._decoder.decode(self._params, examples)
+        beams = self._decoder.decode(self._params, examples, allowed=allowed)
         return [
             [
                 self._recommendation(int(row), float(log_prob))

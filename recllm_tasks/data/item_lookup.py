@@ -4,6 +4,7 @@ import difflib
 import functools
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
@@ -35,6 +36,22 @@ def split_names(text: str) -> list[str]:
         place = found.end()
         if not found[2]:
             return names if any(names) else []
+
+
+class Found(NamedTuple):
+    """What a history's names stand for.
+
+    Attributes:
+      rows: of the catalog, in the order of the names.
+      unknown: names that fit no item.
+      ambiguous: names that fit several.
+      repeated: names of an item that came before, where a history holds each item once.
+    """
+
+    rows: list[int]
+    unknown: list[str]
+    ambiguous: list[str]
+    repeated: list[str]
 
 
 class ItemLookup:
@@ -85,6 +102,20 @@ class ItemLookup:
                 )
             rows.append(row)
         return rows
+
+    def find(self, history: Sequence[str], what: str = "history") -> Found:
+        """As `rows`, but names that are not one item are left out and listed."""
+        found, seen = Found([], [], [], []), set()
+        for name in history:
+            rows = self._called(name.strip())
+            if len(rows) != 1:
+                (found.ambiguous if rows else found.unknown).append(name)
+            elif rows[0] in seen and not self._repeats:
+                found.repeated.append(name)
+            else:
+                found.rows.append(rows[0])
+                seen.add(rows[0])
+        return found
 
     def row(self, name: str, what: str = "item") -> int:
         """The catalog row of `name`, which errors call `what`."""

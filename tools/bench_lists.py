@@ -1,0 +1,91 @@
+"""Time of a beam search that is restricted to a list of items, beside the same search without one.
+
+    tools/bench_lists.py --vocabulary t5.spiece.model --items 12000 10000000
+
+Catalogs are synthetic short ids I1, I2, … Every example of a batch has a list of its own. The
+searches take turns, and the table shows medians; "mask" is the time to make one list's mask, which
+a service does once for each list, and "batch" that to join a batch's masks, which is in the ratio.
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import numpy as np
+import seqio
+from side_by_side import SHAPES
+
+from recllm_tasks.models.beam_search import beam_search
+from recllm_tasks.models.item_mask import ItemMask
+from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.models.trie import Trie
+from recllm_tasks.prompts.token_table import encode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--vocabulary", required=True, help="a SentencePiece model")
+    parser.add_argument("--items", type=int, nargs="+", default=[12_000, 10_000_000])
+    parser.add_argument("--listed", type=int, nargs="+", default=[10, 1000, 100_000, 10_000_000])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    vocabulary = seqio.SentencePieceVocabulary(args.vocabulary, extra_ids=100)
+    sizes = {**SHAPES[args.shape], "vocab_size": 32_128}
+    model, token = Transformer(T5Config(dropout_rate=0.0, **sizes)), np.ones((1, 1), np.int32)
+    params = model.init(jax.random.key(0), token, token, token, enable_dropout=False)["params"]
+    prompts = np.asarray(
+        jax.random.randint(jax.random.key(1), (args.batch, args.length), 3, 32_000)
+    )
+    print(f"{args.shape}, inputs {args.length}, batch {args.batch}, beam 20")
+    print(
+        f"{'items':>12}{'listed':>12}{'mask ms':>10}{'batch ms':>10}{'search ms':>11}{'ratio':>8}"
+    )
+    for items in args.items:
+        texts = (f"I{row + 1}" for row in range(items))
+        trie = Trie.from_tokens(*encode(texts, vocabulary), vocabulary.eos_id)
+        compare(args, model, params, prompts, trie, jax.device_put(trie))
+
+
+def compare(args, model, params, prompts, trie: Trie, on_device: Trie) -> None:
+    rng, masks, making = np.random.Generator(np.random.Philox(3)), {None: None}, {None: 0.0}
+    for size in sorted({min(size, trie.num_items) for size in args.listed}):
+        own = []
+        for _ in range(args.batch):
+            allowed = np.zeros(trie.num_items, bool)
+            allowed[rng.choice(trie.num_items, size, replace=False, shuffle=False)] = True
+            start = time.perf_counter()
+            own.append(ItemMask.of(trie, allowed))
+            making[size] = time.perf_counter() - start
+        masks[size] = own
+    seconds = {size: [] for size in masks}
+    joining = {size: [] for size in masks}
+    for turn in range(args.rounds + 1):  # the first round compiles
+        order = list(masks.items())
+        for size, own in order[turn % len(order) :] + order[: turn % len(order)]:
+            start = time.perf_counter()
+            batch = ItemMask.stack(own) if own else None
+            joined = time.perf_counter()
+            beams = beam_search(model, params, prompts, on_device, num_beams=20, allowed=batch)
+            jax.block_until_ready(beams)
+            if turn:
+                seconds[size].append(time.perf_counter() - start)
+                joining[size].append(joined - start)
+    plain = statistics.median(seconds[None])
+    for size, found in seconds.items():
+        took, joined = statistics.median(found), statistics.median(joining[size])
+        listed = "none" if size is None else f"{size:,}"
+        print(
+            f"{trie.num_items:>12,}{listed:>12}{making[size] * 1e3:>10.1f}{joined * 1e3:>10.1f}"
+            f"{took * 1e3:>11.0f}{took / plain:>8.2f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
