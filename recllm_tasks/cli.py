@@ -30,6 +30,7 @@ COMMANDS = (
     "baselines",
     "recommend",
     "serve",
+    "export",
     "report",
     "convert",
 )

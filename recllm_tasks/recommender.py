@@ -8,8 +8,10 @@ recommender.recommend([["I17", "I4"], ["Fargo (1996)"]], k=10)
 
 import dataclasses
 import functools
+import json
 import math
 import os
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +25,9 @@ from recllm_tasks.engine import prior_choice, saved_run
 from recllm_tasks.engine.decoding import Shapes, TaskDecoder
 from recllm_tasks.engine.item_prior import Reasons
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write, write_json
 from recllm_tasks.models.beam_search import DEAD
+from recllm_tasks.models.exported_search import PLATFORMS
 from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.templates import Wording
@@ -78,6 +82,12 @@ class Recommender:
         self.catalog = self._source.catalog()
         self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams
+        self._facts = {
+            "dataset": dataset,
+            "fingerprint": info.fingerprint,
+            "step": saved.step,
+            "num_beams": decoding.num_beams,
+        }
         self._params = saved.params
         num_beams = min(decoding.num_beams, len(self.catalog))
         self.excludes_history = decoding.resolved(info.keeps_repeats).seen == LEAVE_OUT
@@ -147,6 +157,37 @@ class Recommender:
     def mask(self, allowed_N: np.ndarray) -> ItemMask:
         """The list of the items, by catalog row, where `allowed_N` (bool) is true."""
         return self._decoder.mask(allowed_N)
+
+    def export(self, folder: str) -> None:
+        """Writes the search as a program for JAX alone; see `recllm export --help`.
+
+        Raises:
+          UserError: the folder is not empty or cannot be written to, or there is a prior.
+        """
+        path = pathlib.Path(os.path.expanduser(folder))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"Output '{folder}': got something there, expected a new or empty folder; choose "
+                "another --output"
+            )
+        history = np.argsort(-self.catalog.train_count, kind="stable")[:3]
+        (prompt,) = self._prompts([history.tolist()])
+        example = {**prompt, "exclude": history, "target": -1}
+        example["keeps_seen"] = not self.excludes_history
+        program, arrays, given, beams = self._decoder.export(self._params, example)
+        path.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path / "search.stablehlo", "wb") as f:
+            f.write(program)
+        with atomic_write(path / "arrays.npz", "wb") as f:
+            np.savez(f, **arrays)
+        with atomic_write(path / "example.npz", "wb") as f:
+            np.savez(f, **given, **beams)
+        with atomic_write(path / "items.jsonl") as f:
+            f.writelines(
+                json.dumps(self.catalog.names(row)) + "\n" for row in range(len(self.catalog))
+            )
+        facts = {name: list(array.shape) for name, array in given.items()}
+        write_json(path / "export.json", {"shapes": facts, "platforms": PLATFORMS, **self._facts})
 
     @functools.cached_property
     def reasons(self) -> Reasons:

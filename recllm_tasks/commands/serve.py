@@ -74,16 +74,17 @@ def run(args) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, soft_wrap=True)
 
-    token = _token(args.token_file) if args.token_file else None
+    files, token = _lists(args.list), _token(args.token_file) if args.token_file else None
     listening = server.open_socket(args.host, args.port, token is not None)
     with listening:
         session.use_data_dir(args)
         session.register_tasks(args)
         decoding = Decoding(num_beams=args.k, prior_weight=args.prior_weight)
         recommender = Recommender.from_run(args.run_dir, decoding, batch_size=args.batch_size)
-        lists = ItemLists(_lists(args.list), recommender.catalog, say)
+        lists = ItemLists(files, recommender.catalog, say)
         settings = Settings(args.batch_size, args.queue, args.timeout, token, args.log_bodies)
         service = Service(recommender, lists, settings, say)
+        listening.listen()
         host, port = listening.getsockname()[:2]
         say(f"serving {args.run_dir} at http://{f'[{host}]' if ':' in host else host}:{port}/")
         server.run(service, listening)

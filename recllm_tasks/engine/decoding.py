@@ -12,6 +12,7 @@ from recllm_tasks.engine import devices
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.engine.item_prior import ItemPrior
 from recllm_tasks.errors import UserError, check_whole
+from recllm_tasks.models import exported_search
 from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.item_mask import ItemMask
@@ -243,7 +244,7 @@ class TaskDecoder:
           params: as in `decode`.
           prompt: of some history.
         """
-        mask = self.mask(np.ones(len(self._answer_of_row), bool))
+        mask = self.mask_of_all()
         if self._prior:
             self._prior.reserve()
         # Where the decoder reads the history, the inputs are the task's few words.
@@ -254,6 +255,55 @@ class TaskDecoder:
                 example = {**given, changing: np.ones(length, np.int32)}
                 self.decode(params, [example] * rows, allowed=[mask] * rows)
                 yield
+
+    def export(self, params: Any, example: Example) -> tuple[bytes, dict, dict, dict]:
+        """The search as a program for JAX alone, in this decoder's largest shape.
+
+        Args:
+          params: as in `decode`.
+          example: as in `decode`, of some history.
+
+        Returns:
+          The program and its arrays (models/exported_search.py); the example's inputs, and the
+          beams that the program must give for them: arrays by name, [B, …].
+
+        Raises:
+          UserError: there is a prior.
+        """
+        assert self._trie is not None, "free text has no items"
+        if self._prior:
+            raise UserError(
+                f"PRIOR_WEIGHT: got {self.prior_weight:g}, expected 0, because the exported "
+                "program has no prior; leave it out"
+            )
+        rows = self._row_sizes[-1]
+        inputs, beginning = self._read([example] * rows, full=True)
+        excluded = self._excluded([example] * rows, rows)
+        masks = ItemMask.stack([self.mask_of_all()] * rows)
+        if excluded is not None:
+            masks = masks.without(self._trie, excluded)
+        arrays = exported_search.arrays_of(params, self._trie)
+        program = exported_search.export(
+            self._network,
+            arrays,
+            self._trie,
+            rows,
+            inputs.shape[1],
+            length_of_beginning=None if beginning is None else beginning.shape[1],
+            num_beams=self._num_beams,
+            scores_eos=not self._has_beginning,
+        )
+        given = {"inputs": inputs, "beginning": beginning, **masks._asdict()}
+        beams = self._search(params, [example] * rows, [self.mask_of_all()] * rows)
+        return (
+            program,
+            arrays,
+            {name: np.asarray(array) for name, array in given.items() if array is not None},
+            {name: np.asarray(array) for name, array in beams._asdict().items()},
+        )
+
+    def mask_of_all(self) -> ItemMask:
+        return self.mask(np.ones(len(self._answer_of_row), bool))
 
     def check(self, features: Iterable[str]) -> None:
         """Raises UserError unless examples have what `decode` reads."""
@@ -324,13 +374,19 @@ class TaskDecoder:
             )
         return Beams(*(part[: len(examples)] for part in beams))
 
-    def _read(self, examples: Sequence[Example]) -> tuple[jax.Array, jax.Array | None]:
-        """What encoder and decoder read, int32 [rows, L], and [rows, P] or None."""
+    def _read(
+        self, examples: Sequence[Example], full: bool = False
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What encoder and decoder read, int32 [rows, L], and [rows, P] or None.
+
+        `full` takes the largest of `lengths`, whatever the examples'.
+        """
         rows = next(size for size in self._row_sizes if size >= len(examples))
 
         def padded(name: str, aligned_right: bool) -> jax.Array:
             listed = [example[name] for example in examples]
-            length = padded_length(max(map(len, listed)), self._lengths)
+            longest = self._lengths[-1] if full else max(map(len, listed))
+            length = padded_length(longest, self._lengths)
             tokens = np.zeros((rows, length), np.int32)
             for row, own in zip(tokens, listed):
                 start = len(row) - len(own) if aligned_right else 0

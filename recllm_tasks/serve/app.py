@@ -166,7 +166,8 @@ class Service:
             Route("/v1/lists", self.show_lists),
             Route("/v1/recommend", self.recommend, methods=["POST"]),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+        handlers = {HTTPException: _refused, BadRequest: _wrong, _Gone: _gone}
+        app = Starlette(routes=routes, exception_handlers=handlers)
         app.router.redirect_slashes = False
         return _Guard(app, self, {route.path for route in routes})
 
@@ -373,15 +374,10 @@ class _Guard:
             refusal = self._refusal(scope)
             app = refusal or self._app
             await app(scope, receive, send_guarded)
-        except _Gone:
-            status = 499  # as nginx calls it
-        except BadRequest as error:
-            await _error(error.status, str(error))(scope, receive, send_guarded)
         except Exception as error:
-            # A bug of ours: its type is all that may be told without telling what was asked.
-            self._service.say(f"{scope['method']}: {type(error).__name__} at {_place(error)}")
-            if not status:
-                await _error(500, "an error of the service")(scope, receive, send_guarded)
+            # A bug of ours, which Starlette has answered with 500. Its type and place are all that
+            # can be logged without what was asked.
+            self._service.say(f"{type(error).__name__} at {_place(error)}")
         finally:
             seconds = time.monotonic() - start
             path = scope["path"] if scope["path"] in self._paths else "other"
@@ -547,6 +543,18 @@ async def _refused(request: HttpRequest, error: Exception) -> Response:
     response = _error(error.status_code, error.detail)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _wrong(request: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    response = _error(error.status, str(error))
+    if error.status in (408, 413):
+        response.headers["Connection"] = "close"  # the rest of the body is not read
+    return response
+
+
+async def _gone(request: HttpRequest, error: Exception) -> Response:
+    return Response(status_code=499)  # as nginx counts it; nobody reads it
 
 
 def _place(error: BaseException) -> str:

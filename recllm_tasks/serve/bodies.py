@@ -27,7 +27,7 @@ class Body:
 
     Attributes:
       histories: each the names of a user's items, oldest first.
-      k: how many items each history gets.
+      k: how many items each history gets; 10 by default, if so many can be had.
       exclude_history: whether a history's own items are left out; None is as in training.
       allow: names of the items that may be answers; None is all.
       deny: names of items that may not.
@@ -37,7 +37,7 @@ class Body:
     """
 
     histories: list[list[str]]
-    k: int = 10
+    k: int
     exclude_history: bool | None = None
     allow: list[str] | None = None
     deny: list[str] = dataclasses.field(default_factory=list)
@@ -74,7 +74,7 @@ def parse(content: bytes, most_items: int) -> Body:
     for name in ("k", "deny", "allow_lists", "deny_lists", "explain"):
         if found.get(name, 0) is None:
             del found[name]  # null is the default
-    body = Body(**found)
+    body = Body(**{"k": min(10, most_items), **found})
     _check_histories(body.histories)
     if type(body.k) is not int or not 1 <= body.k <= most_items:
         _refuse("k", body.k, f"a whole number from 1 to {most_items}")

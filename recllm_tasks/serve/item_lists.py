@@ -1,4 +1,4 @@
-"""Named lists of items, such as what is in stock: one id a line, read again when the file changes."""
+"""Named lists of items, such as what is in stock: an id a line, read again when a file changes."""
 
 import dataclasses
 import os

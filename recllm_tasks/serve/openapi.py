@@ -241,7 +241,7 @@ pre { background: light-dark(#f2f2f4, #26262b); padding: .75rem; overflow: auto;
 h2 { margin-top: 2.5rem; } ul { padding-left: 1.25rem; } dt { font-weight: 600; }
 </style>
 <main><h1>recllm serve: API</h1>
-<p>Made for programs: <a href="/openapi.json">openapi.json</a>. To try it: <a href="/">the page</a>."""
+<p>For programs: <a href="/openapi.json">openapi.json</a>. To try it: <a href="/">the page</a>."""
 
 
 def _fields(schema: dict[str, Any]) -> str:

@@ -94,7 +94,10 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """One that cuts off clients who take forever to send the head of a request."""
+    """One that cuts off clients who take forever to send the head of a request.
+
+    The same for the rest of a body that nobody reads.
+    """
 
     _deadline = None
 
@@ -111,7 +114,8 @@ class _Protocol(H11Protocol):
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        if self.conn.their_state is not h11.IDLE and not answered:
             self._stop_watching()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)

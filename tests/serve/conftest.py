@@ -67,8 +67,9 @@ def running():
 
 
 @contextlib.contextmanager
-def run_service(recommender, settings=Settings(), files=()):
+def run_service(recommender, settings=None, files=()):
     """Serves in a thread until the block ends."""
+    settings = settings or Settings()
     lines = []
     lists = ItemLists(dict(files), recommender.catalog, lines.append)
     service = Service(recommender, lists, settings, lines.append)

@@ -157,7 +157,7 @@ def _raw(service, content, wait=True):
 def test_what_is_not_http_is_refused(service):
     for content in (
         b"\x16\x03\x01\x02\x00" + bytes(500),  # TLS
-        b"GET / HTTP/1.1\r\nHost: localhost\r\nA:" + b"x" * 100_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nA:" + b"x" * 1_000_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"\r\n\r\n\x00\r\n\r\n",
@@ -185,6 +185,13 @@ def test_slow_clients_are_cut_off(service, monkeypatch):
     assert b" 408 " in _raw(service, HEAD % 1000 + b'{"hist')
     assert _raw(service, b"POST /v1/recommend HTTP/1.1\r\nHo") == b""
     assert _raw(service, b"") == b""
+    endless = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), 30) as client:
+        client.sendall(endless)
+        with pytest.raises(ConnectionError):
+            for _ in range(1000):
+                client.sendall(b"1\r\nx\r\n")
+                time.sleep(0.02)
     # After an answer, on the same connection.
     found = _raw(service, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /heal")
     assert found.count(b" 200 ") == 1
