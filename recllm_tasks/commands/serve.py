@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import os
 import pathlib
+import sys
 
 from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError, check_number, check_whole
@@ -64,7 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args) -> int:
     _check(args)
-    from recllm_tasks.progress import console
     from recllm_tasks.recommender import Recommender
     from recllm_tasks.runs.decoding import Decoding
     from recllm_tasks.serve import server
@@ -72,7 +72,7 @@ def run(args) -> int:
     from recllm_tasks.serve.item_lists import ItemLists
 
     def say(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        sys.stderr.write(f"{line}\n")
 
     files, token = _lists(args.list), _token(args.token_file) if args.token_file else None
     listening = server.open_socket(args.host, args.port, token is not None)

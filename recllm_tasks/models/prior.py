@@ -55,8 +55,8 @@ class Prior(NamedTuple):
           candidates_BxM: as in `beam_search`; other items have no mass.
           excluded_BxM: as in `beam_search`; they have no score either.
           width: least M.
-          mask: [B, W], as `allowed` in `beam_search`; other items have no mass. The probability of
-            an item does not depend on it.
+          mask: [B, W], as `allowed` in `beam_search`; other items have no mass. Our choice: the
+            probability of an item does not depend on it, so that a list never changes the order.
         """
         place_of = np.asarray(trie.item_positions)
         allowed = np.full(len(rows), trie.num_items)

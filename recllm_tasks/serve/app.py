@@ -128,8 +128,7 @@ class Service:
         self.is_stopping = False
         self._search = ItemSearch(recommender.catalog)
         self._popular = np.argsort(-recommender.catalog.train_count, kind="stable")
-        self._masks: collections.OrderedDict[Any, tuple[ItemMask, np.ndarray]]
-        self._masks = collections.OrderedDict()
+        self._masks: collections.OrderedDict[Any, ItemMask] = collections.OrderedDict()
         self._masks_lock = threading.Lock()
         # Names are looked up, and answers are written, beside the event loop and the decoder.
         self._workers = ThreadPoolExecutor(2, "requests")
@@ -254,16 +253,15 @@ class Service:
         ]
         allow = lookup.find([_bare(name) for name in body.allow or ()], "allow")
         deny = lookup.find([_bare(name) for name in body.deny], "deny")
-        mask, allowed_N = self._mask(body, allow, deny)
         excludes = body.exclude_history
         if excludes is None:
             excludes = self.recommender.excludes_history
         known = [history.rows for history in histories if history.rows]
-        work = Request(known, body.k, excludes, mask, deadline)
-        return body, _Resolved(histories, allow, deny, allowed_N), work
+        work = Request(known, body.k, excludes, self._mask(body, allow, deny), deadline)
+        return body, _Resolved(histories, allow, deny), work
 
-    def _mask(self, body: Body, allow: Found, deny: Found) -> tuple[ItemMask, np.ndarray]:
-        """The mask of a request's lists, and the same as bool by catalog row."""
+    def _mask(self, body: Body, allow: Found, deny: Found) -> ItemMask:
+        """The mask of a request's lists."""
         lists = self.lists.lists
         for name in (*body.allow_lists, *body.deny_lists):
             if name not in lists:
@@ -281,6 +279,16 @@ class Service:
             if key in self._masks:
                 self._masks.move_to_end(key)
                 return self._masks[key]
+        made = self.recommender.mask(self._allowed(body, allow, deny))
+        with self._masks_lock:
+            self._masks[key] = made
+            while len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return made
+
+    def _allowed(self, body: Body, allow: Found, deny: Found) -> np.ndarray:
+        """Which items a request's lists allow: bool by catalog row."""
+        lists = self.lists.lists
         allowed_N = np.ones(len(self.recommender.catalog), bool)
         if body.allow is not None:
             allowed_N[:] = False
@@ -290,16 +298,15 @@ class Service:
             allowed_N &= lists[name].listed_N
         for name in body.deny_lists:
             allowed_N &= ~lists[name].listed_N
-        made = self.recommender.mask(allowed_N), allowed_N
-        with self._masks_lock:
-            self._masks[key] = made
-            while len(self._masks) > _MASKS:
-                self._masks.popitem(last=False)
-        return made
+        return allowed_N
 
     def _written(self, body: Body, found: "_Resolved", work: Request) -> bytes:
         """The answer, as JSON."""
         names, answers = self.recommender.catalog.names, iter(work.answers)
+        popular: list[int] = []
+        if len(work.histories) < len(found.histories):
+            allowed_N = self._allowed(body, found.allow, found.deny)
+            popular = self._popular[allowed_N[self._popular]][: body.k].tolist()
         results = []
         for history in found.histories:
             if history.rows:
@@ -307,9 +314,8 @@ class Service:
                 if body.explain:
                     self._explain(history.rows, items)
             else:
-                listed = self._popular[found.allowed_N[self._popular]][: body.k].tolist()
                 nothing = {"log_prob": None, "probability": None, "source": "popular"}
-                items = [{**names(row), **nothing} for row in listed]
+                items = [{**names(row), **nothing} for row in popular]
             results.append(
                 {
                     "items": items,
@@ -346,7 +352,6 @@ class _Resolved:
     histories: list[Found]
     allow: Found
     deny: Found
-    allowed_N: np.ndarray
 
 
 class _Guard:

@@ -138,6 +138,7 @@ def schema(most_items: int) -> dict[str, Any]:
                     "responses": {
                         "200": {"description": "items", "content": _content(answer)},
                         "401": _refusal("no token, or a wrong one", error),
+                        "403": _refusal("without a token, only localhost may ask", error),
                         "408": _refusal("the body took too long", error),
                         "413": _refusal(f"more than {bodies.MAX_BODY_BYTES >> 20} MB", error),
                         "422": _refusal("what is wrong with the request", error),
@@ -166,6 +167,7 @@ def schema(most_items: int) -> dict[str, Any]:
                             ),
                         },
                         "401": _refusal("no token, or a wrong one", error),
+                        "403": _refusal("without a token, only localhost may ask", error),
                         "422": _refusal("what is wrong with the request", error),
                     },
                 }
@@ -191,6 +193,7 @@ def schema(most_items: int) -> dict[str, Any]:
                             ),
                         },
                         "401": _refusal("no token, or a wrong one", error),
+                        "403": _refusal("without a token, only localhost may ask", error),
                     },
                 }
             },
@@ -217,7 +220,7 @@ def docs_page(description: dict[str, Any]) -> str:
                 parts.append(f"<p><code>{parameter['name']}</code> {_limits(parameter['schema'])}")
             if "requestBody" in one:
                 content = one["requestBody"]["content"]["application/json"]
-                example = json.dumps(content["example"], indent=1)
+                example = json.dumps(content["example"])
                 parts.append(
                     f"<h3>Body</h3>{_fields(content['schema'])}<pre>{_text(example)}</pre>"
                 )

@@ -25,17 +25,14 @@ class Browser:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
 
-        def connect():  # Chromium reads from 3 and writes to 4
-            one, other = os.dup(to_browser), os.dup(from_browser)
-            os.dup2(one, 3)
-            os.dup2(other, 4)
-
         flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync"
         flags += " --disable-background-networking --disable-component-update"
+        flags += f" --user-data-dir={folder} --remote-debugging-pipe"
+        # Chromium reads from 3 and writes to 4.
+        connect = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self._process = subprocess.Popen(
-            [program, *flags.split(), f"--user-data-dir={folder}", "--remote-debugging-pipe"],
-            close_fds=False,
-            preexec_fn=connect,
+            ["bash", "-c", connect, "bash", program, *flags.split()],
+            pass_fds=(to_browser, from_browser),
             stderr=subprocess.DEVNULL,
         )
         os.close(to_browser)
