@@ -41,6 +41,8 @@ from recllm_tasks.serve.item_search import ItemSearch
 BODY_SECONDS = 10
 _MOST_FOUND = 50
 
+_SHORT_BYTES = 4096
+
 # Masks of lists that were asked for; of ten million items, each takes 2.5 MB.
 _MASKS = 64
 
@@ -225,7 +227,9 @@ class Service:
         content = await _read(request)
         if self.settings.log_bodies:
             self._say(f"body {content.decode(errors='replace')!a}")
-        body, found, work = await self._beside(self._prepare, content, deadline)
+        # A thread costs more than a short body's work.
+        beside = self._beside if len(content) > _SHORT_BYTES else _at_once
+        body, found, work = await beside(self._prepare, content, deadline)
         if work.histories:
             try:
                 self.batches.put(work)
@@ -237,7 +241,7 @@ class Service:
                 await _answers(request, work)
             except TimeoutError:
                 return _error(503, f"no answer within {self.settings.timeout:g} s", retry_after=5)
-        content = await self._beside(self._written, body, found, work)
+        content = await beside(self._written, body, found, work)
         return Response(content, media_type="application/json")
 
     async def _beside(self, function: Callable, *arguments: Any) -> Any:
@@ -480,6 +484,10 @@ async def _answers(request: HttpRequest, work: Request) -> None:
         answered.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await leaving
+
+
+async def _at_once(function: Callable, *arguments: Any) -> Any:
+    return function(*arguments)
 
 
 def _bare(name: str) -> str:

@@ -69,7 +69,7 @@ def running():
 @contextlib.contextmanager
 def run_service(recommender, settings=None, files=()):
     """Serves in a thread until the block ends."""
-    settings = settings or Settings()
+    settings = settings or Settings(batch_size=8)
     lines = []
     lists = ItemLists(dict(files), recommender.catalog, lines.append)
     service = Service(recommender, lists, settings, lines.append)
@@ -97,9 +97,9 @@ def run_service(recommender, settings=None, files=()):
 
 @pytest.fixture(scope="session")
 def serving(run_dir, small_data_dir):
-    """A recommender in two shapes."""
+    """A recommender in a single shape."""
     decoding = Decoding(num_beams=5, prior_weight=0.5)
-    shapes = Shapes((512,), (1, 32))
+    shapes = Shapes((512,), (8,))
     return Recommender(
         saved_run.load(run_dir), decoding, data_dir=str(small_data_dir), shapes=shapes
     )

@@ -384,7 +384,7 @@ def test_sigterm_finishes_what_is_in_flight(run_dir, small_data_dir, make_client
 
 def test_tokens(serving, running):
     token = "a-token-of-this-test"
-    with running(serving, Settings(token=token)) as client:
+    with running(serving, Settings(batch_size=8, token=token)) as client:
         body = json.dumps({"histories": [["I1"]]})
         for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": token}):
             status, found, content = client.ask("POST", "/v1/recommend", body, headers)
