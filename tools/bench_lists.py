@@ -44,9 +44,8 @@ def main() -> None:
         jax.random.randint(jax.random.key(1), (args.batch, args.length), 3, 32_000)
     )
     print(f"{args.shape}, inputs {args.length}, batch {args.batch}, beam 20")
-    print(
-        f"{'items':>12}{'listed':>12}{'mask ms':>10}{'batch ms':>10}{'search ms':>11}{'ratio':>8}"
-    )
+    heads = ("items", "listed", "mask ms", "batch ms", "search ms", "wall", "CPU")
+    print("{:>12}{:>12}{:>10}{:>10}{:>11}{:>8}{:>8}".format(*heads))
     for items in args.items:
         texts = (f"I{row + 1}" for row in range(items))
         trie = Trie.from_tokens(*encode(texts, vocabulary), vocabulary.eos_id)

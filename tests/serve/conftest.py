@@ -8,18 +8,10 @@ import time
 
 import pytest
 
-pytest.importorskip("starlette", reason="needs recllm_tasks[serve]")
-pytest.importorskip("uvicorn", reason="needs recllm_tasks[serve]")
-
-import uvicorn
-
 from recllm_tasks.engine import saved_run
 from recllm_tasks.engine.decoding import Shapes
 from recllm_tasks.recommender import Recommender
 from recllm_tasks.runs.decoding import Decoding
-from recllm_tasks.serve import server
-from recllm_tasks.serve.app import Service, Settings
-from recllm_tasks.serve.item_lists import ItemLists
 
 
 class Client:
@@ -50,7 +42,7 @@ class Client:
 class Running(Client):
     """A service and its client."""
 
-    def __init__(self, service: Service, lines: list[str], port: int):
+    def __init__(self, service, lines: list[str], port: int):
         super().__init__(port)
         self.service, self.lines = service, lines
 
@@ -69,6 +61,12 @@ def running():
 @contextlib.contextmanager
 def run_service(recommender, settings=None, files=()):
     """Serves in a thread until the block ends."""
+    import uvicorn
+
+    from recllm_tasks.serve import server
+    from recllm_tasks.serve.app import Service, Settings
+    from recllm_tasks.serve.item_lists import ItemLists
+
     settings = settings or Settings(batch_size=8)
     lines = []
     lists = ItemLists(dict(files), recommender.catalog, lines.append)

@@ -11,6 +11,10 @@ import time
 
 import pytest
 
+# What the extra `serve` installs.
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
 from recllm_tasks.serve import app as app_lib
 from recllm_tasks.serve import bodies, server
 

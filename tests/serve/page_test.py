@@ -12,6 +12,10 @@ import time
 
 import pytest
 
+# What the extra `serve` installs.
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
 HOSTILE = "</script><img src=x onerror='window.harm=1'><b>&amp;\" 'movie' "
 
 

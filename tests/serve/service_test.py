@@ -14,6 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+# What the extra `serve` installs.
+pytest.importorskip("starlette")
+pytest.importorskip("uvicorn")
+
 from recllm_tasks import cli
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import beam_search
