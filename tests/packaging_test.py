@@ -262,7 +262,7 @@ def missing_pins(wanted: dict[str, Requirement], pins: dict[str, Version]) -> se
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, recllm_tasks
 for module in pkgutil.walk_packages(recllm_tasks.__path__, "recllm_tasks."):
-    # T5X's programs, the service and what runs in RecBole's environment import what is not required.
+    # T5X's programs, RecBole's environment and the service import what is not required.
     elsewhere = "recllm_tasks.t5x_bridge.", "recllm_tasks.baselines.recbole.process."
     elsewhere = (*elsewhere, "recllm_tasks.serve.")
     if not module.name.startswith(elsewhere):

@@ -62,36 +62,39 @@ def compare(args) -> None:
     found = json.loads(_worker(args, "offline").communicate()[0].splitlines()[-1])
     base, histories = found["users_per_second"], found["histories"]
     head = f"{'':10}{'clients':>8}{'users/s':>10}{'of offline':>12}{'p50 ms':>9}{'p99 ms':>9}"
-    print(f"{head}{'p99/p50':>9}{'MB':>7}{'errors':>8}")
-    print(f"{'offline':10}{'':>8}{base:>10.1f}{1:>12.2f}{'':27}{found['megabytes']:>7.0f}")
+    print(f"{head}{'p99/p50':>9}{'CPU ms':>8}{'MB':>7}{'errors':>8}")
+    print(
+        f"{'offline':10}{'':>8}{base:>10.1f}{1:>12.2f}{'':27}{found['cpu_ms']:>8.2f}"
+        f"{found['megabytes']:>7.0f}"
+    )
     parts = len(args.clients) * (2 if args.plain else 1)
     seconds = 60 * args.minutes / parts
     with Service(args) as service:
         bodies = [json.dumps({"histories": [own], "k": 10}).encode() for own in histories]
-        _table("recllm", args.clients, service.port, bodies, seconds, base, service.megabytes)
+        _table("recllm", args.clients, service.port, bodies, seconds, base, service.process.pid)
     if args.plain:
         process = _worker(args, "plain")
         try:
             port = int(json.loads(process.stdout.readline())["port"])
             bodies = [json.dumps(prompt).encode() for prompt in found["prompts"]]
             _wait(port)
-            memory = lambda: _megabytes(process.pid)  # noqa: E731
-            _table("plain", args.clients, port, bodies, seconds, base, memory)
+            _table("plain", args.clients, port, bodies, seconds, base, process.pid)
         finally:
             process.kill()
             process.wait()
 
 
-def _table(name, clients, port, bodies, seconds, base, memory) -> None:
+def _table(name, clients, port, bodies, seconds, base, pid) -> None:
     asyncio.run(load(port, bodies, 4, seconds / 10))  # warm
     for number in clients:
-        start = time.perf_counter()
+        start, used = time.perf_counter(), _cpu_seconds(pid)
         times, errors = asyncio.run(load(port, bodies, number, seconds))
         rate = len(times) / (time.perf_counter() - start)
+        used = 1e3 * (_cpu_seconds(pid) - used) / max(1, len(times))
         p50, p99 = _percentiles(times)
         print(
             f"{name:10}{number:>8}{rate:>10.1f}{rate / base:>12.2f}{p50:>9.1f}{p99:>9.1f}"
-            f"{p99 / p50:>9.1f}{memory():>7.0f}{errors:>8}",
+            f"{p99 / p50:>9.1f}{used:>8.2f}{_megabytes(pid):>7.0f}{errors:>8}",
             flush=True,
         )
 
@@ -176,6 +179,12 @@ class Service:
 def _megabytes(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of all threads; other programs of the machine disturb it less than wall time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _wait(port: int) -> None:
@@ -298,11 +307,12 @@ def offline(args) -> None:
     batches = source.get_dataset("test", shuffle=False)
     rows = [row for batch in batches.take(2) for row in batch["history"].to_list()][:512]
     recommender.recommend_rows(rows, 10)  # compiles
-    rates = []
+    rates, used = [], time.process_time()
     for _ in range(3):
         start = time.perf_counter()
         recommender.recommend_rows(rows, 10)
         rates.append(len(rows) / (time.perf_counter() - start))
+    used = time.process_time() - used
     names = recommender.catalog.short_id
     prompts = [
         {name: array.tolist() for name, array in prompt.items()}
@@ -311,6 +321,7 @@ def offline(args) -> None:
     found = {
         "users_per_second": statistics.median(rates),
         "megabytes": _megabytes(os.getpid()),
+        "cpu_ms": 1e3 * used / (3 * len(rows)),
         "histories": [[names[row] for row in own] for own in rows],
         "prompts": prompts,
     }

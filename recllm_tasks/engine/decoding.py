@@ -336,7 +336,7 @@ class TaskDecoder:
             candidates = self._answers_of(rows, [e["candidates"] for e in examples])
         excluded, masks = self._excluded(examples, rows), None
         if allowed is not None and self._trie is not None:
-            masks = ItemMask.stack([*allowed, *allowed[:1] * (rows - len(allowed))])
+            masks = ItemMask.stack([*allowed, *[allowed[0]] * (rows - len(allowed))])
             if excluded is not None:
                 masks = masks.without(self._trie, excluded)
         prior = None

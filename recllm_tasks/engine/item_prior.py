@@ -43,11 +43,12 @@ class ItemPrior:
 
     def reserve(self) -> None:
         """Makes the arrays of `of` as wide as any history can need, so that all have one shape."""
-        longest = SLOW.recent * sum(
+        size = self._of_answer_NxA.shape[1]
+        longest = (SLOW.recent or size) * sum(
             int(np.diff(similarity_NxN.indptr).max(initial=0))
             for similarity_NxN in self._similarities
         )
-        longest = min(longest, self._of_answer_NxA.shape[1])
+        longest = min(longest, size)
         self._width = max(self._width, 1 << max(longest - 1, 0).bit_length())
 
     def of(
@@ -96,7 +97,7 @@ class Reasons:
 
     def of(self, history: Sequence[int], rows: Sequence[int], most: int = 3) -> list[Reason]:
         """The reason of each catalog row in `rows`, with at most `most` items of the history."""
-        place_of = np.asarray(history, np.int32)[-SLOW.recent :]
+        place_of = np.asarray(history, np.int32)[-(SLOW.recent or len(history)) :]
         start = len(history) - len(place_of)
         weights = SLOW.of_ages(np.arange(len(place_of))[::-1])
         scores_N = joint_scores([place_of], self._similarities).toarray()[0]

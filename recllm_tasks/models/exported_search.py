@@ -65,7 +65,7 @@ def export(
     """
 
     def search(arrays, inputs, *more):
-        beginning, (bits, before) = (more[0] if len(more) > 2 else None), more[-2:]
+        beginning, bits, before = (None, *more)[-3:]
         params: dict[str, Any] = {}
         for name, leaf in arrays.items():
             *path, last = name.split("/")

@@ -550,16 +550,14 @@ def _error(status: int, message: str, retry_after: int | None = None) -> Respons
     return response
 
 
-async def _refused(request: HttpRequest, error: Exception) -> Response:
+async def _refused(request: HttpRequest, error: Any) -> Response:
     """Of paths and methods that there are not."""
-    assert isinstance(error, HTTPException)
     response = _error(error.status_code, error.detail)
     response.headers.update(error.headers or {})
     return response
 
 
-async def _wrong(request: HttpRequest, error: Exception) -> Response:
-    assert isinstance(error, BadRequest)
+async def _wrong(request: HttpRequest, error: Any) -> Response:
     response = _error(error.status, str(error))
     if error.status in (408, 413):
         response.headers["Connection"] = "close"  # the rest of the body is not read
