@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recllm_tasks.mixtures import register_stored
+    from recllm_tasks.preparation import prepare
     from recllm_tasks.prompts.assembly import Prompt
     from recllm_tasks.prompts.batches import unbatch
     from recllm_tasks.prompts.source import SequenceSource
@@ -23,12 +24,13 @@ _MODULE_OF = {
     "Recommender": "recommender",
     "SequenceSource": "prompts.source",
     "Template": "prompts.templates",
+    "prepare": "preparation",
     "register_stored": "mixtures",
     "unbatch": "prompts.batches",
 }
 
 __all__ = ["Items", "Prompt", "Recommender", "SequenceSource", "Template"]
-__all__ += ["register_stored", "unbatch"]
+__all__ += ["prepare", "register_stored", "unbatch"]
 
 
 def __getattr__(name: str):

@@ -303,7 +303,7 @@ def offline(args) -> None:
     from recllm_tasks.prompts.source import SequenceSource
 
     recommender = _recommender(args)
-    source = SequenceSource(recommender._source.dataset_name, data_dir=args.data_dir)
+    source = SequenceSource(recommender.source.dataset_name, data_dir=args.data_dir)
     batches = source.get_dataset("test", shuffle=False)
     rows = [row for batch in batches.take(2) for row in batch["history"].to_list()][:512]
     recommender.recommend_rows(rows, 10)  # compiles

@@ -12,6 +12,8 @@ EPILOG = (
 example:
   recllm infer --gin.MODEL_DIR=/tmp/run --gin.MIXTURE_OR_TASK_NAME=movielens_100k_retrieval \\
     --data_dir ~/recllm_data --out recommendations.jsonl
+  --gin.SPLIT=latest answers every user as of the last event, without a target. `recllm recommend
+  --all_users` does the same, resumes, and writes Parquet too.
 """
 )
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "task", nargs="?", help="task or mixture; without one, lists those of prepared datasets"
     )
-    parser.add_argument("--split", default="train", help="train, validation or test")
+    parser.add_argument("--split", default="train", help="train, validation or test, or latest")
     parser.add_argument("--num", type=int, default=3, help="number of examples")
     parser.add_argument("--seed", type=int, default=0, help="for order and sampling")
     parser.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")

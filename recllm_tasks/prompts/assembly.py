@@ -15,6 +15,8 @@ from recllm_tasks.prompts.batches import (
     lengths_of,
     limits_of,
     map_batches,
+    num_examples,
+    of_lengths,
     ranges,
     slices,
     starts_of,
@@ -30,6 +32,7 @@ class Prompt:
 
     Where the template has a beginning, training examples have it in `targets`; those of evaluation,
     which have stored negatives, have it in `beginning` (int32 [B, P]). Such targets have no EOS.
+    Those of the split `latest`, which have no target, get empty `targets`, and -1 as `target`.
 
     The features that the template's slots name must be in the batch; they stay there, as does
     everything else, for evaluation and for people.
@@ -46,7 +49,10 @@ class Prompt:
         output_features: Mapping[str, seqio.Feature],
     ) -> tf.data.Dataset:
         writer = self.writer(sequence_length, output_features)
-        write = writer.ask if "negatives" in dataset.element_spec else writer.write
+        spec = dataset.element_spec
+        if "negatives" in spec and "target" not in spec:
+            return map_batches(writer.question)(dataset)
+        write = writer.ask if "negatives" in spec else writer.write
         return map_batches(lambda batch: write(writer.fit(batch)))(dataset)
 
     def writer(
@@ -123,6 +129,14 @@ class PromptWriter:
             "beginning": _without_eos(self._beginning.tokens(batch)),
             "targets": _without_eos(self._answer.tokens(batch)),
         }
+
+    def question(self, batch: Batch) -> Batch:
+        """`ask` where the answer is unknown: what the model is given, and no answer."""
+        num = num_examples(batch)
+        # The answer is not in what is given: any item will do in its place.
+        asked = self.ask(self.fit({**batch, "target": tf.zeros([num], tf.int32)}))
+        none = of_lengths(tf.zeros([0], tf.int32), tf.zeros([num], tf.int64))
+        return {**asked, "target": tf.fill([num], -1), "targets": none}
 
     def texts(self, batch: Batch) -> list[tuple[str, str]]:
         """What `write` writes, as (inputs, targets) text of each example of an eager batch."""

@@ -30,7 +30,7 @@ from starlette.routing import Route
 
 from recllm_tasks.data.item_lookup import Found
 from recllm_tasks.models.item_mask import ItemMask
-from recllm_tasks.recommender import Recommender
+from recllm_tasks.recommender import Recommendation, Recommender
 from recllm_tasks.serve import bodies, openapi
 from recllm_tasks.serve.batches import Batches, Full, Request, Stopping
 from recllm_tasks.serve.bodies import BadRequest, Body
@@ -129,7 +129,6 @@ class Service:
         self.metrics = Metrics(self)
         self.is_stopping = False
         self._search = ItemSearch(recommender.catalog)
-        self._popular = np.argsort(-recommender.catalog.train_count, kind="stable")
         self._masks: collections.OrderedDict[Any, ItemMask] = collections.OrderedDict()
         self._masks_lock = threading.Lock()
         # Names are looked up, and answers are written, beside the event loop and the decoder.
@@ -307,19 +306,16 @@ class Service:
     def _written(self, body: Body, found: "_Resolved", work: Request) -> bytes:
         """The answer, as JSON."""
         names, answers = self.recommender.catalog.names, iter(work.answers)
-        popular: list[int] = []
+        popular: list[Recommendation] = []
         if len(work.histories) < len(found.histories):
             allowed_N = self._allowed(body, found.allow, found.deny)
-            popular = self._popular[allowed_N[self._popular]][: body.k].tolist()
+            popular = self.recommender.popular(body.k, allowed_N)
         results = []
         for history in found.histories:
-            if history.rows:
-                items = [{**item._asdict(), "source": "model"} for item in next(answers)]
-                if body.explain:
-                    self._explain(history.rows, items)
-            else:
-                nothing = {"log_prob": None, "probability": None, "source": "popular"}
-                items = [{**names(row), **nothing} for row in popular]
+            ranked = next(answers) if history.rows else popular
+            items = [item._asdict() for item in ranked]
+            if body.explain and history.rows:
+                self._explain(history.rows, items)
             results.append(
                 {
                     "items": items,
