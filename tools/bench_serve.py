@@ -3,15 +3,16 @@
     tools/bench_serve.py RUN --data_dir ~/recllm_data --minutes 10
     tools/bench_serve.py RUN --data_dir ~/recllm_data --soak --minutes 30
 
-Closed loops on the loopback address: every client asks for one user of the test split, waits for
-the answer and asks again, over a connection that stays open. All get the same histories, beam 20.
-`offline` is Recommender.recommend_rows in batches of 32. `plain` is a Starlette service that calls
-transformers' generate for each request, with the same weights and the same trie; it is given
-tokens, so that it has no prompts to write. It needs torch and transformers.
+Closed loops on the loopback address: every client asks for one user of the test split (or --users),
+waits for the answer and asks again, over a connection that stays open. All get the same histories,
+beam 20. "CPU ms" is the processor time for a user; HTTP in Python takes some tenths of a
+millisecond a request, which a small model is faster than. `offline` is Recommender.recommend_rows
+in batches of 32. `plain` is a Starlette service that calls transformers' generate for each request,
+with the same weights and the same trie; it is given tokens, so that it has no prompts to write. It
+needs torch and transformers.
 
 --soak asks at 70 % of what 32 clients reach, at fixed times. A list is replaced after a third of
-it. After two thirds the service gets SIGTERM and is started again; errors of connections in between
-are counted apart.
+it. After two thirds the service gets SIGTERM with 64 requests in flight, and is started again.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 32, 64])
     parser.add_argument("--minutes", type=float, default=3, help="of all clients together")
+    parser.add_argument("--users", type=int, default=1, help="of a request to recllm (1)")
     parser.add_argument("--prior_weight", default="0")
     parser.add_argument("--soak", action="store_true")
     parser.add_argument("--no-plain", dest="plain", action="store_false")
@@ -67,11 +69,14 @@ def compare(args) -> None:
         f"{'offline':10}{'':>8}{base:>10.1f}{1:>12.2f}{'':27}{found['cpu_ms']:>8.2f}"
         f"{found['megabytes']:>7.0f}"
     )
-    parts = len(args.clients) * (2 if args.plain else 1)
+    parts = len(args.clients) * (1 + args.plain)
     seconds = 60 * args.minutes / parts
     with Service(args) as service:
-        bodies = [json.dumps({"histories": [own], "k": 10}).encode() for own in histories]
-        _table("recllm", args.clients, service.port, bodies, seconds, base, service.process.pid)
+        size = args.users
+        groups = [histories[place : place + size] for place in range(0, len(histories), size)]
+        bodies = [json.dumps({"histories": own, "k": 10}).encode() for own in groups]
+        pid = service.process.pid
+        _table("recllm", args.clients, service.port, bodies, seconds, base, pid, size)
     if args.plain:
         process = _worker(args, "plain")
         try:
@@ -84,13 +89,14 @@ def compare(args) -> None:
             process.wait()
 
 
-def _table(name, clients, port, bodies, seconds, base, pid) -> None:
+def _table(name, clients, port, bodies, seconds, base, pid, size=1) -> None:
     asyncio.run(load(port, bodies, 4, seconds / 10))  # warm
     for number in clients:
         start, used = time.perf_counter(), _cpu_seconds(pid)
         times, errors = asyncio.run(load(port, bodies, number, seconds))
-        rate = len(times) / (time.perf_counter() - start)
-        used = 1e3 * (_cpu_seconds(pid) - used) / max(1, len(times))
+        users = size * len(times)
+        rate = users / (time.perf_counter() - start)
+        used = 1e3 * (_cpu_seconds(pid) - used) / max(1, users)
         p50, p99 = _percentiles(times)
         print(
             f"{name:10}{number:>8}{rate:>10.1f}{rate / base:>12.2f}{p50:>9.1f}{p99:>9.1f}"
