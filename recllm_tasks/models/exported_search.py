@@ -64,8 +64,8 @@ def export(
       scores_eos: the same.
     """
 
-    def search(arrays, inputs, *more):
-        beginning, bits, before = (None, *more)[-3:]
+    def search(arrays, inputs, *more: Any):
+        beginning, bits, before = more if len(more) == 3 else (None, *more)
         params: dict[str, Any] = {}
         for name, leaf in arrays.items():
             *path, last = name.split("/")

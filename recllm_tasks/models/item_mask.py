@@ -49,15 +49,14 @@ class ItemMask(NamedTuple):
 
     def without(self, trie: Trie, rows_BxM: np.ndarray) -> "ItemMask":
         """The masks [B, W] less the catalog rows of each example; rows outside the catalog none."""
-        bits, before = np.array(self.bits), np.array(self.before)
-        positions = np.asarray(trie.item_positions)
-        for own, counts, rows in zip(bits, before, np.asarray(rows_BxM)):
-            known = rows[(rows >= 0) & (rows < trie.num_items)]
-            if len(known):
-                word, bit = np.divmod(positions[known], _WORD)
-                np.bitwise_and.at(own, word, ~(np.uint32(1) << bit.astype(np.uint32)))
-                counts[:] = _before(own)
-        return ItemMask(bits, before)
+        rows_BxM = np.asarray(rows_BxM)
+        example, place = np.nonzero((rows_BxM >= 0) & (rows_BxM < trie.num_items))
+        if not len(example):
+            return self
+        word, bit = np.divmod(np.asarray(trie.item_positions)[rows_BxM[example, place]], _WORD)
+        bits = np.array(self.bits)
+        np.bitwise_and.at(bits, (example, word), ~(np.uint32(1) << bit.astype(np.uint32)))
+        return ItemMask(bits, _before(bits))
 
     def holds(self, position_n: np.ndarray) -> np.ndarray:
         """Whether the items at some positions are allowed; of a mask [W] in NumPy."""
@@ -74,9 +73,11 @@ class ItemMask(NamedTuple):
         return jax.vmap(of_example)(*self, lo, hi)
 
 
-def _before(bits_W: np.ndarray) -> np.ndarray:
-    counts = np.cumsum(np.bitwise_count(bits_W), dtype=np.int32)
-    return np.concatenate([np.zeros(1, np.int32), counts[:-1]])
+def _before(bits: np.ndarray) -> np.ndarray:
+    """Of one mask or of a batch."""
+    before = np.zeros(bits.shape, np.int32)
+    np.cumsum(np.bitwise_count(bits)[..., :-1], axis=-1, dtype=np.int32, out=before[..., 1:])
+    return before
 
 
 def _rank(bits_W, before_W, position):
