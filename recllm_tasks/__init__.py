@@ -7,6 +7,8 @@ The public names below are imported on first use, so importing the package does 
 import importlib
 from typing import TYPE_CHECKING
 
+from recllm_tasks import quiet
+
 if TYPE_CHECKING:
     from recllm_tasks.mixtures import register_stored
     from recllm_tasks.preparation import prepare
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from recllm_tasks.recommender import Recommender
 
 __version__ = "0.1.0"
+
+quiet.silence()
 
 _MODULE_OF = {
     "Items": "prompts.templates",

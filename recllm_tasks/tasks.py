@@ -360,8 +360,16 @@ def retrieval_kind(mixture: str, dataset: str) -> str:
     held = seqio.get_subtasks(seqio.get_mixture_or_task(mixture)) if mixture in known else []
     kinds = ("retrieval", f"{IDS}retrieval", f"{IDS}sequence")
     forms = {f"{dataset}_{kind}": kind for kind in kinds}
-    by_name = f"{IDS}retrieval" if mixture.startswith(f"{dataset}_{IDS}") else "retrieval"
+    named = mixture.removeprefix(f"{dataset}_")
+    by_name = kinds[1] if named.startswith(IDS) else kinds[0]
+    by_name = kinds[2] if named.startswith(kinds[2]) else by_name
     return next((forms[task.name] for task in held if task.name in forms), by_name)
+
+
+def learns_retrieval(mixture: str, dataset: str) -> bool:
+    """Whether a mixture holds a retrieval task, so that its model can recommend."""
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(mixture))
+    return any(kind_of(task.name, dataset) == "retrieval" for task in subtasks)
 
 
 def prompt_of(task: seqio.Task) -> Prompt | None:

@@ -246,7 +246,10 @@ def run(args) -> int:
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
         console.print(f"trained the vocabulary: {size:,} ids")
         if size > NUM_PIECES + SENTINELS:
-            console.print(f"train models with --gin.network.T5Config.vocab_size={size}")
+            console.print(
+                f"models/tiny.gin needs --gin.network.T5Config.vocab_size={size}; "
+                f"`recllm train {args.dataset}` and models/ids.gin find the size themselves"
+            )
     info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
     if args.json:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")

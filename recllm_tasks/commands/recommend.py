@@ -47,11 +47,11 @@ items:
   in FILE.partial: the same command resumes a stopped job, and gives the same file.
 
 examples:
-  recllm recommend --checkpoint MODEL_DIR --data_dir ~/recllm_data \\
+  recllm recommend MODEL_DIR --data_dir ~/recllm_data \\
     --history "I17, I4, 'Toy Story'" --history "I3" -k 5
-  recllm recommend --checkpoint MODEL_DIR --histories - --json < histories.txt
-  recllm recommend --checkpoint MODEL_DIR --all_users --out recs.parquet
-  recllm recommend --checkpoint MODEL_DIR --histories log.csv --columns user=buyer,item=sku \\
+  recllm recommend MODEL_DIR --histories - --json < histories.txt
+  recllm recommend MODEL_DIR --all_users --out recs.parquet
+  recllm recommend MODEL_DIR --histories log.csv --columns user=buyer,item=sku \\
     --out recs.jsonl
 """
 
@@ -60,7 +60,8 @@ _NUM_BEAMS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("run_folder", nargs="?", metavar="RUN", help="folder of a trained run")
+    parser.add_argument("--checkpoint", metavar="RUN", help="another way to name the folder")
     parser.add_argument(
         "--history", action="append", default=[], metavar="ITEMS", help="one history; repeatable"
     )
@@ -133,7 +134,7 @@ def run(args) -> int:
         path = None
         if args.histories is not None:
             path = stack.enter_context(_as_file(args.histories))
-        recommender = Recommender.from_run(args.checkpoint, decoding)
+        recommender = Recommender.from_run(args.run_folder or args.checkpoint, decoding)
         if job is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             _print(args, recommender, path, folder)
@@ -146,6 +147,12 @@ def run(args) -> int:
 
 def _check(args) -> None:
     """Raises UserError for arguments that do not go together."""
+    if (args.run_folder is None) == (args.checkpoint is None):
+        got = "none" if args.run_folder is None else "two"
+        raise UserError(
+            f"Folder of the run: got {got}, expected one; write `recllm recommend RUN …` with the "
+            "folder that `recllm train` wrote"
+        )
     if args.k < 1:
         raise UserError(f"Number of items: got {args.k}, expected at least 1; correct -k")
     check_whole("--batch_size", args.batch_size, 1)

@@ -79,6 +79,7 @@ def run(args) -> int:
         seed=args.seed,
     )
     vocabulary = found.output_features["inputs"].vocabulary
+    number = 0
     for number, example in enumerate(itertools.islice(dataset.as_numpy_iterator(), args.num), 1):
         sides = {name: example[name].tolist() for name in ("inputs", "targets")}
         shown = {name: vocabulary.decode_with_sentinels(ids) for name, ids in sides.items()}
@@ -89,6 +90,12 @@ def run(args) -> int:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _print(number, example.get("user"), shown, counts)
+    if not number:
+        raise UserError(
+            f"Examples of '{args.task}': got none in the split '{args.split}', expected at least "
+            "one; `recllm stats` says what the dataset has: prepare it from files with what the "
+            "task needs (texts of items, users of four interactions or more), or choose another one"
+        )
     return 0
 
 

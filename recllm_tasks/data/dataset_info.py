@@ -127,7 +127,8 @@ class DatasetInfo:
     `collisions` describe semantic ids. `split_fingerprint` is the same for all id schemes, so
     results on them can be compared; older datasets use their fingerprint. `records_digest` is
     `digest_records` of what was written, and "" for datasets prepared before there was one.
-    `catalog` is as in `Options`.
+    `catalog` is as in `Options`. `single_item_users` counts users with one item in train; 0 for
+    datasets that are older.
     """
 
     dataset: str
@@ -165,6 +166,7 @@ class DatasetInfo:
     withhold_items: float = 0.0
     split_counts: SplitCounts | None = None
     catalog: str = Options.catalog
+    single_item_users: int = 0
 
     @property
     def keeps_repeats(self) -> bool:

@@ -468,9 +468,9 @@ def missing_column_fix(layout: Layout, fields: list[str], text: str = "") -> str
         role: next((lower[name] for name in SUGGESTED.get(role, ()) if name in lower), "…")
         for role in missing
     }
-    named = ",".join(f"{role}={guess}" for role, guess in guesses.items())
-    fix = f"name the columns with --columns {named}" if named else "correct the first line"
-    if missing == ["time"] and "…" in named:
+    flag = ",".join(f"{role}={guess}" for role, guess in guesses.items())
+    fix = f"name the columns with --columns {flag}" if flag else "correct the first line"
+    if missing == ["time"] and "…" in flag:
         fix += ", or give --order file if there are no times and the lines are in their order"
     if layout.header and any(re.fullmatch(r"[\d.:-]+", field) for field in fields):
         fix += ", or by their numbers (--columns user=1,item=2,…) if the first line is no header"

@@ -93,8 +93,9 @@ def read_interactions(
     if not count:
         raise UserError(
             f"interactions for '{', '.join(str(source.path) for source in sources)}': got "
-            f"{bad.count:,} bad lines and no valid record, expected one record per line, after the "
-            "header if there is one; download the file again, or correct --columns"
+            f"{bad.count:,} bad lines and no valid record{', such as ' * bool(bad.example)}"
+            f"{bad.example}, expected one record per line, after the header if there is one; "
+            "correct --columns, or download the file again"
         )
     return rated > 0
 

@@ -316,8 +316,8 @@ def _read(
     for line in findings.of_degenerate(sizes["train"]):
         note(line)
     if bad.count:
-        where = f"set aside in {BAD_RECORDS_FILE}" if bad.path else "found"
-        note(f"{bad.count:,} bad lines {where}, such as {bad.example}")
+        done = f"wrote {bad.count:,} bad lines to {BAD_RECORDS_FILE}"
+        note(f"{done if bad.path else f'{bad.count:,} bad lines'}, such as {bad.example}")
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -330,6 +330,7 @@ def _read(
         repeats_kept=repeats,
         short_users_dropped=short_users,
         bad_records=bad.count,
+        single_item_users=int(np.count_nonzero(sizes["train"] == 1)),
         source_files=_hashes([*interactions, *metadata]),
         fingerprint="",
         statistics=Statistics.from_lengths(

@@ -5,7 +5,8 @@ first; an item that would not fit alone keeps its id and as much of its title as
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import seqio
 import tensorflow as tf
@@ -24,7 +25,7 @@ from recllm_tasks.prompts.batches import (
 )
 from recllm_tasks.prompts.sides import ELASTIC, Side
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import Template
+from recllm_tasks.prompts.templates import Items, Template
 
 
 class Prompt:
@@ -138,9 +139,53 @@ class PromptWriter:
         none = of_lengths(tf.zeros([0], tf.int32), tf.zeros([num], tf.int64))
         return {**asked, "target": tf.fill([num], -1), "targets": none}
 
+    def question_text(self, row: int = 0) -> "Question":
+        """How `fit` and `ask` write a history, in text, for programs that have no tables.
+
+        Args:
+          row: the item that stands for the answer, as in the batch that `fit` gets: where the
+            decoder reads the history, its text takes room.
+
+        Raises:
+          ValueError: other slots than that of the history stand in the question.
+        """
+        side = self._beginning or self.inputs
+        slots = [part for part in side.parts if not isinstance(part, str)]
+        if len(slots) != 1 or not isinstance(slots[0], Items) or slots[0].field != ELASTIC:
+            raise ValueError(f"slots of the question: got {slots}, expected that of the history")
+        place = side.parts.index(slots[0])
+        room = self._elastic.room
+        if room is not None:
+            answer = {"target": tf.constant([row]), ELASTIC: tf.ragged.constant([[row]])}
+            room -= int(self._elastic.fixed_costs(answer)[0])
+        return Question(
+            before=tuple(part for part in side.parts[:place] if isinstance(part, str)),
+            after=tuple(part for part in side.parts[place + 1 :] if isinstance(part, str)),
+            items=lambda row: self._elastic.row_text(slots[0], row),
+            room=room,
+            by_decoder=self._beginning is not None,
+        )
+
     def texts(self, batch: Batch) -> list[tuple[str, str]]:
         """What `write` writes, as (inputs, targets) text of each example of an eager batch."""
         return list(zip(self.inputs.texts(batch), self.targets.texts(batch)))
+
+
+class Question(NamedTuple):
+    """How a history is written to ask for what comes next.
+
+    Attributes:
+      before, after: the words around its items.
+      items: the text of an item, by its row in the catalog.
+      room: tokens for all items together; the oldest give way. None is no limit.
+      by_decoder: whether the decoder reads it, and the encoder nothing.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    items: Callable[[int], str]
+    room: int | None
+    by_decoder: bool
 
 
 def _without_eos(tokens: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -38,8 +39,30 @@ LATEST = "latest"
 # Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
 VALIDATION_USERS = 3000
 
+# What becomes of training windows without a history.
+KEPT, DROP = EMPTY_HISTORIES = ("keep", "drop")
+
 # Rounds of the cipher that shuffles an epoch, which spread every bit of the seed.
 _ROUNDS = 8
+
+
+@gin.configurable(module="windows")
+def empty_histories(use: str = KEPT) -> str:
+    """Whether users with a single item to train on make an example, with an empty history.
+
+    Our choice: they do, so that the number of examples is the paper's, whose users have more.
+
+    Args:
+      use: `keep` or `drop`.
+
+    Raises:
+      UserError: another value.
+    """
+    if use not in EMPTY_HISTORIES:
+        raise UserError(
+            f"windows.empty_histories.use: got {use!r}, expected 'keep' or 'drop'; correct it"
+        )
+    return use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -326,7 +349,8 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         return _training_windows(*self._layout())
 
     def _numbers(self) -> tf.Tensor | None:
-        return _window_numbers(*self._layout(), self.needs_ratings, self.needs_history)
+        needs_history = self.needs_history or empty_histories() == DROP
+        return _window_numbers(*self._layout(), self.needs_ratings, needs_history)
 
     def _layout(self) -> tuple[str, int, str]:
         return self.dataset_dir(), self.info().window, self.targets
@@ -450,6 +474,17 @@ class ItemSource(BatchSource):
         CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         seqio.DataSource.__init__(self, splits=("train",))
         self.attributes = tuple(attributes)
+
+    def check(self) -> None:
+        """Raises UserError if the dataset is not prepared, or its items have no such text."""
+        self.info()
+        if not self.num_examples():
+            raise UserError(
+                f"Item embedding is not offered for dataset '{self.dataset_name}': got no item "
+                f"with a {' or '.join(self.attributes)}, expected some; prepare it with the file "
+                "of its items (--items), or choose a task or mixture without it, such as "
+                f"{self.dataset_name}_ids_retrieval"
+            )
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [split]

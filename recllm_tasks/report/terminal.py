@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recllm_tasks.baselines.rows import PRIOR, WITH_PRIOR
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results, kind_of, rule_of, seen_text
 
@@ -32,8 +33,8 @@ def print_results(results: Results, console: Console, alone: Results | None = No
     )
     model = results.model
     if decoding.prior_weight:
-        model += " + item-to-item"
-        console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p(item-to-item)")
+        model += WITH_PRIOR
+        console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p({PRIOR})")
     ahead = []
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
