@@ -399,7 +399,8 @@ def serve_plain(args) -> None:
         return JSONResponse({})
 
     routes = [Route("/v1/recommend", recommend, methods=["POST"]), Route("/readyz", ready)]
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.bind(("127.0.0.1", 0))
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
     config = uvicorn.Config(Starlette(routes=routes), log_level="error", access_log=False)
     uvicorn.Server(config).run(sockets=[listening])

@@ -502,6 +502,8 @@ def _left_out(found: Found) -> dict[str, list[str]]:
 
 
 def _digest(rows: Sequence[int]) -> bytes:
+    if not rows:
+        return b""
     listed = np.unique(np.asarray(rows, np.int32))
     return hashlib.blake2b(listed.tobytes(), digest_size=16).digest()
 

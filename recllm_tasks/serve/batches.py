@@ -1,7 +1,7 @@
 """Requests that arrive together are decoded together, by one thread.
 
 A request is cut into histories. The thread takes as many of them as wait, in the order of arrival,
-up to a batch, so that no request waits for a timer, and a large one lets others in between.
+up to a batch, so that a large request lets others in between.
 """
 
 import collections
@@ -14,6 +14,9 @@ from typing import Any
 
 from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.recommender import Recommendation, Recommender
+
+# A batch waits for as many histories as the last one had, at most so long.
+GATHER_SECONDS = 0.002
 
 
 class Full(Exception):
@@ -80,6 +83,7 @@ class Batches:
         self._changed = threading.Condition()
         self._stopping = False
         self._rate = 1.0  # histories a second
+        self._last = 0  # histories of the last batch
         self.is_ready = False
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
@@ -140,11 +144,17 @@ class Batches:
                     self._changed.wait()
                 if not self._waiting:
                     return []
+                # Clients that were answered just now may ask again at once.
+                end = time.monotonic() + GATHER_SECONDS
+                while len(self._waiting) < self._last and not self._stopping:
+                    if not self._changed.wait(end - time.monotonic()):
+                        break
                 most = _whole(len(self._waiting), self._batch_size)
                 while self._waiting and len(batch) < most:
                     request, place = self._waiting.popleft()
                     if not request.is_dropped:
                         batch.append((request, place))
+        self._last = len(batch)
         return batch
 
     def _decode(self, batch: list[tuple[Request, int]]) -> None:

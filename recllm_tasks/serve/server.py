@@ -26,7 +26,7 @@ def open_socket(host: str, port: int, has_token: bool) -> socket.socket:
       UserError: the address is not to be had, or others could reach it without a token.
     """
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
+        (family, _, protocol, _, address), *_ = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (OSError, UnicodeError) as error:
@@ -39,7 +39,8 @@ def open_socket(host: str, port: int, has_token: bool) -> socket.socket:
             f"Address '{host}': got one that other machines reach, without a token, expected a "
             "loopback address such as 127.0.0.1; give --token_file, or leave out --host"
         )
-    opened = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio turns Nagle's algorithm off: answers come 40 ms sooner.
+    opened = socket.socket(family, socket.SOCK_STREAM, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -384,6 +385,12 @@ def test_sigterm_finishes_what_is_in_flight(run_dir, small_data_dir, make_client
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """With TCP's Nagle algorithm, the second part of an answer waits 40 ms for the client."""
+    with server.open_socket("127.0.0.1", 0, has_token=False) as listening:
+        assert listening.proto == socket.IPPROTO_TCP  # for which asyncio sets TCP_NODELAY
 
 
 def test_tokens(serving, running):
