@@ -63,10 +63,10 @@ def test_counts_are_sums_over_the_list(seed, items):
     masks = _masks(trie, allowed)
     excluded = rng.integers(-1, items + 1, (3, 5)).astype(np.int32)
     lo, hi = (np.tile(x, (3, 1)) for x in (trie.node_lo, trie.node_hi))
-    for own, found in ((allowed, masks), (allowed.copy(), masks.without(trie, excluded))):
-        if found is not masks:
-            for b, rows in enumerate(excluded):
-                own[b, [row for row in rows if 0 <= row < items]] = False
+    left = allowed.copy()
+    for b, rows in enumerate(excluded):
+        left[b, [row for row in rows if 0 <= row < items]] = False
+    for own, found in ((left, masks.without(trie, excluded)), (allowed, masks)):
         by_position = own[:, trie.item_rows]
         expected = [
             [own[a:z].sum() for a, z in zip(trie.node_lo, trie.node_hi)] for own in by_position
