@@ -271,17 +271,17 @@ def _is_utf8(path: Path) -> bool:
 
 
 def _convert(source: SourceFile, encoding: str, copy: Path) -> None:
-    # Old line ends are one kind of several that Python reads as line feeds.
-    newline = None if source.old_mac else ""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
     try:
         with (
             _Reading(source.path),
             _open(source.path) as file,
-            io.TextIOWrapper(file, encoding, "surrogateescape", newline) as text,
             copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
         ):
-            while block := text.read(_BLOCK):
-                out.write(block)
+            while block := file.read(_BLOCK):
+                text = decoder.decode(block)
+                out.write(text.replace("\r", "\n") if source.old_mac else text)
+            out.write(decoder.decode(b"", final=True))
     except UnicodeError as error:
         raise UserError(
             f"encoding of '{source.path}': got {str(error).splitlines()[0]}, expected {encoding} "
