@@ -41,6 +41,7 @@ REQUIREMENTS = [
 ]
 # What `recllm serve` needs besides.
 SERVE_REQUIREMENTS = [
+    "h11>=0.16,<0.17",
     "prometheus_client>=0.26,<0.27",
     "starlette>=1.10,<2",
     "uvicorn>=0.54,<0.55",
