@@ -113,6 +113,8 @@ class TaskDecoder:
                 f"CONSTRAINED for '{task.name}': got False, expected True, because its targets are "
                 "sequences that go on: no text of them ends; leave CONSTRAINED out"
             )
+        # What has the history. Where the decoder reads it, the inputs are the task's few words.
+        self._history_in = "beginning" if self._has_beginning else "inputs"
         self._has_candidates = bool(template and template.offers_candidates)
         self._scores = decoding.method == "score" and self._has_candidates
         # Lists made of the whole catalog: see `seen_rule`.
@@ -248,12 +250,10 @@ class TaskDecoder:
         mask = self.mask_of_all()
         if self._prior:
             self._prior.reserve()
-        # Where the decoder reads the history, the inputs are the task's few words.
-        changing = "beginning" if self._has_beginning else "inputs"
         given = {**prompt, "exclude": np.zeros(1, np.int32), "target": np.int32(-1)}
         for rows in self._row_sizes:
             for length in self._lengths:
-                example = {**given, changing: np.ones(length, np.int32)}
+                example = {**given, self._history_in: np.ones(length, np.int32)}
                 self.decode(params, [example] * rows, allowed=[mask] * rows)
                 yield
 
@@ -380,13 +380,15 @@ class TaskDecoder:
     ) -> tuple[jax.Array, jax.Array | None]:
         """What encoder and decoder read, int32 [rows, L], and [rows, P] or None.
 
-        `full` takes the largest of `lengths`, whatever the examples'.
+        `full` takes the largest of `lengths` for what has the history, whatever the examples'.
         """
         rows = next(size for size in self._row_sizes if size >= len(examples))
 
         def padded(name: str, aligned_right: bool) -> jax.Array:
             listed = [example[name] for example in examples]
-            longest = self._lengths[-1] if full else max(map(len, listed))
+            longest = max(map(len, listed))
+            if full and name == self._history_in:
+                longest = self._lengths[-1]
             length = padded_length(longest, self._lengths)
             tokens = np.zeros((rows, length), np.int32)
             for row, own in zip(tokens, listed):
