@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 
 from rich.console import Console
@@ -255,7 +256,9 @@ def run(args) -> int:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
     else:
         Console().print(_table(info))
-        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}")
+        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}", soft_wrap=True)
+        data = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+        _say(f"next: recllm train {args.dataset}{data} --out RUN")
     return 0
 
 
@@ -323,9 +326,9 @@ def _as_json(info) -> dict:
 
 
 def _table(info) -> Table:
-    """Table 7 of the paper, for this dataset."""
+    """The counts of the paper's Table 7, for this dataset."""
     statistics = info.statistics
-    table = Table(title=f"{info.title} (as in Table 7 of the paper)", title_justify="left")
+    table = Table(title=info.title, title_justify="left")
     for name in ("users", "items", "interactions", "sparsity (%)", "length", "training windows"):
         table.add_column(name, justify="right")
     table.add_row(
