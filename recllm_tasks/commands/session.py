@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from recllm_tasks.commands import compile_cache
 from recllm_tasks.errors import UserError
 
 GIN_HELP = """\
@@ -104,6 +105,7 @@ def quiet_stderr():
 
 def import_quietly() -> None:
     """Imports what every command but `doctor` needs."""
+    compile_cache.use_compile_cache()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     with quiet_stderr():
