@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+import recllm_tasks.mixtures  # noqa: F401
 from recllm_tasks.engine import devices, initial_state, optimizer, saved_run, training
 from recllm_tasks.models import beam_search
 from recllm_tasks.models.trie import Trie
