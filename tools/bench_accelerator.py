@@ -10,6 +10,7 @@ each measurement, and ends when time is up, whatever it is doing: what has been 
 - Training: packed rows of 1,024 + 256 tokens, bfloat16 activations, Adafactor, dropout; the largest
   batch that fits, with and without remat.
 - Beam search over a catalog's trie, encoder included, beams 20 and 256; and the encoder alone.
+- Attention of eight rows of the last shape with T5's bias and its gradients: ours and JAX's.
 - One step of the trie: the children of 32 x 20 beams and the choice of the best, without a model.
 - Input: what copying batches to the devices allows, and, with --data_dir, what the pipeline makes.
 
@@ -45,7 +46,9 @@ from recllm_tasks.engine import capacity, devices, optimizer
 from recllm_tasks.engine.train_step import State, train_step
 from recllm_tasks.files import write_json
 from recllm_tasks.models import beam_search as search
+from recllm_tasks.models import layers
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.models.stacks import mask_bias
 from recllm_tasks.models.trie import Trie
 
 VOCABULARY = 32_128
@@ -106,6 +109,11 @@ def measurements(args) -> Iterator[tuple[str, Callable[[], dict]]]:
         yield f"train {shape}, remat", lambda shape=shape: train(args, shape, remat=True)
     for shape in shapes:
         yield f"encoder {shape}", lambda shape=shape: encoder(args, shape, first_batch)
+    # cuDNN's is that of GPUs.
+    ways = ("ours", "xla", "cudnn") if jax.default_backend() == "gpu" else ("ours", "xla")
+    for shape in shapes[-1:]:
+        for way in ways:
+            yield f"attention {shape}", lambda shape=shape, way=way: attention(args, shape, way)
     yield "input", lambda: copy_input(args)
     if args.data_dir:
         yield "input pipeline", lambda: pipeline(args)
@@ -155,7 +163,7 @@ class Report:
         print(f"{time.monotonic() - self._start:5.0f} s  {name}", file=sys.stderr, flush=True)
         try:
             found = measure()
-        except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:  # JAX raises RuntimeErrors of its own.
             found = {"failed": str(error).splitlines()[0][:200]}
         stats = jax.local_devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in stats:
@@ -422,6 +430,39 @@ def encoder(args, shape: str, batch: int) -> dict:
         "seconds": seconds,
         "flops": lowered.cost_analysis()["flops"],
         "number": prompts.size,
+        "unit": "tokens",
+    }
+
+
+def attention(args, shape: str, way: str) -> dict:
+    """Self-attention of eight packed rows with T5's bias, and its gradients, on one device."""
+    heads, depth, length = SHAPES[shape]["num_heads"], SHAPES[shape]["head_dim"], args.inputs
+    rows = min(8, args.max_rows)
+    segments = jnp.asarray(rows_of(args, rows)["encoder_segment_ids"])
+    qkv = jax.random.normal(jax.random.key(0), (3, rows, heads, length, depth), jnp.bfloat16) / 8
+    position = jax.random.normal(jax.random.key(1), (1, heads, length, length))
+
+    def attend(qkv, position, segments):
+        mask = mask_bias(segments[:, :, None] == segments[:, None, :])
+        if way == "ours":
+            return layers._mix(*qkv, (position, mask)).astype(jnp.bfloat16)
+        query, key, value = qkv.transpose(0, 1, 3, 2, 4)
+        bias = (position + mask).astype(jnp.bfloat16 if way == "cudnn" else jnp.float32)
+        return jax.nn.dot_product_attention(
+            query, key, value, bias=bias, scale=1.0, implementation=way
+        )
+
+    def objective(qkv, position, segments):
+        return jnp.sum(jnp.square(attend(qkv, position, segments).astype(jnp.float32)))
+
+    step = jax.jit(jax.grad(objective, (0, 1)))
+    program, found = compiled(step.lower(qkv, position, segments))
+    seconds = timed(lambda: program(qkv, position, segments), min(1, args.seconds))
+    # Six matrix products, as if no weight was computed again.
+    flops = 6 * 2 * rows * heads * length**2 * depth
+    settings = f"{way}, {rows} x {length} tokens, with gradients"
+    return {**found, "settings": settings, "seconds": seconds, "flops": flops} | {
+        "number": rows * length,
         "unit": "tokens",
     }
 

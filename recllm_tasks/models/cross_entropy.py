@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 # Bytes of a chunk's logits. On a CPU they stay in its cache; elsewhere few chunks are best.
-_CPU_BYTES, _BYTES = 16 << 20, 512 << 20
+_CPU_BYTES, ACCELERATOR_BYTES = 16 << 20, 512 << 20
 
 
 class OutputTable(NamedTuple):
@@ -73,9 +73,13 @@ def cross_entropy(
     return _cross_entropy(hidden, table.array, targets, counts, table.vocab_axis, z_loss, chunk)
 
 
-def chunk_of(num_positions: int, vocab_size: int) -> int:
-    """C for this machine's devices: chunks of one size, the last as full as the others."""
-    limit = _CPU_BYTES if jax.default_backend() == "cpu" else _BYTES
+def chunk_of(num_positions: int, vocab_size: int, limit: int | None = None) -> int:
+    """C for `limit` bytes, by default those of this machine's devices.
+
+    Chunks have one size, and the last is as full as the others.
+    """
+    if limit is None:
+        limit = _CPU_BYTES if jax.default_backend() == "cpu" else ACCELERATOR_BYTES
     chunks = -(-num_positions * vocab_size * 4 // limit)
     return -(-num_positions // (8 * chunks)) * 8
 

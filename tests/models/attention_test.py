@@ -8,7 +8,7 @@ import numpy as np
 
 from recllm_tasks.models import layers
 
-B, H, D = 2, 3, 8
+B, H, D = 2, 2, 64
 
 
 def _example(dtype=jnp.float32, length=None):
@@ -47,12 +47,11 @@ def test_values_and_gradients_are_those_of_jax():
 
 
 def test_the_compiled_program_has_the_same_products_and_no_more_work():
-    """JAX's function is XLA's attention too: cuDNN's has no gradient for a bias of each example."""
+    """Without cuDNN, JAX's function is the same six products, with more passes between them."""
     example = _example(jnp.bfloat16, length=256)
     programs = [_with_gradients(attend).lower(*example) for attend in (_ours, _jax)]
     products = [re.findall(r"stablehlo.dot_general", program.as_text()) for program in programs]
     assert len(products[0]) == len(products[1]) == 6
     mine, other = (program.compile() for program in programs)
-    assert mine.cost_analysis()["flops"] <= other.cost_analysis()["flops"]
-    sizes = [program.memory_analysis().temp_size_in_bytes for program in (mine, other)]
-    assert sizes[0] <= sizes[1]
+    for measure in ("flops", "bytes accessed"):
+        assert mine.cost_analysis()[measure] <= other.cost_analysis()[measure]
