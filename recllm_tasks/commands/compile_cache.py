@@ -34,6 +34,8 @@ def use_compile_cache() -> None:
         if os.access(folder, os.W_OK | os.X_OK):
             remove_oldest(folder, MAX_BYTES)
             os.environ[_FOLDER] = str(folder)
+            # JAX keeps what took a second or more; small models have many quicker programs.
+            os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def default_folder() -> pathlib.Path:

@@ -54,7 +54,8 @@ def cross_entropy(
 ) -> tuple[jax.Array, Sums]:
     """(sum of cross-entropy + z_loss * log_z^2, sums); the first alone has a gradient.
 
-    The order of positions does not change the result, beyond rounding.
+    Our choice: gradients are written by hand, and computed with the loss. Automatic ones would make
+    every logit twice, or keep all of them.
 
     Args:
       hidden_NxE: float32 hidden states.
