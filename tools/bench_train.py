@@ -82,8 +82,9 @@ def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worke
 
 def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -> None:
     rng = np.random.default_rng(0)
-    inputs = rng.integers(3, 32_000, (args.batch, args.inputs)).astype(np.int32)
-    targets = rng.integers(3, 32_000, (args.batch, args.targets)).astype(np.int32)
+    known = args.vocabulary_size - 128
+    inputs = rng.integers(3, known, (args.batch, args.inputs)).astype(np.int32)
+    targets = rng.integers(3, known, (args.batch, args.targets)).astype(np.int32)
     batch = {
         "encoder_input_tokens": inputs,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],

@@ -113,7 +113,7 @@ def test_an_accelerators_memory_peak_and_batches_are_named():
     }
     assert found["memory"] == "22 GB of each device; 121 TFLOP/s in bfloat16"
     assert found["training flan_t5_small"].startswith(
-        "up to 64 rows or 256 rows with remat of 1,024"
+        "up to 128 rows or 256 rows with remat of 1,024"
     )
     assert "(estimate)" in found["training flan_t5_base"]
     assert found["training flan_t5_xl"].endswith(", MODEL_PARALLEL=2")
