@@ -20,9 +20,6 @@ data="$folder/data"
 run="$folder/movielens_100k_seed_$seed"
 
 "$recllm" prepare movielens_100k --data_dir "$data"
-"$recllm" train --data_dir "$data" \
-  --gin_file=models/ids.gin --gin_file=runs/finetune.gin --gin_file=runs/ids_sequence.gin \
-  --gin_file=runs/quickstart.gin --gin.DATASET=movielens_100k --gin.MODEL_DIR="$run" \
-  --gin.RANDOM_SEED="$seed"
-"$recllm" eval --data_dir "$data" --gin.MODEL_DIR="$run" >"$run/eval.txt"
-"$recllm" eval --data_dir "$data" --gin.MODEL_DIR="$run" --gin.PRIOR_WEIGHT=validation
+"$recllm" train movielens_100k --data_dir "$data" --out "$run" --gin.RANDOM_SEED="$seed"
+"$recllm" eval "$run" --data_dir "$data" >"$run/eval.txt"
+"$recllm" eval "$run" --data_dir "$data" --gin.PRIOR_WEIGHT=validation

@@ -7,8 +7,11 @@ The public names below are imported on first use, so importing the package does 
 import importlib
 from typing import TYPE_CHECKING
 
+from recllm_tasks import quiet
+
 if TYPE_CHECKING:
     from recllm_tasks.mixtures import register_stored
+    from recllm_tasks.preparation import prepare
     from recllm_tasks.prompts.assembly import Prompt
     from recllm_tasks.prompts.batches import unbatch
     from recllm_tasks.prompts.source import SequenceSource
@@ -17,18 +20,21 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+quiet.silence()
+
 _MODULE_OF = {
     "Items": "prompts.templates",
     "Prompt": "prompts.assembly",
     "Recommender": "recommender",
     "SequenceSource": "prompts.source",
     "Template": "prompts.templates",
+    "prepare": "preparation",
     "register_stored": "mixtures",
     "unbatch": "prompts.batches",
 }
 
 __all__ = ["Items", "Prompt", "Recommender", "SequenceSource", "Template"]
-__all__ += ["register_stored", "unbatch"]
+__all__ += ["prepare", "register_stored", "unbatch"]
 
 
 def __getattr__(name: str):

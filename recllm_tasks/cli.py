@@ -6,13 +6,15 @@ the state was saved.
 """
 
 import argparse
+import difflib
 import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks.commands import huge_pages, interrupts, session
+from recllm_tasks import __version__
+from recllm_tasks.commands import compile_cache, huge_pages, interrupts, session
 from recllm_tasks.errors import Terminated, UserError
 
 # One module of `commands/` each, in the order of the help. It has SUMMARY, EPILOG,
@@ -38,12 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
     interrupts.install_handlers()
     try:
-        args, rest = _parser(sys.argv[1:] if argv is None else argv).parse_known_args(argv)
+        given = sys.argv[1:] if argv is None else argv
+        # Argparse would take a setting whose value has a space for a positional argument.
+        settings = [argument for argument in given if argument.startswith("--gin.")]
+        others = [argument for argument in given if not argument.startswith("--gin.")]
+        args, rest = _parser(others).parse_known_args(others)
         if argv is None and args.command == "train":
             huge_pages.restart_with_huge_pages()
-        args.bindings = session.gin_bindings(rest, allowed="gin_file" in args)
+        args.bindings = session.gin_bindings([*rest, *settings], args.parser)
         if args.command != "doctor":  # It diagnoses imports that fail.
-            session.import_quietly()
+            compile_cache.use_compile_cache()
+            _log_errors_only()
         with session.damage_reported():
             code = args.run(args)
             interrupts.reraise_pending()
@@ -78,18 +85,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(130)
 
 
+def _log_errors_only() -> None:
+    """Leaves the log of absl, which Orbax and TFDS write to, to errors."""
+    from absl import logging
+
+    logging.set_verbosity(logging.ERROR)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see `{self.prog} --help`")
 
 
+def _check_command(argv: Sequence[str]) -> None:
+    """Raises UserError for a command that does not exist; it names the nearest."""
+    name = argv[0] if argv else ""
+    if not name or name.startswith("-") or name in COMMANDS:
+        return
+    nearest = difflib.get_close_matches(name.lower(), COMMANDS, 1, cutoff=0.5)
+    expected = f"perhaps {nearest[0]}" if nearest else f"one of {', '.join(COMMANDS)}"
+    raise UserError(f"Unknown command '{name}': expected {expected}; see `recllm --help`")
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    _check_command(argv)
     parser = _Parser(
         prog="recllm",
         description="Fine-tune, evaluate and use language models that recommend.",
         epilog="`recllm COMMAND --help` explains a command.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"recllm {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     # Only the named command is imported, so that `doctor` works where the others cannot start.
     named = [name for name in COMMANDS if name in argv[:1]]
@@ -104,7 +130,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        command.set_defaults(run=module.run, parser=command)
     return parser
 
 

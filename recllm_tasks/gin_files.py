@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import inspect
+import logging
 import operator
 import os
 import pathlib
@@ -37,13 +38,14 @@ def gin_search_paths() -> list[str]:
     return ["", str(ours), str(ours.parent)]
 
 
-def parse(gin_files: Sequence[str], bindings: Sequence[str], root: str) -> None:
+def parse(gin_files: Sequence[str], bindings: Sequence[str], root: str, chosen: str = "") -> None:
     """Reads the files in order, then the bindings (`NAME = value`), and locks the settings.
 
     Args:
       gin_files: as the user gave them.
       bindings: of the command line.
       root: the function that the command calls, such as `training.train`.
+      chosen: text of settings that were chosen for the user; it is read before the files.
 
     Raises:
       UserError: a file is missing, does not parse, or names what does not exist; or as `check`.
@@ -51,14 +53,16 @@ def parse(gin_files: Sequence[str], bindings: Sequence[str], root: str) -> None:
     gin.clear_config()
     for path in gin_search_paths():
         gin.add_config_file_search_path(path)
-    if not gin_files:
+    if not gin_files and not chosen:
         raise UserError(
-            "No settings: got no --gin_file, expected at least a model and a run; for instance "
-            "--gin_file=models/tiny.gin --gin_file=runs/finetune.gin"
+            "No settings: got neither a dataset nor a --gin_file, expected a dataset, for which "
+            "settings are chosen (`recllm train DATASET --out RUN`), or at least a model and a "
+            "run, such as --gin_file=models/tiny.gin --gin_file=runs/finetune.gin"
         )
-    what = f"gin files {', '.join(gin_files)}"
-    with gin_errors(what):
+    what = f"gin files {', '.join(gin_files)}" if gin_files else "settings of the command line"
+    with gin_errors(what), _no_log():
         try:
+            gin.parse_config(chosen, skip_unknown=False)
             gin.parse_config_files_and_bindings(
                 [find(path) for path in gin_files],
                 list(bindings),
@@ -97,6 +101,19 @@ def _ours() -> pathlib.Path:
 
 def _our_files(under: str = ".") -> list[pathlib.Path]:
     return sorted((_ours() / under).glob("**/*.gin"))
+
+
+def values_in(gin_file: str) -> dict[str, str]:
+    """The settings of a file, and of those that it includes, by name, as gin writes values."""
+    values: dict[str, str] = {}
+    with open(find(gin_file), encoding="utf-8") as f, gin_errors(f"gin file {gin_file}"):
+        for statement in config_parser.ConfigParser(f, _Texts()):
+            if isinstance(statement, config_parser.IncludeStatement):
+                values |= values_in(statement.filename)
+            elif isinstance(statement, config_parser.BindingStatement):
+                name = _binding(statement, None, "", True).name
+                values[name] = str(statement.value)
+    return values
 
 
 def as_gin(value: str) -> str:
@@ -357,6 +374,17 @@ def _expected(binding: _Binding, config: Mapping, read: set[str]) -> str:
     if nearest:
         return f"one that it reads, perhaps {similar[nearest[0]]}"
     return f"one of {', '.join(similar.values())}"
+
+
+@contextlib.contextmanager
+def _no_log():
+    """No log while gin looks for an included file: each folder that lacks it would be an error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -121,10 +121,15 @@ def register_stored(data_dir: str | os.PathLike | None = None) -> list[str]:
         except UserError:
             continue
         names.append(name)
-        if f"{name}_retrieval" not in seqio.TaskRegistry.names():
-            tasks.register(name, Wording(info.noun, info.verb, info.verb_past))
-            register(name)
+        register_dataset(name, Wording(info.noun, info.verb, info.verb_past))
     return names
+
+
+def register_dataset(name: str, wording: Wording) -> None:
+    """Registers the tasks and mixtures of one dataset, unless they are registered already."""
+    if f"{name}_retrieval" not in seqio.TaskRegistry.names():
+        tasks.register(name, wording)
+        register(name)
 
 
 def register_p5(dataset: str, templates: Mapping[str, Template]) -> None:

@@ -1,8 +1,9 @@
-"""Progress of long work: a bar on a terminal, an occasional line in a log file."""
+"""Progress of long work: a bar on a terminal, a line a minute in a log file."""
 
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -15,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# Without a terminal, a line is printed each time this share of the work is done.
-_LINE_EVERY = 0.1
+# Seconds between two lines, where there is no terminal.
+LINE_EVERY = 60.0
 
 console = Console(stderr=True, highlight=False)
 
@@ -47,7 +48,7 @@ class Work:
 
     def __init__(self, what: str, total: int, done: int, bar: Progress | None):
         self._what, self._total, self._done, self._bar = what, total, done, bar
-        self._next_line = done + total * _LINE_EVERY
+        self._next_line = time.monotonic() + LINE_EVERY
         if bar:
             self._task = bar.add_task(what, total=total, completed=done, note="")
 
@@ -55,12 +56,24 @@ class Work:
         self._done += steps
         if self._bar:
             self._bar.update(self._task, completed=self._done, note=note)
-        elif self._done >= self._next_line or self._done >= self._total:
-            self._next_line += self._total * _LINE_EVERY
-            console.print(f"{self._what} {self._done:,}/{self._total:,}  {note}")
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_EVERY
+            line = f"{self._what} {self._done:,}/{self._total:,}  {note}".rstrip()
+            console.print(line, markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        (self._bar.console if self._bar else console).print(text)
+        (self._bar.console if self._bar else console).print(text, markup=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """A rough time for people: `20 seconds`, `7 minutes`, `3.5 hours`."""
+    if seconds < 90:
+        number, unit = max(10, round(seconds, -1)), "second"
+    elif seconds < 90 * 60:
+        number, unit = round(seconds / 60), "minute"
+    else:
+        number, unit = round(seconds / 3600, 1), "hour"
+    return f"{number:g} {unit}{'s' * (number != 1)}"
 
 
 @contextlib.contextmanager

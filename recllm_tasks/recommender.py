@@ -4,41 +4,66 @@ from recllm_tasks.recommender import Recommender
 
 recommender = Recommender.from_run("/tmp/run", data_dir="~/recllm_data")
 recommender.recommend([["I17", "I4"], ["Fargo (1996)"]], k=10)
+
+The dataset may be a custom one; its tasks need not be registered before.
 """
 
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from recllm_tasks import tasks
+from recllm_tasks import __version__, mixtures, tasks
 from recllm_tasks.data.item_lookup import ItemLookup
 from recllm_tasks.engine import prior_choice, saved_run
+from recllm_tasks.engine.beam_cache import digest_of
 from recllm_tasks.engine.decoding import TaskDecoder
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import DEAD
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.templates import Wording
 from recllm_tasks.runs.decoding import Decoding
+
+# Where a recommendation is from, in `Recommendation.source` and in every output.
+MODEL, POPULAR = "model", "popular"
+
+# What becomes of names that fit no item.
+SKIP, ERROR = ON_UNKNOWN = ("skip", "error")
 
 
 class Recommendation(NamedTuple):
     """An item, and its probability as the user's next one among all texts the model can write.
 
     With a prior, items are in the order of log_prob + λ log p(item-to-item); both fields are the
-    model's alone.
+    model's alone. A history without items gets the most popular ones, with `source` "popular" and
+    None for both: the model was not asked.
     """
 
     short_id: str
     item: str
     title: str
-    log_prob: float
-    probability: float
+    log_prob: float | None
+    probability: float | None
+    source: str = MODEL
+
+
+class Recommendations(list[Recommendation]):
+    """The items for one history, best first: a list, with what was left out of the history.
+
+    Attributes:
+      skipped: names in the history that fit no item.
+    """
+
+    def __init__(self, found: Iterable[Recommendation] = (), skipped: Sequence[str] = ()):
+        super().__init__(found)
+        self.skipped: tuple[str, ...] = tuple(skipped)
 
 
 class Recommender:
@@ -66,15 +91,20 @@ class Recommender:
         info = CatalogSource(dataset, data_dir=data_dir).info()
         saved.run.check_dataset(dataset, info.fingerprint, info.records_digest)
         wording = Wording(info.noun, info.verb, info.verb_past)
+        mixtures.register_dataset(dataset, wording)
         kind = tasks.retrieval_kind(saved.run.mixture, dataset)
         retrieval = tasks.recommendation_task(dataset, kind, wording, data_dir=data_dir)
         task = tasks.with_vocabulary(seqio.Task(f"{dataset}_{kind}", **retrieval), saved.vocabulary)
-        self.catalog = tasks.source_of(task).catalog()
+        source = tasks.source_of(task)
+        assert isinstance(source, SequenceSource)
+        self.source = source
+        self.catalog = source.catalog()
         self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams
         self._params = saved.params
         num_beams = min(decoding.num_beams, len(self.catalog))
         decoding = dataclasses.replace(decoding, num_beams=num_beams, constrained=True)
+        self._saved, self._decoding = saved, decoding
         self._decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, lengths["targets"])
         self._prompts = _prompt_function(task, lengths, info.window)
 
@@ -105,6 +135,7 @@ class Recommender:
         data_dir = data_dir and os.path.expanduser(data_dir)
         dataset = saved.run.dataset
         info = CatalogSource(dataset, data_dir=data_dir).info()
+        mixtures.register_dataset(dataset, Wording(info.noun, info.verb, info.verb_past))
         decoding = prior_choice.remembered(
             model_dir,
             saved,
@@ -114,27 +145,55 @@ class Recommender:
         return cls(saved, decoding, data_dir=data_dir)
 
     def recommend(
-        self, histories: Sequence[Sequence[str]], k: int = 10
-    ) -> list[list[Recommendation]]:
+        self, histories: Sequence[Sequence[str]], k: int = 10, *, on_unknown: str = SKIP
+    ) -> list[Recommendations]:
         """The `k` most probable next items of each history, best first.
 
         Args:
           histories: each a list of items, oldest first: short ids, raw ids or titles (see
             ItemLookup). The model sees the last 20 of them (the dataset's window), as in
-            training.
+            training. Of an item that is there twice the first place counts, unless the dataset
+            keeps repeats. A history without items gets the most popular ones, labelled as such.
           k: at most num_beams. If the catalog is smaller, histories get fewer.
+          on_unknown: "skip" leaves out names that fit no item, lists them in
+            `Recommendations.skipped`, and warns once a call; "error" raises.
 
         Raises:
-          UserError: a history is empty, has an unknown item, or one item twice though the dataset
-            keeps no repeats; or `k` is wrong.
+          UserError: a name fits several items, or none with "error"; `histories` are no lists of
+            text; or `k` is wrong.
         """
         if isinstance(histories, str):
             raise UserError(
                 f"Histories: got the text {histories!r}, expected a list of lists of items; "
-                "correct the call"
+                f"write [[{histories!r}]]"
             )
-        rows = [self.lookup.rows(h, f"history {i}") for i, h in enumerate(histories, 1)]
-        return self.recommend_rows(rows, k)
+        if not isinstance(histories, Sequence | np.ndarray):
+            raise UserError(
+                f"Histories: got {type(histories).__name__} {histories!r:.40}, expected a list of "
+                'lists of items such as [["I17", "I4"]]; correct the call'
+            )
+        if on_unknown not in ON_UNKNOWN:
+            raise UserError(
+                f"on_unknown: got {on_unknown!r}, expected {' or '.join(map(repr, ON_UNKNOWN))}; "
+                "correct it"
+            )
+        rows, skipped = [], []
+        for number, history in enumerate(histories, 1):
+            found = self.lookup.find(history, f"history {number}")
+            if found.ambiguous or (found.unknown and on_unknown == ERROR):
+                self.lookup.rows(history, f"history {number}")  # raises for the first of them
+            rows.append(found.rows)
+            skipped.append(found.unknown)
+        if count := sum(map(len, skipped)):
+            example = next(names[0] for names in skipped if names)
+            warnings.warn(
+                f"{count:,} names in {sum(map(bool, skipped)):,} of {len(rows):,} histories fit no "
+                f"item and were skipped, the first {example!r}; see Recommendations.skipped, or "
+                'give on_unknown="error"',
+                stacklevel=2,
+            )
+        found = self.recommend_rows(rows, k)
+        return [Recommendations(ranked, names) for ranked, names in zip(found, skipped)]
 
     def recommend_rows(
         self, histories: Sequence[Sequence[int]], k: int = 10
@@ -145,25 +204,53 @@ class Recommender:
                 f"Number of items k: got {k}, expected 1 to {self._num_beams}; raise "
                 "Decoding.num_beams"
             )
-        if not len(histories):
-            return []
+        found = [self.popular(k) if not len(rows) else [] for rows in histories]
+        asked = [number for number, rows in enumerate(histories) if len(rows)]
+        if not asked:
+            return found
+        known = [histories[number] for number in asked]
         examples = [
             {**prompt, "exclude": np.asarray(rows), "target": -1}
-            for prompt, rows in zip(self._prompts(histories), histories)
+            for prompt, rows in zip(self._prompts(known), known)
         ]
         beams = self._decoder.decode(self._params, examples)
-        return [
-            [
+        for number, rows, log_probs in zip(asked, beams.rows_BxK, beams.log_probs_BxK):
+            found[number] = [
                 self._recommendation(int(row), float(log_prob))
                 for row, log_prob in zip(rows[:k], log_probs)
                 if log_prob > DEAD
             ]
-            for rows, log_probs in zip(beams.rows_BxK, beams.log_probs_BxK)
-        ]
+        return found
 
-    def _recommendation(self, row: int, log_prob: float) -> Recommendation:
+    def identity(self) -> dict[str, Any]:
+        """All that answers depend on besides the histories; can be written as JSON."""
+        info = self.source.info()
+        return {
+            "version": __version__,
+            "mixture": self._saved.run.mixture,
+            "step": self._saved.step,
+            "parameters": digest_of(self._params),
+            "network": repr(self._saved.network.config),
+            "lengths": dict(self._saved.run.lengths),
+            "fingerprint": info.fingerprint,
+            "records": info.records_digest,
+            **dataclasses.asdict(self._decoding),
+        }
+
+    def popular(self, k: int = 10) -> list[Recommendation]:
+        """The `k` items with the most interactions in train, what a history without items gets."""
+        return [self._recommendation(row, None) for row in self._by_popularity[:k].tolist()]
+
+    @functools.cached_property
+    def _by_popularity(self) -> np.ndarray:
+        return np.argsort(-self.catalog.train_count, kind="stable")
+
+    def _recommendation(self, row: int, log_prob: float | None) -> Recommendation:
+        """The item of a row; without a probability it is there because it is popular."""
         # Short ids are distinct, so the decoder's answers are the rows of the catalog.
         names = self.catalog.names(row)
+        if log_prob is None:
+            return Recommendation(**names, log_prob=None, probability=None, source=POPULAR)
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
 
 
@@ -179,9 +266,7 @@ def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) 
 
     @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32)])
     def write(histories):
-        # The answer is unknown and not in what is given: any item will do as the target.
-        batch = {"history": histories, "target": tf.zeros([histories.nrows()], tf.int32)}
-        written = writer.ask(writer.fit(batch))
+        written = writer.question({"history": histories})
         return {name: written[name] for name in given}
 
     traced = write.get_concrete_function()

@@ -28,6 +28,8 @@ from recllm_tasks.prompts.assembly import Prompt
 from recllm_tasks.prompts.batches import unbatch
 from recllm_tasks.prompts.source import (
     LAST,
+    LATEST,
+    SPLITS,
     BatchSource,
     CatalogSource,
     ItemSource,
@@ -83,6 +85,12 @@ class RankedItems:
     vocabulary: DatasetVocabulary | None = None
 
     def __call__(self, targets: Sequence[str], predictions: Sequence[Sequence[str]]):
+        if len(targets) and not any(targets):
+            raise UserError(
+                f"Metrics on '{self.source.dataset_name}': got examples without a target, expected "
+                f"those of validation or test; the split {LATEST!r} cannot be measured: correct "
+                "SPLIT"
+            )
         catalog = self.source.catalog()
         vocabulary = self.vocabulary or DatasetVocabulary(self.source.vocabulary_file)
         # As decoding writes them: SentencePiece normalises characters and spaces.
@@ -168,8 +176,9 @@ def recommendation_task(
     dataset: str, kind: str, wording: Wording, *, data_dir: str | None = None
 ) -> dict[str, Any]:
     """Arguments of `seqio.TaskRegistry.add` for retrieval, ranking or rating, in text or ids."""
-    source = _source(dataset, kind, data_dir)
     measured = kind.removeprefix(IDS).removeprefix("sequence_")
+    splits = (*SPLITS, LATEST) if measured in ("retrieval", "sequence") else SPLITS
+    source = _source(dataset, kind, data_dir, splits)
     evaluation = (
         {"metric_objs": [AnswerAuc.empty()]}
         if measured == "rating"
@@ -204,12 +213,15 @@ def p5_task(dataset: str, kind: str, template: Template) -> dict[str, Any]:
     }
 
 
-def _source(dataset: str, kind: str, data_dir: str | None = None) -> SequenceSource:
+def _source(
+    dataset: str, kind: str, data_dir: str | None = None, splits: Sequence[str] = SPLITS
+) -> SequenceSource:
     if kind == f"{IDS}sequence_ranking":
         return SequenceSource(dataset, splits=("validation", "test"), data_dir=data_dir)
     measured = kind.removeprefix(IDS).removeprefix("sequence_")
     return SequenceSource(
         dataset,
+        splits=splits,
         needs_ratings=measured == "rating",
         with_negatives=measured == "ranking",
         targets=targets_of(kind),
@@ -348,8 +360,16 @@ def retrieval_kind(mixture: str, dataset: str) -> str:
     held = seqio.get_subtasks(seqio.get_mixture_or_task(mixture)) if mixture in known else []
     kinds = ("retrieval", f"{IDS}retrieval", f"{IDS}sequence")
     forms = {f"{dataset}_{kind}": kind for kind in kinds}
-    by_name = f"{IDS}retrieval" if mixture.startswith(f"{dataset}_{IDS}") else "retrieval"
+    named = mixture.removeprefix(f"{dataset}_")
+    by_name = kinds[1] if named.startswith(IDS) else kinds[0]
+    by_name = kinds[2] if named.startswith(kinds[2]) else by_name
     return next((forms[task.name] for task in held if task.name in forms), by_name)
+
+
+def learns_retrieval(mixture: str, dataset: str) -> bool:
+    """Whether a mixture holds a retrieval task, so that its model can recommend."""
+    subtasks = seqio.get_subtasks(seqio.get_mixture_or_task(mixture))
+    return any(kind_of(task.name, dataset) == "retrieval" for task in subtasks)
 
 
 def prompt_of(task: seqio.Task) -> Prompt | None:

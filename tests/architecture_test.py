@@ -16,7 +16,7 @@ FLOORS = (
     ("cli", "commands", "__main__"),
     ("report",),
     ("baselines",),
-    ("recommender",),
+    ("preparation", "recommender"),
     ("t5x_bridge",),
     ("engine",),
     ("audit",),
@@ -29,7 +29,7 @@ FLOORS = (
     ("data",),
     ("gin_files",),
     ("array_file", "checksums", "errors", "files", "progress"),
-    ("__init__",),
+    ("__init__", "quiet"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 JAX = ("jax", "jaxlib", "flax")

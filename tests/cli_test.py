@@ -13,6 +13,7 @@ import sys
 import pytest
 import seqio
 
+import recllm_tasks
 from recllm_tasks import cli
 from recllm_tasks.files import read_json
 
@@ -236,6 +237,7 @@ def test_ctrl_c_ends_a_command_with_130(movies):
 
 _INTERRUPTED_IN_A_FINALIZER = """
 import os, signal, sys, time, types
+import recllm_tasks
 from recllm_tasks import cli
 
 class Finalized:
@@ -273,13 +275,14 @@ def test_ctrl_c_is_not_lost(program):
 
 _TRAINING_THAT_PRINTS_HOW_IT_STARTED = """
 import json, os, sys, types
+import recllm_tasks
 from recllm_tasks import cli
 
 def run(args):
     print(json.dumps([os.environ.get("GLIBC_TUNABLES"), os.getpid(), sys.argv[1:]]))
     return 0
 
-cli.session.import_quietly = lambda: None
+cli._log_errors_only = lambda: None
 sys.modules["recllm_tasks.commands.train"] = types.SimpleNamespace(
     SUMMARY="test", EPILOG="", add_arguments=cli.session.add_gin_arguments, run=run
 )
@@ -413,6 +416,24 @@ def _imported(import_times):
     return {line.rpartition("|")[2].strip().split(".")[0] for line in import_times.splitlines()}
 
 
-def test_an_argument_of_no_command_is_refused(capsys):
-    assert "Unknown argument '--gin.A=1'" in _fails(capsys, "doctor", "--gin.A=1")
-    assert "invalid choice: 'trian'" in _fails(capsys, "trian")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("doctor --gin.A=1", "Unknown argument '--gin.A' of `recllm doctor`; see `recllm doctor -"),
+        ("prepare x --kcore=3", "'--kcore' of `recllm prepare`; perhaps --k_core; see `recllm pre"),
+        ("eval --data-dir d", "'--data-dir' of `recllm eval`; perhaps --data_dir; see `recllm eva"),
+        ("eval r --xyz", "Unknown argument '--xyz' of `recllm eval`; see `recllm eval --help`"),
+        ("trian", "Unknown command 'trian': expected perhaps train; see `recllm --help`"),
+        ("xyz", "Unknown command 'xyz': expected one of prepare, "),
+        ("recommend", "required: --checkpoint; see `recllm recommend --help`"),
+    ],
+)
+def test_an_argument_of_no_command_names_the_nearest(capsys, arguments, message):
+    assert message in _fails(capsys, *arguments.split())
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"recllm {recllm_tasks.__version__}\n"

@@ -4,14 +4,16 @@ import json
 import math
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import gin
 import numpy as np
 import pytest
 import seqio
 
+from recllm_tasks import cli, mixtures, tasks
 from recllm_tasks import recommender as recommender_lib
-from recllm_tasks import tasks
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.engine import inference, optimizer, training
 from recllm_tasks.errors import UserError
@@ -65,9 +67,8 @@ def test_beams_are_those_of_infer(recommender, run_dir, tmp_path):
     assert len(found) == len(lines) == 60
     for line, ranked in zip(lines, found):
         shown = [{**item._asdict(), "log_prob": round(item.log_prob, 6)} for item in ranked]
-        assert [{k: v for k, v in item.items() if k != "probability"} for item in shown] == (
-            line["ranked"]
-        )
+        known = line["ranked"][0].keys()
+        assert [{k: item[k] for k in known} for item in shown] == line["ranked"]
         for item in ranked:
             assert item.probability == pytest.approx(math.exp(item.log_prob))
 
@@ -118,9 +119,12 @@ def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
 @pytest.mark.parametrize(
     ("histories", "k", "message"),
     [
-        ([[]], 10, "'history 1': got none"),
-        ([["I1"], ["I999"]], 10, r"'I999' for 'history 2, item 1': got no such item"),
-        ([["I1", "I2", "I1"]], 10, "at places 1 and 3"),
+        (17, 10, "got int 17, expected a list of lists"),
+        (None, 10, "got NoneType None, expected a list of lists"),
+        ([None], 10, "'history 1': got NoneType None, expected a list of items"),
+        ([["I1"], 17], 10, "'history 2': got int 17, expected a list of items"),
+        ([["I1", 17]], 10, "Item 2 of 'history 1': got int 17, expected text"),
+        ([["'store 3'"]], 10, r"'history 1, item 1': got 7 items, expected one: I"),
         (["I1"], 10, "'history 1': got the text 'I1'"),
         ("I1", 10, "got the text 'I1'"),
         ([["I1"]], 21, "got 21, expected 1 to 20; raise Decoding.num_beams"),
@@ -130,6 +134,70 @@ def test_a_beam_as_wide_as_the_catalog_returns_all_of_it(run_dir):
 def test_wrong_questions_are_refused(recommender, histories, k, message):
     with pytest.raises(UserError, match=message):
         recommender.recommend(histories, k=k)
+
+
+def test_unknown_items_and_repeats_are_left_out(recommender):
+    known = [["I1", "I2"], ["I3"]]
+    with pytest.warns(UserWarning, match=r"2 names in 1 of 2 histories fit no item .*'I999'"):
+        found = recommender.recommend([["I1", "I999", "I2", "I1", "gone"], ["I3"]])
+    assert [ranked.skipped for ranked in found] == [("I999", "gone"), ()]
+    assert found == recommender.recommend(known)
+    with pytest.raises(UserError, match=r"'I999' for 'history 1, item 2': got no such item"):
+        recommender.recommend([["I1", "I999"]], on_unknown="error")
+    with pytest.raises(UserError, match="on_unknown: got 'warn', expected 'skip' or 'error'"):
+        recommender.recommend(known, on_unknown="warn")
+
+
+def test_a_history_of_nothing_gets_what_is_popular(recommender):
+    with pytest.warns(UserWarning, match="fit no item"):
+        popular, known, unknown = recommender.recommend([[], ["I2"], ["I999"]], k=4)
+    counts = recommender.catalog.train_count
+    rows = [recommender.lookup.row(item.short_id) for item in popular]
+    assert counts[rows].tolist() == sorted(counts, reverse=True)[:4]
+    assert popular == unknown
+    assert {item.source for item in popular} == {"popular"}
+    assert {item.log_prob for item in popular} == {item.probability for item in popular} == {None}
+    assert {item.source for item in known} == {"model"}
+    assert known == recommender.recommend([["I2"]], k=4)[0]
+
+
+def test_a_custom_dataset_needs_no_registration(tmp_path, network):
+    """In a process that did nothing before, as in the README."""
+    lines = ["user,item,time"]
+    lines += [f"u{u},p{(u * 3 + t) % 20},{t}" for u in range(20) for t in range(6)]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    data = str(tmp_path / "data")
+    command = ["prepare", "ownstore", "--interactions", str(tmp_path / "log.csv")]
+    assert cli.main([*command, "--candidates", "6", "--data_dir", data]) == 0
+    mixtures.register_stored(data)
+    ensure_vocabulary(CatalogSource("ownstore"))
+    training.train(
+        mixture="ownstore_ids_sequence_mim",
+        model_dir=str(tmp_path / "run"),
+        model_name="very_small",
+        lengths={"inputs": 16, "targets": 128},
+        network=network,
+        optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
+        steps=1,
+        batch_size=4,
+        eval_examples=4,
+        decoding=Decoding(num_beams=2),
+    )
+    program = (
+        "from recllm_tasks import Recommender\n"
+        f"recommender = Recommender.from_run({str(tmp_path / 'run')!r}, data_dir={data!r})\n"
+        "(found,) = recommender.recommend([['p1', 'p2']], k=3)\n"
+        "print(recommender.identity()['mixture'], [item.item for item in found])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (found,) = Recommender.from_run(str(tmp_path / "run"), data_dir=data).recommend(
+        [["p1", "p2"]], k=3
+    )
+    expected = f"ownstore_ids_sequence_mim {[item.item for item in found]}"
+    assert done.stdout.splitlines()[-1] == expected
 
 
 def test_a_run_without_its_data_says_what_is_missing(run_dir, tmp_path):

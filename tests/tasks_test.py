@@ -250,6 +250,13 @@ class TestTasks:
         finally:
             seqio.MixtureRegistry.remove("both")
 
+    def test_a_mixture_that_is_not_registered_is_known_by_its_name(self):
+        """As in a program that loads a run of a custom dataset."""
+        kinds = {"ids_sequence": "ids_sequence", "ids_sequence_ut": "ids_sequence"}
+        kinds |= {"ids_reat": "ids_retrieval", "ut_at": "retrieval"}
+        for name, kind in kinds.items():
+            assert tasks.retrieval_kind(f"unknown_{name}", "unknown") == kind
+
     def test_rates_come_from_gin(self, clean_gin):
         import gin
 

@@ -251,3 +251,24 @@ def test_a_model_trains_and_is_measured(dated, network, decoding_buckets, monkey
     users = open_dataset(dated, NAME).split_counts.users["test"]
     assert found.protocol == "time"
     assert set(found.num_examples.values()) == {users}
+
+
+def test_latest_holds_the_longest_record_of_every_user(dated):
+    records = {}
+    for split in ("train", "validation", "test"):
+        for user, record in records_of(dated, split).items():
+            records[user] = max(records.get(user, []), record["items"].tolist(), key=len)
+    assert len(records) == CatalogSource(NAME).num_users()
+    only_train = {*records} - {*records_of(dated, "test"), *records_of(dated, "validation")}
+    assert only_train
+    task = tasks.get(f"{NAME}_retrieval")
+    for shards in (1, 2):
+        found = [
+            example
+            for shard in range(shards)
+            for example in task.get_dataset(
+                LENGTHS, split="latest", shuffle=False, shard_info=seqio.ShardInfo(shard, shards)
+            ).as_numpy_iterator()
+        ]
+        assert len(found) == len(records)
+        assert {e["user"].decode(): e["exclude"].tolist() for e in found} == records

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-from tensorflow.python.framework.tensor_util import MakeNdarray
-from tensorflow.python.summary.summary_iterator import summary_iterator
+
+from recllm_tasks.report import curves
 
 _RECLLM = Path(sys.executable).with_name("recllm")
 _SETTINGS = ("models/ids.gin", "runs/finetune.gin", "runs/ids_sequence.gin")
@@ -179,13 +179,7 @@ def _steps(args: argparse.Namespace) -> dict[str, int]:
 
 
 def _steps_a_second(run: Path) -> float:
-    (events,) = run.glob("events*")
-    rates = [
-        float(MakeNdarray(value.tensor))
-        for event in summary_iterator(str(events))
-        for value in event.summary.value
-        if value.tag == "steps/s"
-    ]
+    rates = [rate for _, rate in curves.load(run)["steps/s"]]
     return statistics.median(rates[1:])  # the first steps compile
 
 

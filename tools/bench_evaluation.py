@@ -10,7 +10,6 @@ same lengths; with `--their_users`, on batches spread evenly over the lengths.
 """
 
 import argparse
-import os
 import tempfile
 import time
 
@@ -106,5 +105,4 @@ def _theirs(args, work, users: list[np.ndarray]) -> tuple[float, int]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     main()

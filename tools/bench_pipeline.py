@@ -47,7 +47,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of --against")
     parser.add_argument("--first_batch", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if args.against:
         against(args.against, args)
         return

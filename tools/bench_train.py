@@ -223,6 +223,5 @@ def _pad(pairs) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     huge_pages.restart_with_huge_pages()
     main()

@@ -367,7 +367,6 @@ def parse_arguments(argv) -> argparse.Namespace:
 
 def prepare() -> None:
     """Gives JAX, before it starts, as many CPU devices as any accelerator has."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     flag = f"--xla_force_host_platform_device_count={max(x.devices for x in ACCELERATORS)}"
     # By default, the CPU scheduler trades memory for concurrency.

@@ -1,6 +1,8 @@
 """The baselines by name: rows of a table of results that are not language models."""
 
 import dataclasses
+import difflib
+import re
 from collections.abc import Sequence
 
 from recllm_tasks.baselines.recbole.models import MODELS
@@ -16,8 +18,8 @@ class Row:
     """A baseline.
 
     Attributes:
-      name: in `--rows`, and of its run's folder.
-      title: in tables.
+      name: everywhere: in `--rows`, of its run's folder, in results and in tables.
+      title: a longer name, kept in results.
       what: description in a line.
       kinds: of tasks that it is measured on.
       origin: what fits it.
@@ -71,8 +73,12 @@ ROWS = {
     )
 }
 
-# Rows of older versions.
-_REPLACED = {"popularity_unseen": "popularity with --seen leave_out"}
+# Rows of older versions, of which results may still exist.
+REPLACED = {"popularity_unseen": "popularity"}
+
+# In the name of a model that ranks together with the prior, which is the row of that name with
+# texts.
+WITH_PRIOR, PRIOR = " + item_to_item", "item_to_item_texts"
 
 GROUPS = {
     "all": tuple(ROWS),
@@ -83,21 +89,44 @@ GROUPS = {
 }
 
 
+def _plain(name: str) -> str:
+    """A name without differences of spelling: `Item-to-item` equals `item_to_item`."""
+    return re.sub(r"[-_ ]", "", name.lower())
+
+
+_NAMES = {_plain(name): name for name in (*GROUPS, *ROWS)}
+_REPLACED = {_plain(name): row for name, row in REPLACED.items()}
+
+
+def name_of(spelled: str) -> str | None:
+    """The name of the row that is spelled so, or nearly so; None if it is no row's."""
+    name = _REPLACED.get(_plain(spelled)) or _NAMES.get(_plain(spelled))
+    return name if name in ROWS else None
+
+
 def chosen(names: str) -> Sequence[Row]:
     """The distinct rows that `--rows` names, in that order.
 
     Args:
-      names: of rows or groups, separated by commas.
+      names: of rows or groups, in any spelling, separated by commas.
 
     Raises:
       UserError: no name, or an unknown one.
     """
     found: dict[str, Row] = {}
-    for name in (part.strip() for part in names.split(",")):
-        if name not in ROWS and name not in GROUPS:
-            known = _REPLACED.get(name, f"names among {', '.join((*ROWS, *GROUPS))}")
-            raise UserError(
-                f"--rows: got '{name}', expected {known}, separated by commas; correct it"
-            )
+    for part in names.split(","):
+        name = _NAMES.get(_plain(part), "")
+        if not name:
+            raise UserError(f"--rows: got '{part.strip()}', expected {_expected(part)}; correct it")
         found |= {row: ROWS[row] for row in GROUPS.get(name, (name,))}
     return list(found.values())
+
+
+def _expected(part: str) -> str:
+    replaced = _REPLACED.get(_plain(part))
+    if replaced:
+        return f"{replaced} with --seen leave_out"
+    nearest = difflib.get_close_matches(_plain(part), _NAMES, 1, cutoff=0.6)
+    if nearest:
+        return f"the name of a row, perhaps {_NAMES[nearest[0]]}"
+    return f"names among {', '.join((*ROWS, *GROUPS))}, separated by commas"

@@ -3,13 +3,16 @@
 import argparse
 import os
 
+from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError, check_whole
 from recllm_tasks.progress import console
 
 SUMMARY = "write a checkpoint in another format"
 EPILOG = """\
 formats:
-  hf      a folder of Hugging Face transformers: config.json and safetensors, sharded or not
+  hf      a folder of Hugging Face transformers: config.json and safetensors, sharded or not, of T5
+          and mT5. Written with tokenizer.json and a model card; from a run also with the catalog
+          and recommend.py, which recommends its items with transformers alone
   t5x     T5X's checkpoint_<step>, or the folder that holds it. Both Orbax and legacy checkpoints
           are read, Orbax is written; --to t5x_legacy writes the form in which FLAN-T5 was published
   recllm  the MODEL_DIR of a run (its best state, else the last), or a converted folder
@@ -21,7 +24,9 @@ if transformers is installed and memory allows, PyTorch reads the hf side.
 exit code: 0 done, 1 --verify found a difference, 2 SRC is missing, damaged, or does not fit.
 
 examples:
-  recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --verify
+  recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --verify \\
+    --data_dir ~/recllm_data
+  python /tmp/for_transformers/recommend.py I17 I4
   recllm convert --from t5x --to hf ~/flan_t5_xl/checkpoint_1138000 /tmp/for_transformers
   recllm convert --from hf --to recllm ~/flan-t5-xl /tmp/flan_t5_xl --dtype bfloat16
 """
@@ -45,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the output of an earlier conversion"
     )
+    session.add_data_arguments(parser)
 
 
 def run(args) -> int:
@@ -68,9 +74,28 @@ def run(args) -> int:
         dtype=args.dtype,
         step=args.step,
         overwrite=args.overwrite,
+        beside=_beside(args, source) if args.target_format == "hf" else None,
     )
     console.print(f"{source.where} → {made.where}")
     return 0 if prompts is None else _verify(args, source, made, prompts)
+
+
+def _beside(args, source):
+    """A function that writes what transformers needs besides the parameters."""
+    from recllm_tasks.engine import hugging_face_export
+
+    session.use_data_dir(args)
+    session.register_tasks(args)
+
+    def write(folder) -> None:
+        if not hugging_face_export.write(folder, source, needs_catalog=bool(args.data_dir)):
+            console.print(
+                "without catalog and recommend.py: no run, or its dataset is not in the data "
+                "folder; name that with --data_dir",
+                markup=False,
+            )
+
+    return write
 
 
 def _prompts(args, source):
@@ -120,6 +145,13 @@ def _verify(args, source, made, prompts) -> int:
     )
     if difference.is_small:
         console.print(f"the same: {what}")
+        if ("hf", "our network") in zip(formats, difference.readers):
+            console.print(
+                "The Hugging Face side was read by our network alone, for want of transformers or "
+                "of memory: how we read it is not verified. `pip install torch transformers`, or "
+                "use a machine with more memory",
+                highlight=False,
+            )
         return 0
     console.print(
         f"NOT the same: {what}, expected at most {verification.TOLERANCE:g}; do not use "

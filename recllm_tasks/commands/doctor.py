@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from recllm_tasks import __version__
+from recllm_tasks import __version__, quiet
 from recllm_tasks.commands import file_checks, session
 from recllm_tasks.commands.file_checks import Finding
 from recllm_tasks.errors import UserError
@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args) -> int:
-    with session.quiet_stderr():
+    with quiet.held_stderr():
         findings = list(file_checks.check(args.path) if args.path else checkup())
     problems = [finding for finding in findings if finding.kind == "problem"]
     if args.json:

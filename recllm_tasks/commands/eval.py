@@ -13,16 +13,19 @@ from recllm_tasks.progress import console
 
 SUMMARY = "measure a trained model and write results.json"
 EPILOG = (
-    session.GIN_HELP
-    + """
-example:
-  recllm eval --gin.MODEL_DIR=/tmp/run --data_dir ~/recllm_data
+    """\
+examples:
+  recllm eval /tmp/run --data_dir ~/recllm_data
+  recllm eval /tmp/run --data_dir ~/recllm_data --gin.PRIOR_WEIGHT=validation
   The same command resumes a stopped evaluation.
+
 """
+    + session.GIN_HELP
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    session.add_run_argument(parser)
     session.add_gin_arguments(parser)
     parser.add_argument("--json", action="store_true", help="results as JSON")
     session.add_p5_argument(parser)
@@ -32,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args) -> int:
     session.use_data_dir(args)
     session.register_tasks(args)
-    args.gin_file = args.gin_file or ["runs/eval.gin"]
+    session.use_run(args, "runs/eval.gin")
     evaluate = session.configured(args, "evaluation.evaluate")
     model_dir = pathlib.Path(session.macro("MODEL_DIR"))
     results = evaluate(record=lambda results: _save(results, model_dir))

@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
 from recllm_tasks.commands import session
-from recllm_tasks.data.formats import FORMATS
+from recllm_tasks.data.formats import FORMATS, ORDERS, UNITS, Reading
 from recllm_tasks.data.options import Options
 from recllm_tasks.data.specs import SPECS, DatasetSpec, custom_spec, get_spec
 from recllm_tasks.errors import UserError
@@ -26,17 +27,23 @@ examples:
     --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
   recllm prepare grocer --interactions log.csv --repeats keep --split time \\
     --validation_from 2014-01-31 --test_from 2014-03-31
+  recllm prepare mystore --interactions orders.csv --columns user=1,item=2,time=3 \
+    --separator ';' --encoding cp1252 --time_format '%d/%m/%Y' --dry_run
   recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
     --items meta_Books.jsonl.gz
 
 custom files:
-  CSV, TSV, JSON lines or Parquet, plain, .gz or .zst. Several files are read in the order given,
-  the matches of a pattern ('part-*.csv') in order of their names. Columns are expected to be called
-  user_id (or user), item_id (or item), timestamp (or time), rating, title, brand, price,
-  categories, description; --columns role=name,… gives other names, or the numbers of fields, from
-  1, if text has no header. Times are dates or seconds since 1970 (--time_unit milliseconds).
-  Ratings and items are optional.
+  Text (.csv, .tsv, .txt, .dat), JSON lines (.jsonl, .json) or Parquet, plain, .gz or .zst. Several
+  files are read in the order given, the matches of a pattern ('part-*.csv') in order of their
+  names. Columns are expected to be called user_id (or user), item_id (or item), timestamp (or
+  time), rating, title, brand, price, categories, description; --columns role=name,… gives other
+  names, or the numbers of fields, from 1, if text has no header; rating=- reads none. Times are
+  seconds since 1970 or dates such as 2020-12-31 or 2020-12-31 23:59:00+01:00, in UTC without an
+  offset. Ratings and items are optional. Start with --dry_run: it says what it understood.
 """
+
+# Records that --dry_run reads.
+SAMPLE = 200_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     custom.add_argument("--interactions", nargs="+", metavar="FILE", help="files or patterns")
     custom.add_argument("--items", nargs="+", default=[], metavar="FILE", help="files or patterns")
     custom.add_argument("--columns", metavar="ROLE=NAME,…", help="column names, see below")
-    custom.add_argument("--time_unit", default="seconds", help="seconds (default) or milliseconds")
-    custom.add_argument("--format", help=f"instead of --columns: {', '.join(FORMATS)}")
+    custom.add_argument(
+        "--format", help=f"of published files, which --columns may refine: {', '.join(FORMATS)}"
+    )
+    _add_reading_arguments(parser)
     custom.add_argument("--noun", default="products", help="name of the items (products)")
     custom.add_argument(
         "--verb", default="purchased", help="what users did (purchased), or both forms: buy,bought"
@@ -127,6 +136,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "targets of validation and test, for id schemes that can name new items (--ids semantic)",
     )
     options.add_argument(
+        "--catalog",
+        default=defaults.catalog,
+        help="items that there are: bought (default), those of the interactions; or all, those of "
+        "--items too, which can then be recommended before anybody bought them",
+    )
+    options.add_argument(
         "--ids",
         default=defaults.ids,
         help="short ids: random numbers (random, the default), codes of the items' content "
@@ -144,12 +159,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="error (default): stop at the first bad line; quarantine: set bad lines aside",
     )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help=f"read the first {SAMPLE:,} records of each file, say what was understood and what "
+        "would be left out, and store nothing",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset")
     parser.add_argument("--json", action="store_true", help="statistics as JSON")
     session.add_data_arguments(parser)
 
 
+def _add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    reading = parser.add_argument_group("how custom files are written")
+    reading.add_argument(
+        "--separator", help="between the fields of text: ';', tab, '|' …; by default found out"
+    )
+    reading.add_argument("--encoding", help="of text: utf-8 (default), cp1252, latin-1, utf-16 …")
+    reading.add_argument(
+        "--quoting",
+        help="csv: fields may be in double quotes; none: quotes are text; by default csv, and none "
+        "between tabs",
+    )
+    reading.add_argument(
+        "--time_unit", help=f"of times that are numbers: {', '.join(UNITS)}; by default seconds"
+    )
+    reading.add_argument(
+        "--time_format",
+        metavar="PATTERN",
+        help="of times, as in strptime: '%%d/%%m/%%Y' for 31/12/2020, '%%Y%%m%%d' for 20201231",
+    )
+    reading.add_argument(
+        "--decimal", default=".", help="before the fraction of numbers: . (default) or ,"
+    )
+    reading.add_argument(
+        "--unrated",
+        default="",
+        metavar="VALUE,…",
+        help="ratings that mean that there is none, such as 0,-1,NaN",
+    )
+    reading.add_argument(
+        "--order",
+        default=ORDERS[0],
+        help="of a user's interactions: time (default), or file for logs without times, whose "
+        "lines are in order",
+    )
+
+
+def _say(line: str) -> None:
+    # Lines quote what files hold.
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _reading(args) -> Reading:
+    return Reading(
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)}
+    )
+
+
 def run(args) -> int:
+    if args.dry_run:
+        return _dry_run(args)
     data_dir = session.use_data_dir(args)
     from recllm_tasks.data.download import download_published
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
@@ -170,20 +240,44 @@ def run(args) -> int:
         embeddings=args.embeddings,
         bad_records=args.bad_records,
         overwrite=args.overwrite,
-        progress=console.print,
+        progress=_say,
     )
     source = CatalogSource(args.dataset)
     if ensure_vocabulary(source):
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
         console.print(f"trained the vocabulary: {size:,} ids")
         if size > NUM_PIECES + SENTINELS:
-            console.print(f"train models with --gin.network.T5Config.vocab_size={size}")
+            console.print(
+                f"models/tiny.gin needs --gin.network.T5Config.vocab_size={size}; "
+                f"`recllm train {args.dataset}` and models/ids.gin find the size themselves"
+            )
     info = DatasetInfo.load(dataset_dir(data_dir, args.dataset))
     if args.json:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
     else:
         Console().print(_table(info))
-        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}")
+        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}", soft_wrap=True)
+        data = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+        _say(f"next: recllm train {args.dataset}{data} --out RUN")
+    return 0
+
+
+def _dry_run(args) -> int:
+    from recllm_tasks.data.prepare import examine
+
+    raw_dir = args.raw_dir and os.path.expanduser(args.raw_dir)
+    info = examine(
+        _dataset(args),
+        raw_dir,
+        SAMPLE,
+        _say,
+        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Options)},
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
+    else:
+        Console().print(_table(info))
+        console.print(f"nothing was stored; at most {SAMPLE:,} records of each file were read")
     return 0
 
 
@@ -196,7 +290,7 @@ def _dataset(args) -> str | DatasetSpec:
             args.items,
             columns=args.columns,
             format=args.format,
-            time_unit=args.time_unit,
+            reading=_reading(args),
             noun=args.noun,
             verb=args.verb,
             title=args.title,
@@ -232,9 +326,9 @@ def _as_json(info) -> dict:
 
 
 def _table(info) -> Table:
-    """Table 7 of the paper, for this dataset."""
+    """The counts of the paper's Table 7, for this dataset."""
     statistics = info.statistics
-    table = Table(title=f"{info.title} (as in Table 7 of the paper)", title_justify="left")
+    table = Table(title=info.title, title_justify="left")
     for name in ("users", "items", "interactions", "sparsity (%)", "length", "training windows"):
         table.add_column(name, justify="right")
     table.add_row(

@@ -1,4 +1,4 @@
-"""What commands share: their common options, quiet logs, the data folder, tasks, gin settings.
+"""What commands share: their common options, the data folder, tasks, gin settings.
 
 It is imported for every command, `doctor` included, so packages are imported inside functions.
 """
@@ -8,10 +8,8 @@ import contextlib
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 
-from recllm_tasks.commands import compile_cache
 from recllm_tasks.errors import UserError
 
 GIN_HELP = """\
@@ -64,13 +62,63 @@ def number_or_text(text: str) -> float | str:
         return text
 
 
-def gin_bindings(arguments: Sequence[str], allowed: bool) -> list[str]:
-    """`--gin.NAME=VALUE` arguments as gin bindings; anything else raises `UserError`."""
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the folder of a trained run, which `use_run` reads."""
+    parser.add_argument(
+        "run_folder",
+        nargs="?",
+        metavar="RUN",
+        help="folder of a trained run; the same as --gin.MODEL_DIR=RUN",
+    )
+
+
+def use_run(args, gin_file: str) -> None:
+    """Makes RUN the MODEL_DIR, and `gin_file` the settings if the user gave none.
+
+    Raises `UserError` unless the folder is given once.
+    """
+    if args.run_folder is None and not args.gin_file and not has_model_dir(args):
+        raise UserError(
+            f"Folder of the run: got none, expected one that `recllm train` wrote; give it: "
+            f"`{args.parser.prog} RUN`"
+        )
+    bind_model_dir(args, args.run_folder, "RUN")
+    args.gin_file = args.gin_file or [gin_file]
+
+
+def has_model_dir(args) -> bool:
+    """Whether the command line sets MODEL_DIR."""
+    return any(binding.startswith("MODEL_DIR = ") for binding in args.bindings)
+
+
+def bind_model_dir(args, folder: str | None, argument: str) -> None:
+    """Makes a folder the MODEL_DIR, if one is given.
+
+    Raises `UserError`, which names the argument, if --gin.MODEL_DIR is given too.
+    """
+    if folder is None:
+        return
+    if has_model_dir(args):
+        raise UserError(
+            f"Folder of the run: got {argument} '{folder}' and --gin.MODEL_DIR, expected one of "
+            "them; leave one out"
+        )
+    args.bindings.append(f"MODEL_DIR = {os.path.expanduser(folder)!r}")
+
+
+def gin_bindings(arguments: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """`--gin.NAME=VALUE` arguments as gin bindings; anything else raises `UserError`.
+
+    Args:
+      arguments: those that the command's parser does not know.
+      parser: of the command.
+    """
+    options = [option for action in parser._actions for option in action.option_strings]
     bindings = []
     for argument in arguments:
         name, equals, value = argument.removeprefix("--gin.").partition("=")
-        if not argument.startswith("--gin.") or not allowed:
-            raise UserError(f"Unknown argument '{argument}'; see `recllm --help`")
+        if not argument.startswith("--gin.") or "--gin_file" not in options:
+            raise UserError(_unknown(argument, options, parser.prog))
         if not equals or not name:
             raise UserError(
                 f"Wrong setting '{argument}': got no value, expected --gin.NAME=VALUE; add one"
@@ -81,37 +129,16 @@ def gin_bindings(arguments: Sequence[str], allowed: bool) -> list[str]:
     return bindings
 
 
-@contextlib.contextmanager
-def quiet_stderr():
-    """Holds back what libraries write to standard error; prints it only if the block fails.
+def _unknown(argument: str, options: Sequence[str], command: str) -> str:
+    """The message for an argument that a command does not have."""
+    import difflib
 
-    No setting silences the startup messages of TensorFlow's C++ code.
-    """
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as kept:
-        os.dup2(kept.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(terminal, 2)
-            kept.seek(0)
-            sys.stderr.write(kept.read().decode(errors="replace"))
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
-
-
-def import_quietly() -> None:
-    """Imports what every command but `doctor` needs."""
-    compile_cache.use_compile_cache()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    with quiet_stderr():
-        importlib.import_module("seqio")
-        logging = importlib.import_module("absl.logging")
-    logging.set_verbosity(logging.ERROR)
+    given = argument.partition("=")[0]
+    like = {option.lower().replace("_", "-"): option for option in options}
+    spelled = given.lower().replace("_", "-")
+    nearest = difflib.get_close_matches(spelled, like, 1, cutoff=0.6)
+    hint = f"perhaps {like[nearest[0]]}; " if nearest else ""
+    return f"Unknown argument '{given}' of `{command}`; {hint}see `{command} --help`"
 
 
 def use_data_dir(args) -> str:
@@ -188,16 +215,17 @@ def dataset_info(dataset: str):
     return source.info()
 
 
-def configured(args, name: str):
+def configured(args, name: str, chosen: str = ""):
     """The function called `name` in gin, with the settings of `--gin_file` and `--gin.NAME=VALUE`.
 
-    Raises `UserError` for wrong settings, as does calling it for those that gin notices only then.
+    `chosen` are settings that are read before those. Raises `UserError` for wrong settings, as does
+    calling it for those that gin notices only then.
     """
     import gin
 
     from recllm_tasks import gin_files
 
-    gin_files.parse(args.gin_file, args.bindings, name)
+    gin_files.parse(args.gin_file, args.bindings, name, chosen)
     function = gin.get_configurable(name)
 
     def call(**kwargs):

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "task", nargs="?", help="task or mixture; without one, lists those of prepared datasets"
     )
-    parser.add_argument("--split", default="train", help="train, validation or test")
+    parser.add_argument("--split", default="train", help="train, validation or test, or latest")
     parser.add_argument("--num", type=int, default=3, help="number of examples")
     parser.add_argument("--seed", type=int, default=0, help="for order and sampling")
     parser.add_argument("--inputs_length", type=int, default=1024, help="tokens of the input")
@@ -79,6 +79,7 @@ def run(args) -> int:
         seed=args.seed,
     )
     vocabulary = found.output_features["inputs"].vocabulary
+    number = 0
     for number, example in enumerate(itertools.islice(dataset.as_numpy_iterator(), args.num), 1):
         sides = {name: example[name].tolist() for name in ("inputs", "targets")}
         shown = {name: vocabulary.decode_with_sentinels(ids) for name, ids in sides.items()}
@@ -89,6 +90,12 @@ def run(args) -> int:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _print(number, example.get("user"), shown, counts)
+    if not number:
+        raise UserError(
+            f"Examples of '{args.task}': got none in the split '{args.split}', expected at least "
+            "one; `recllm stats` says what the dataset has: prepare it from files with what the "
+            "task needs (texts of items, users of four interactions or more), or choose another one"
+        )
     return 0
 
 

@@ -52,6 +52,7 @@ def run(args) -> int:
             "fingerprint": info.fingerprint,
             "ids": info.ids,
             "protocol": info.protocol,
+            "single_item_users": info.single_item_users,
             "split_counts": info.split_counts and dataclasses.asdict(info.split_counts),
             "collisions": info.collisions and dataclasses.asdict(info.collisions),
             "table_7": {
@@ -75,6 +76,11 @@ def run(args) -> int:
         console.print(f"protocol {info.protocol}")
         for line in describe(info):
             console.print(line)
+        if info.single_item_users:
+            console.print(
+                f"{info.single_item_users:,} users have a single item to train on: their examples "
+                "have an empty history; --gin.windows.empty_histories.use='drop' trains without"
+            )
         console.print(f"fingerprint {info.fingerprint}")
     return 0
 

@@ -1,24 +1,49 @@
 """`recllm train`: fine-tunes a model, or resumes a stopped run."""
 
 import argparse
+import pathlib
+import shlex
 
 from recllm_tasks.commands import session
+from recllm_tasks.errors import UserError
 from recllm_tasks.progress import console
 
-SUMMARY = "fine-tune a model on a task or mixture"
+SUMMARY = "train a model on a dataset, or on a task or mixture"
 EPILOG = (
-    session.GIN_HELP
-    + """
-example:
+    """\
+examples:
+  recllm train mystore --data_dir ~/recllm_data --out /tmp/run
+  recllm train mystore --data_dir ~/recllm_data --out /tmp/run --gin.EPOCHS=5
   recllm train --gin_file=models/tiny.gin --gin_file=runs/finetune.gin \\
     --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at --gin.MODEL_DIR=/tmp/run \\
     --data_dir ~/recllm_data
   The same command resumes a stopped run.
+
+with a dataset:
+  Model, mixture and schedule are those that measured best for a dataset of its kind: sequences of
+  ids, learned from scratch, with ratings if the catalog is small. They are printed as gin before
+  training starts, with what the dataset requires to be different. Your --gin_file and
+  --gin.NAME=VALUE are read after them. A model file other than models/ids.gin gets the paper's
+  prompts (mixtures/ut_at.gin, without ratings mixtures/reat.gin).
+
+without:
+  Give a model, a run, and a task or mixture.
+
 """
+    + session.GIN_HELP
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        metavar="DATASET",
+        help="a prepared dataset, for which settings are chosen; without it, they are all in gin",
+    )
+    parser.add_argument(
+        "--out", metavar="RUN", help="folder of the run; the same as --gin.MODEL_DIR=RUN"
+    )
     session.add_gin_arguments(parser)
     session.add_p5_argument(parser)
     session.add_data_arguments(parser)
@@ -27,7 +52,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args) -> int:
     session.use_data_dir(args)
     session.register_tasks(args)
-    train = session.configured(args, "training.train")
+    session.bind_model_dir(args, args.out, "--out")
+    chosen = "" if args.dataset is None else _choose(args)
+    train = session.configured(args, "training.train", chosen)
     folder = train()
-    console.print(f"trained; the checkpoint to use is in {folder}")
+    console.print(f"trained; the checkpoint to use is in {folder}", markup=False, soft_wrap=True)
+    console.print(_next_commands(args, folder.parent), markup=False, soft_wrap=True)
     return 0
+
+
+def _choose(args) -> str:
+    """The settings for the dataset, as gin; they are printed."""
+    from recllm_tasks import gin_files
+    from recllm_tasks.engine import recipe
+
+    if not session.has_model_dir(args):
+        raise UserError(
+            f"Folder of the run for '{args.dataset}': got none, expected where to write it; give "
+            "--out RUN"
+        )
+    session.dataset_info(args.dataset)
+    models = [file for file in args.gin_file if "MODEL_NAME" in gin_files.values_in(file)]
+    args.gin_file = [file for file in args.gin_file if file not in models]
+    facts = recipe.facts_of(args.dataset)
+    found = recipe.choose(facts, *models[-1:])
+    # After the files, each of which asks for it.
+    args.bindings.insert(0, f"DATASET = {args.dataset!r}")
+    console.print(f"{args.dataset}: {facts}", markup=False, soft_wrap=True)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    given = [*(f"include {file!r}" for file in args.gin_file), *args.bindings]
+    settings = "\n".join(f"  {line}" for line in [*found.text.splitlines(), *given])
+    console.print(f"settings, as a gin file:\n{settings}", markup=False, soft_wrap=True)
+    return found.text
+
+
+def _next_commands(args, model_dir: pathlib.Path) -> str:
+    """Commands that use the run; `recommend` with the two most frequent items as a history."""
+    from recllm_tasks import tasks
+    from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.runs.run_folder import Run
+
+    run = shlex.quote(str(model_dir))
+    data = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+    modules = "".join(f" --module {shlex.quote(module)}" for module in args.module)
+    lines = ["next:", f"  recllm eval {run}{data}{modules}"]
+    trained = Run.load(str(model_dir))
+    if tasks.learns_retrieval(trained.mixture, trained.dataset):
+        catalog = CatalogSource(trained.dataset).catalog()
+        rows = catalog.train_count.argsort(kind="stable")[:-3:-1]
+        history = ", ".join(catalog.short_id[row] for row in rows)
+        lines.append(f"  recllm recommend {run}{data} --history {history!r}")
+    return "\n".join(lines)

@@ -16,25 +16,31 @@ class BadRecords:
 
     With a `path`, they are written there, one JSON object per line (`file`, `line`, `reason`,
     `text`; invalid bytes as `\\\\xe9`), and reading continues. Without one, the first bad record
-    raises `UserError`.
+    raises `UserError`, unless they are only `counted`. `example` is the first one.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path, self.count = path, 0
+    def __init__(self, path: Path | None = None, *, counted: bool = False):
+        self.path, self.count, self.example, self._counted = path, 0, "", counted
 
     def add(self, what: str, source: SourceFile, record: Record, problem: Problem) -> None:
         """Sets a record of `what` (interactions or metadata) aside, or raises."""
-        if self.path is None:
+        where = f"{source.path.name}, line {record.line}"
+        fix = f"; {problem.fix}" if problem.fix else ""
+        self.example = self.example or f"{where}: {problem}{fix}"
+        if self.path is None and not self._counted:
+            fix = f"{problem.fix}; or " if problem.fix else ""
             raise UserError(
-                f"{what} for '{source.path}', line {record.line}: {problem}; correct or remove "
-                f"line {record.line}, download the file again, or set bad lines aside with "
+                f"{what} for '{source.path}', line {record.line}: {problem}; {fix}correct or "
+                f"remove line {record.line}, download the file again, or set bad lines aside with "
                 "--bad_records=quarantine"
             )
         self.count += 1
+        if self.path is None:
+            return
         found = {
             "file": str(source.path),
             "line": record.line,
-            "reason": str(problem),
+            "reason": f"{problem}; {problem.fix}" if problem.fix else str(problem),
             # JSON can hold half a surrogate pair, which UTF-8 cannot encode.
             "text": record.text.encode("utf-8", "backslashreplace").decode(),
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 from recllm_tasks import checksums
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
+from recllm_tasks.data.formats import Layout
 from recllm_tasks.data.options import KEEP, RANDOM, TIME, Options
 from recllm_tasks.data.semantic_ids import Collisions
 from recllm_tasks.data.sources import SourceFile
@@ -33,7 +34,11 @@ _LATER_OPTIONS = (
     "validation_share",
     "test_share",
     "withhold_items",
+    "catalog",
 )
+
+# Facts about layouts that older datasets did not have, likewise.
+_LATER_FACTS = ("aliases", "time_format", "decimal", "unrated", "order")
 
 # Increased whenever the same raw files would give different records or another catalog.
 FORMAT_VERSION = 1
@@ -62,12 +67,18 @@ def compute_fingerprint(
     ids = chosen.pop("ids")
     later = {name: chosen.pop(name) for name in _LATER_OPTIONS}
     changed = {name: value for name, value in later.items() if value != getattr(Options, name)}
+    format = dataclasses.asdict(spec.format)
+    for layout in (*format["interactions"].values(), *format["items"].values()):
+        for fact in _LATER_FACTS:
+            # What aliases find is in the catalog, which has its own checksum.
+            if fact == "aliases" or layout[fact] == getattr(Layout, fact):
+                del layout[fact]
     facts = [
         FORMAT_VERSION,
         spec.name,
         [source.sha256 for source in sources],
         chosen,
-        dataclasses.asdict(spec.format),
+        format,
         [spec.noun, spec.verb, spec.verb_past],
         bad_records,
         # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
@@ -116,6 +127,8 @@ class DatasetInfo:
     `collisions` describe semantic ids. `split_fingerprint` is the same for all id schemes, so
     results on them can be compared; older datasets use their fingerprint. `records_digest` is
     `digest_records` of what was written, and "" for datasets prepared before there was one.
+    `catalog` is as in `Options`. `single_item_users` counts users with one item in train; 0 for
+    datasets that are older.
     """
 
     dataset: str
@@ -152,6 +165,8 @@ class DatasetInfo:
     test_share: float = 0.0
     withhold_items: float = 0.0
     split_counts: SplitCounts | None = None
+    catalog: str = Options.catalog
+    single_item_users: int = 0
 
     @property
     def keeps_repeats(self) -> bool:

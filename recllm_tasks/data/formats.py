@@ -4,10 +4,12 @@ A format gives, for each file extension, the container of the records and the na
 Plain, `.gz` and `.zst` files are laid out the same way.
 """
 
+import codecs
 import dataclasses
 import difflib
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from recllm_tasks.errors import UserError
@@ -17,10 +19,49 @@ ITEM_ROLES = ("item", "title", "brand", "price", "categories", "description", "y
 REQUIRED_ROLES = ("user", "item", "time")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 
-# Seconds below this number are before 2100; milliseconds above it are after 1970-02-17. So neither
-# is ever mistaken for the other.
+# Seconds below this number are before 2100; milliseconds from it on are after 1970-02-17, and so
+# on: no unit is ever mistaken for another.
 UNIT_BOUNDARY = 4_102_444_800
-UNITS = {"seconds": 1, "milliseconds": 1000}
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+
+# Of text whose separator is found out, those that come first are preferred.
+SEPARATORS = ("\t", ";", ",", "|", "::", " ")
+_SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+
+BY_TIME, BY_FILE = ORDERS = ("time", "file")
+_QUOTING = {"csv": True, "none": False}
+
+# What shops and converters call their columns. Texts of items are found under these names;
+# interactions never are, the errors only suggest them: a wrong time would spoil everything.
+SUGGESTED = {
+    "user": (
+        *("customer", "customer_id", "customerid", "userid", "client_id", "client", "member_id"),
+        *("visitor_id", "visitorid", "session_id", "sessionid", "buyer", "uid", "reviewerid"),
+    ),
+    "item": (
+        *("product", "product_id", "productid", "itemid", "sku", "article_id", "article", "asin"),
+        *("movie_id", "movieid", "book_id", "artist_id", "track_id", "isbn", "stockcode", "iid"),
+    ),
+    "time": (
+        *("date", "datetime", "order_date", "purchase_date", "invoicedate", "created_at", "ts"),
+        *("event_time", "unixreviewtime", "t_dat", "rated_at"),
+    ),
+    "rating": ("stars", "score", "overall", "rate", "review_score"),
+}
+ALIASES = {
+    "title": (
+        *("movie_title", "movie_name", "book_title", "item_name", "product_name", "product_title"),
+        *("track_name", "song_name", "artist_name", "app_name", "game_name", "name"),
+    ),
+    "brand": (
+        *("manufacturer", "book_author", "author", "authors", "artist", "publisher", "developer"),
+        *("studio", "label", "vendor"),
+    ),
+    "price": ("item_price", "unit_price", "product_price"),
+    "categories": ("category", "class", "genre", "genres", "type", "tags", "category_name"),
+    "description": ("item_description", "product_description", "summary"),
+    "year": ("release_year", "publication_year", "movie_year"),
+}
 
 _LARGEST = sys.float_info.max
 
@@ -34,34 +75,52 @@ class Layout:
       columns: names by role; if a role has several names, the first that the file has is used. In
         text without a header, a name is a field's number, from 1.
       needed: roles that a file must have.
-      delimiter: between fields of text; one to four characters.
-      quoted: whether a field of text may be in double quotes, and then hold any characters.
+      delimiter: between fields of text, one to four characters; None is found out from the file.
+      quoted: whether a field of text may be in double quotes, and then hold any characters. None is
+        yes if the names in the header are; if not, quotes are text, but those around whole ids and
+        numbers are dropped, and those around a text that doubles the quotes within it.
       header: whether text starts with the column names.
-      encoding: of text.
-      unit: of times that are numbers, a key of `UNITS`. Dates (`2024-05-01`, `2024-05-01 12:30:00`,
-        `…+02:00`) are read too; without an offset they are UTC.
+      encoding: of text. A file that is valid UTF-8 is read as such in place of an encoding of one
+        byte a character.
+      unit: of times that are numbers, a key of `UNITS`; None is seconds, but a number that reads as
+        a date, such as 20170714, is refused. Dates (`2024-05-01`, `2024-05-01 12:30:00`, `…+02:00`)
+        are read too; without an offset they are UTC.
       ratings: lowest and highest rating.
       literals: whether a JSON line may also be a Python literal, as Amazon published in 2014.
       separator: between several categories in one field of text.
       flags: categories by the number of the field that holds a 0 or 1 for each of them.
+      aliases: whether the texts of items are also found under the names in `ALIASES`.
+      time_format: of times, as `strptime` takes it, instead of a unit and dates.
+      decimal: what stands before the fraction of a number in text.
+      unrated: ratings, in lower case, that mean that there is none.
+      order: of a user's interactions, `time`, or `file` for logs without times.
     """
 
     container: str
     columns: Mapping[str, tuple[str, ...]]
     needed: tuple[str, ...] = REQUIRED_ROLES
-    delimiter: str = ","
-    quoted: bool = False
+    delimiter: str | None = ","
+    quoted: bool | None = False
     header: bool = True
     encoding: str = "utf-8"
-    unit: str = "seconds"
+    unit: str | None = "seconds"
     ratings: tuple[float, float] = (-_LARGEST, _LARGEST)
     literals: bool = False
     separator: str | None = None
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    aliases: bool = False
+    time_format: str | None = None
+    decimal: str = "."
+    unrated: tuple[str, ...] = ()
+    order: str = BY_TIME
 
-    def find(self, role: str, names: list[str]) -> str | None:
+    def find(self, role: str, names: Collection[str]) -> str | None:
         """The name in `names` that has the role, or None."""
-        return next((name for name in self.columns.get(role, ()) if name in names), None)
+        found = next((name for name in self.columns.get(role, ()) if name in names), None)
+        if found or not self.aliases or role in self.needed:
+            return found
+        lower = {name.lower(): name for name in reversed(list(names))}
+        return next((lower[name] for name in ALIASES.get(role, ()) if name in lower), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,10 +238,14 @@ FORMATS: dict[str, Format] = {
                 "class|genre|genres|categories description release_year",
                 delimiter="\t",
                 separator=" ",
+                aliases=True,
             )
         },
     ),
 }
+
+# Of a role that no column shall have.
+_NONE = ("-",)
 
 _DEFAULT_NAMES = {role: (role,) for role in {*INTERACTION_ROLES, *ITEM_ROLES}} | {
     "user": ("user_id", "user"),
@@ -192,44 +255,183 @@ _DEFAULT_NAMES = {role: (role,) for role in {*INTERACTION_ROLES, *ITEM_ROLES}} |
 }
 
 
-def custom_format(columns: str | None, unit: str = "seconds") -> Format:
-    """The format of custom CSV, TSV, JSON lines or Parquet files.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the user says about files, beside the names of their columns.
+
+    Attributes:
+      separator: between fields of text; None finds out.
+      encoding: of text, as Python calls it.
+      quoting: `csv` or `none`: whether fields of text may be in double quotes; None is csv, but
+        between tabs see `Layout.quoted`.
+      time_unit, time_format, decimal, order: as in `Layout`.
+      unrated: ratings that mean that there is none, separated by commas.
+    """
+
+    separator: str | None = None
+    encoding: str | None = None
+    quoting: str | None = None
+    time_unit: str | None = None
+    time_format: str | None = None
+    decimal: str = "."
+    unrated: str = ""
+    order: str = BY_TIME
+
+    def check(self) -> None:
+        """Raises `UserError` for a value that cannot be."""
+        for flag, value, known in (
+            ("time_unit", self.time_unit, UNITS),
+            ("quoting", self.quoting, _QUOTING),
+            ("decimal", self.decimal, (".", ",")),
+            ("order", self.order, ORDERS),
+        ):
+            if value is not None and value not in known:
+                raise UserError(
+                    f"{flag}: got '{value}', expected one of {', '.join(known)}; correct --{flag}"
+                )
+        separator = self._separator()
+        if separator is not None and not (
+            1 <= len(separator) <= 4 and not set(separator) & set('"\r\n')
+        ):
+            raise UserError(
+                f"separator: got {self.separator!r}, expected one to four characters, such as ';', "
+                "or tab; correct --separator"
+            )
+        if self.time_format is not None and self.time_unit is not None:
+            raise UserError(
+                f"time_format: got '{self.time_format}' and the time_unit {self.time_unit}, "
+                "expected one of them; leave one out"
+            )
+        if self.time_format is not None and "%" not in self.time_format:
+            raise UserError(
+                f"time_format: got '{self.time_format}', expected a pattern of strptime such as "
+                "'%d/%m/%Y' or '%m/%d/%Y %H:%M'; correct --time_format"
+            )
+        if self.order == BY_FILE and (self.time_format or self.time_unit):
+            raise UserError(
+                "order: got 'file' together with times, expected one of them; leave out --order or "
+                "--time_unit and --time_format"
+            )
+        try:
+            codecs.lookup(self.encoding or "utf-8")
+        except LookupError as error:
+            raise UserError(
+                f"encoding: got '{self.encoding}', expected an encoding such as utf-8, cp1252, "
+                "latin-1 or utf-16; correct --encoding"
+            ) from error
+
+    def _separator(self) -> str | None:
+        return _SEPARATOR_NAMES.get(str(self.separator), self.separator)
+
+    def apply(self, format: Format) -> Format:
+        """A format whose files are read so."""
+        self.check()
+        changes: dict[str, object] = {"order": self.order, "decimal": self.decimal}
+        if self.encoding:
+            changes["encoding"] = codecs.lookup(self.encoding).name
+        if self.time_unit or self.time_format:
+            changes |= {"unit": self.time_unit, "time_format": self.time_format}
+        if self.unrated:
+            changes["unrated"] = tuple(word.strip().lower() for word in self.unrated.split(","))
+
+        def changed(layout: Layout) -> Layout:
+            given = dict(changes)
+            if layout.container == "text" and self.separator:
+                given["delimiter"] = self._separator()
+            if layout.container == "text" and self.quoting:
+                given["quoted"] = _QUOTING[self.quoting]
+            if self.order == BY_FILE:
+                given["needed"] = tuple(role for role in layout.needed if role != "time")
+            return dataclasses.replace(layout, **given)
+
+        return _each(format, changed)
+
+
+def _each(format: Format, change: Callable[[Layout], Layout]) -> Format:
+    return Format(
+        {ending: change(layout) for ending, layout in format.interactions.items()},
+        {ending: change(layout) for ending, layout in format.items.items()},
+    )
+
+
+def custom_format(columns: str | None, reading: Reading = Reading()) -> Format:
+    """The format of custom text, JSON lines or Parquet files.
 
     Args:
       columns: `role=name,…` for the roles user, item, rating, time, title, brand, price,
         categories, description and year (added to the title); `item=sku|id` if two files name the
         column differently. A number is the position, from 1, of a field in text without a header.
         A role without a name uses its own (user, item and time also `user_id`, `item_id` and
-        `timestamp`), except for the year.
-      unit: of times that are numbers.
+        `timestamp`), except for the year; texts of items are found under `ALIASES` too.
+      reading: what else is known about the files.
 
     Raises:
       UserError: `columns` cannot be parsed, or a role is unknown or given twice.
     """
-    if unit not in UNITS:
-        raise UserError(f"time_unit: got '{unit}', expected one of {', '.join(UNITS)}; correct it")
     named = _parse_columns(columns or "")
 
     def layouts(roles: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Layout]:
-        needed = (*needed, *(role for role in roles if role in named and role not in needed))
-        # Both files share the item's name, so only the other roles say whether there is a header.
-        numbered = [named[role][0].isdigit() for role in roles if role in named and role != "item"]
-        if any(numbered) and not all(numbered):
-            raise UserError(
-                f"columns: got '{columns}', expected either names or numbers for one file; "
-                "use names if it has a header, else numbers"
-            )
-        columns_of = {role: named.get(role, _DEFAULT_NAMES[role]) for role in roles}
-        facts = {"columns": columns_of, "needed": needed, "unit": unit}
-        text = {"container": "text", "quoted": True, "header": not any(numbered), **facts}
+        given = [role for role in roles if role in named and named[role] != _NONE]
+        needed = (*needed, *(role for role in given if role not in needed))
+        header = _has_header(named, roles, columns)
+        columns_of = {
+            role: named.get(role, _DEFAULT_NAMES[role])
+            for role in roles
+            if named.get(role) != _NONE
+        }
+        facts = {"columns": columns_of, "needed": needed, "unit": None, "aliases": header}
+        text = {"container": "text", "header": header, **facts}
+        sniffed = Layout(delimiter=None, quoted=None, **text)
         return {
-            ".csv": Layout(**text),
-            ".tsv": Layout(delimiter="\t", **text),
+            ".csv": sniffed,
+            ".tsv": dataclasses.replace(sniffed, delimiter="\t"),
             **dict.fromkeys(_JSON_ENDINGS, Layout("json", **facts)),
             ".parquet": Layout("parquet", **facts),
+            ".txt": sniffed,
+            ".dat": sniffed,
         }
 
-    return Format(layouts(INTERACTION_ROLES, REQUIRED_ROLES), layouts(ITEM_ROLES, ("item",)))
+    format = Format(layouts(INTERACTION_ROLES, REQUIRED_ROLES), layouts(ITEM_ROLES, ("item",)))
+    return reading.apply(format)
+
+
+def _has_header(
+    named: Mapping[str, tuple[str, ...]], roles: tuple[str, ...], columns: str | None
+) -> bool:
+    # Both files share the item's name, so only the other roles say whether there is a header.
+    named = {role: names for role, names in named.items() if names != _NONE}
+    numbered = [named[role][0].isdigit() for role in roles if role in named and role != "item"]
+    if any(numbered) and not all(numbered):
+        raise UserError(
+            f"columns: got '{columns}', expected either names or numbers for one file; "
+            "use names if it has a header, else numbers"
+        )
+    return not any(numbered)
+
+
+def refined_format(name: str, columns: str | None, reading: Reading = Reading()) -> Format:
+    """A published format, some columns of which have other names; as in `custom_format`."""
+    named = _parse_columns(columns or "")
+
+    def change(layout: Layout) -> Layout:
+        own = {role: names for role, names in named.items() if role in _roles_of(layout)}
+        if not own:
+            return layout
+        # An item's name alone says nothing about a header.
+        header = layout.header
+        if any(role != "item" for role in own):
+            header = _has_header(own, tuple(own), columns)
+        given = [role for role in own if own[role] != _NONE]
+        needed = (*layout.needed, *(role for role in given if role not in layout.needed))
+        columns_of = {**layout.columns, **own}
+        columns_of = {role: names for role, names in columns_of.items() if names != _NONE}
+        return dataclasses.replace(layout, columns=columns_of, needed=needed, header=header)
+
+    return reading.apply(_each(get_format(name), change))
+
+
+def _roles_of(layout: Layout) -> tuple[str, ...]:
+    return INTERACTION_ROLES if "user" in layout.columns else ITEM_ROLES
 
 
 def _parse_columns(columns: str) -> dict[str, tuple[str, ...]]:
@@ -256,3 +458,27 @@ def get_format(name: str) -> Format:
             "the names of your columns in --columns; correct --format"
         )
     return FORMATS[name]
+
+
+def missing_column_fix(layout: Layout, fields: list[str], text: str = "") -> str:
+    """The flag that names the columns, with what they may be called in the file."""
+    missing = [role for role in layout.needed if layout.find(role, fields) is None]
+    lower = {field.lower(): field for field in reversed(fields)}
+    guesses = {
+        role: next((lower[name] for name in SUGGESTED.get(role, ()) if name in lower), "…")
+        for role in missing
+    }
+    flag = ",".join(f"{role}={guess}" for role, guess in guesses.items())
+    fix = f"name the columns with --columns {flag}" if flag else "correct the first line"
+    if missing == ["time"] and "…" in flag:
+        fix += ", or give --order file if there are no times and the lines are in their order"
+    if layout.header and any(re.fullmatch(r"[\d.:-]+", field) for field in fields):
+        fix += ", or by their numbers (--columns user=1,item=2,…) if the first line is no header"
+    others = [mark for mark in SEPARATORS[:-1] if mark != layout.delimiter and mark in text]
+    if len(fields) == 1 and others:
+        fix = f"give --separator {named(others[0])} if the fields stand between those; else {fix}"
+    return fix
+
+
+def named(delimiter: str) -> str:
+    return {"\t": "tab", " ": "space"}.get(delimiter, f"'{delimiter}'")

@@ -3,17 +3,25 @@
 import difflib
 import functools
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 
 # How many choices an error lists.
-_MAX_LISTED = 10
+_MAX_LISTED = 5
 # One name and the comma after it; in quotes, a doubled quote stands for itself, as in CSV.
 _NAME = re.compile(r"""\s*("(?:[^"]|"")*"|'(?:[^']|'')*'|[^,"'\s][^,]*|)\s*(,|\Z)""")
 # Prefixes for an id that is the short id of one item and the raw id of another.
 _SHORT, _RAW = "short:", "raw:"
+
+
+# The most commas of a title that is looked for among unquoted names.
+_MAX_COMMAS = 3
 
 
 def split_names(text: str) -> list[str]:
@@ -37,13 +45,33 @@ def split_names(text: str) -> list[str]:
             return names if any(names) else []
 
 
+class Found(NamedTuple):
+    """What a history's names stand for.
+
+    Attributes:
+      rows: of the catalog, in the order of the names.
+      unknown: names that fit no item.
+      ambiguous: names that fit several.
+      repeated: names of an item that came before, where a history holds each item once.
+    """
+
+    rows: list[int]
+    unknown: list[str]
+    ambiguous: list[str]
+    repeated: list[str]
+
+
 class ItemLookup:
     """Finds items of one catalog.
 
     A bare name is a short id, a raw id or a whole title. A name in quotes is a title or a part of
-    one: an equal title wins, then a title that differs only in case, then a title that contains the
-    name in any case. A name that fits several items is an error that lists them. Our choice: a bare
-    name is never a part of a title, so that a mistyped id does not match a title.
+    one: an equal title wins, then a title that differs only in case, then one that differs only in
+    case and accents, then a title that contains the name in any case, with or without accents. A
+    name that fits several items is an error that lists them. Our choice: a bare name is never a
+    part of a title, so that a mistyped id does not match a title.
+
+    Of an item that a history holds several times the first place counts, as in `recllm prepare`,
+    unless the dataset keeps repeats.
     """
 
     def __init__(self, catalog: Catalog, repeats: bool = False):
@@ -56,46 +84,52 @@ class ItemLookup:
         self._row_of_item = {item: row for row, item in enumerate(catalog.item)}
 
     def rows(self, history: Sequence[str], what: str = "history") -> list[int]:
-        """Catalog rows of the items of one history, in its order.
+        """Catalog rows of the items of one history, in its order; none of an empty one.
 
         Args:
           history: names, oldest first.
           what: the history's name in errors.
 
         Raises:
-          UserError: there is no item, an item is repeated though the dataset keeps no repeats, a
-            name is unknown, or it fits several items.
+          UserError: a name is unknown or fits several items, or the history is no list of names.
         """
-        if isinstance(history, str):
-            raise UserError(
-                f"Items of '{what}': got the text {history!r}, expected a list of items; "
-                "split it with item_lookup.split_names"
-            )
-        if not len(history):
-            raise UserError(
-                f"Items of '{what}': got none, expected at least one; give the user's items"
-            )
-        rows: list[int] = []
-        for place, name in enumerate(history, 1):
-            row = self.row(name, f"{what}, item {place}")
-            if row in rows and not self._repeats:
-                raise UserError(
-                    f"Items of '{what}': got {self._describe(row)} at places {rows.index(row) + 1} "
-                    f"and {place}, expected each item once; remove one"
-                )
-            rows.append(row)
-        return rows
+        names = check_names(history, what)
+        rows = [
+            self.row(name, f"{what}, item {place}", names[place : place + _MAX_COMMAS])
+            for place, name in enumerate(names, 1)
+        ]
+        return rows if self._repeats else list(dict.fromkeys(rows))
 
-    def row(self, name: str, what: str = "item") -> int:
-        """The catalog row of `name`, which errors call `what`."""
-        quoted = len(name) > 1 and name[0] == name[-1] and name[0] in "\"'"
-        if quoted:
-            text = name[1:-1].replace(name[0] * 2, name[0])
-            find = self._titled
-        else:
-            text, find = name, self._called
-        text = text.strip()
-        found = find(text) if text else []
+    def find(self, history: Sequence[str], what: str = "history") -> Found:
+        """As `rows`, but names that are not one item are left out and listed.
+
+        Raises:
+          UserError: the history is no list of names.
+        """
+        found, seen = Found([], [], [], []), set()
+        for name in check_names(history, what):
+            rows = self._fitting(name)
+            if len(rows) != 1:
+                (found.ambiguous if rows else found.unknown).append(name)
+            elif rows[0] in seen and not self._repeats:
+                found.repeated.append(name)
+            else:
+                found.rows.append(rows[0])
+                seen.add(rows[0])
+        return found
+
+    def row(self, name: str, what: str = "item", following: Sequence[str] = ()) -> int:
+        """The catalog row of `name`, which errors call `what`.
+
+        Args:
+          name: of an item.
+          what: its name in errors.
+          following: the names after it, for errors: a title with a comma may be in pieces.
+
+        Raises:
+          UserError: the name is unknown or fits several items.
+        """
+        found = self._fitting(name)
         if len(found) == 1:
             return found[0]
         if found:
@@ -106,12 +140,22 @@ class ItemLookup:
                 f"{'; '.join(choices)}{more}; give its short id, as "
                 f"{_SHORT}{self._catalog.short_id[found[0]]}"
             )
+        whole = self._titled_in_pieces(name, following)
+        remedy = self._closest(_unquoted(name)) + "; correct it"
+        if whole is not None:
+            remedy = f'; a title with a comma needs quotes: give "{self._catalog.title[whole]}"'
         raise UserError(
             f"Name {name!r} for '{what}': got no such item, expected a short id "
             f"({self._short_ids()}), a raw id such as "
-            f"{self._catalog.item[0]}, a title, or a part of a title in quotes"
-            f"{self._closest(text)}; correct it"
+            f"{self._catalog.item[0]}, a title, or a part of a title in quotes{remedy}"
         )
+
+    def _fitting(self, name: str) -> list[int]:
+        """The rows that a name fits."""
+        text = _unquoted(name).strip()
+        if not text:
+            return []
+        return self._called(text) if _unquoted(name) is name else self._titled(text)
 
     def _short_ids(self) -> str:
         """The range of short ids, or an example of semantic ones."""
@@ -126,27 +170,100 @@ class ItemLookup:
 
     def _titled(self, name: str) -> list[int]:
         """Rows that fit a name in quotes."""
-        part = name.casefold()
+        part = plain_text(name)
         return self._with_title(name) or [
-            row for row, title in enumerate(self._folded_titles) if part in title
+            row for row, title in enumerate(self._plain_titles) if part in title
         ]
 
     def _with_title(self, name: str) -> list[int]:
-        """Rows whose whole title is `name`; without any, those whose title differs only in case."""
-        whole = name.casefold()
-        return [row for row, title in enumerate(self._catalog.title) if title == name] or [
-            row for row, title in enumerate(self._folded_titles) if title == whole
-        ]
+        """Rows whose whole title is `name`; else those that differ in case; else in accents too."""
+        for written, rows_of in zip(_WAYS, self._rows_of_titles):
+            if rows := rows_of.get(written(name)):
+                return rows
+        return []
 
     @functools.cached_property
-    def _folded_titles(self) -> list[str]:
-        return [title.casefold() for title in self._catalog.title]
+    def _rows_of_titles(self) -> list[dict[str, list[int]]]:
+        """Rows by title, for each of _WAYS to write it."""
+        found: list[dict[str, list[int]]] = []
+        for written in _WAYS:
+            rows_of: dict[str, list[int]] = {}
+            for row, title in enumerate(self._catalog.title):
+                if title:
+                    rows_of.setdefault(written(title), []).append(row)
+            found.append(rows_of)
+        return found
+
+    @functools.cached_property
+    def _plain_titles(self) -> list[str]:
+        return [plain_text(title) for title in self._catalog.title]
+
+    def _titled_in_pieces(self, name: str, following: Sequence[str]) -> int | None:
+        """The first item whose title begins with a name and the ones after it, commas between."""
+        for num in range(len(following), 0, -1):
+            whole = plain_text(", ".join([name, *following[:num]]))
+            for row, title in enumerate(self._plain_titles):
+                if title.startswith(whole):
+                    return row
+        return None
 
     def _closest(self, name: str) -> str:
-        close = difflib.get_close_matches(name.casefold(), self._folded_titles, n=3, cutoff=0.5)
-        rows = [self._folded_titles.index(title) for title in dict.fromkeys(close)]
+        close = difflib.get_close_matches(plain_text(name), self._plain_titles, n=3, cutoff=0.5)
+        rows = [self._plain_titles.index(title) for title in dict.fromkeys(close)]
         return f"; closest: {'; '.join(map(self._describe, rows))}" if rows else ""
 
     def _describe(self, row: int) -> str:
         catalog = self._catalog
         return f'{catalog.short_id[row]} "{catalog.title[row] or catalog.item[row]}"'
+
+
+def plain_text(text: str) -> str:
+    """The text without case and accents: what is left of two spellings of one title is equal."""
+    decomposed = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in decomposed if not unicodedata.combining(c)).casefold()
+
+
+def _as_is(text: str) -> str:
+    return text
+
+
+# Ways to write a title, the most exact first.
+_WAYS: tuple[Callable[[str], str], ...] = (_as_is, str.casefold, plain_text)
+
+
+def _unquoted(name: str) -> str:
+    """A name in quotes without them; another one is the same object."""
+    if len(name) < 2 or name[0] != name[-1] or name[0] not in "\"'":
+        return name
+    return name[1:-1].replace(name[0] * 2, name[0])
+
+
+def check_names(history: Any, what: str) -> list[str]:
+    """The names of a history as a list.
+
+    Raises:
+      UserError: it is one text, no list, or has something else than text in it.
+    """
+    if isinstance(history, str):
+        raise UserError(
+            f"Items of '{what}': got the text {history!r}, expected a list of items; "
+            f"write [{history!r}]"
+        )
+    if not isinstance(history, Sequence | np.ndarray) or isinstance(history, bytes):
+        raise UserError(
+            f"Items of '{what}': got {_shown(history)}, expected a list of items such as "
+            '["I17", "50", "a title"]; correct it'
+        )
+    for place, name in enumerate(history, 1):
+        if not isinstance(name, str):
+            remedy = "write ids as text" if isinstance(name, int | np.integer) else "correct it"
+            raise UserError(
+                f"Item {place} of '{what}': got {_shown(name)}, expected text: a short id such as "
+                f"'I17', a raw id such as '17', or a title; {remedy}"
+            )
+    return list(history)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:39] + '…'}"

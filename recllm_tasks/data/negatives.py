@@ -165,27 +165,39 @@ def fold_in(seed: tf.Tensor, salts: Sequence[int | tf.Tensor]) -> list[tf.Tensor
     return [tf.concat([word, [salt]], axis=0) for salt in salts]
 
 
+def few_items_left(
+    sequences: Sequences, train_count: np.ndarray, options: Options = _DEFAULTS
+) -> dict[int, int]:
+    """Items of the train split that are left to draw for each user who has too few of them."""
+    trained, items, offsets = np.count_nonzero(train_count), sequences.items, sequences.offsets
+    needed = _needed(options)
+    # Only a user of that many interactions can leave fewer.
+    left = {
+        int(user): trained
+        - np.count_nonzero(train_count[np.unique(items[offsets[user] : offsets[user + 1]])])
+        for user in np.flatnonzero(sequences.lengths > trained - needed)
+    }
+    return {user: int(number) for user, number in left.items() if number < needed}
+
+
+def _needed(options: Options) -> int:
+    return options.candidates - 1 if options.candidate_sampling == DISTINCT else 1
+
+
 def check_enough_items(
     name: str, sequences: Sequences, train_count: np.ndarray, options: Options = _DEFAULTS
 ) -> None:
     """Raises `UserError` if some user's items leave too few items of the train split to draw."""
-    trained, items, offsets = np.count_nonzero(train_count), sequences.items, sequences.offsets
-    needed = options.candidates - 1 if options.candidate_sampling == DISTINCT else 1
-    # Only a user of that many interactions can leave fewer.
-    left = {
-        user: trained
-        - np.count_nonzero(train_count[np.unique(items[offsets[user] : offsets[user + 1]])])
-        for user in np.flatnonzero(sequences.lengths > trained - needed)
-    }
+    left, needed = few_items_left(sequences, train_count, options), _needed(options)
     exhausted = [user for user, number in left.items() if not number]
     if exhausted:
         (first,) = sequences.take(np.array(exhausted[:1])).users
         raise UserError(
             f"no negatives for '{name}': got user '{first}' "
             f"({len(exhausted)} such users in all), whose items are all that the train split has, "
-            "expected at least one other item; take a larger dataset"
+            "expected at least one other item; take a larger dataset, or remove those users"
         )
-    few = [user for user, number in left.items() if number < needed]
+    few = list(left)
     if few:
         (first,) = sequences.take(np.array(few[:1])).users
         least = min(left.values())

@@ -16,6 +16,7 @@ PUBLISHED, SHUFFLED = TIES = ("published", "shuffled")
 WITH_REPLACEMENT, DISTINCT = CANDIDATE_SAMPLINGS = ("with_replacement", "distinct")
 LEAVE_ONE_OUT, TIME = PROTOCOLS = ("leave_one_out", "time")
 FIRST, KEEP = REPEATS = ("first", "keep")
+BOUGHT, ALL = CATALOGS = ("bought", "all")
 # See id_schemes.py.
 RANDOM, SEMANTIC, ATOMIC = ID_SCHEMES = ("random", "semantic", "atomic")
 
@@ -49,6 +50,8 @@ class Options:
       validation_share, test_share: instead of dates, the latest shares of the interactions.
       withhold_items: the share of the items that are kept out of training, drawn by the seed; they
         stay in histories and as targets of validation and test.
+      catalog: which items there are: `bought`, those of the interactions, or `all`, those of the
+        files of items too. Our choice: the paper's has the bought ones.
     """
 
     k_core: int = 5
@@ -66,6 +69,7 @@ class Options:
     validation_share: float = 0.0
     test_share: float = 0.0
     withhold_items: float = 0.0
+    catalog: str = BOUGHT
 
     def __post_init__(self):
         for option in _DATES:
@@ -106,6 +110,7 @@ class Options:
             ("candidate_sampling", CANDIDATE_SAMPLINGS),
             ("repeats", REPEATS),
             ("split", PROTOCOLS),
+            ("catalog", CATALOGS),
         ):
             if getattr(self, option) not in choices:
                 raise UserError(

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from recllm_tasks import checksums
+from recllm_tasks.data import findings
 from recllm_tasks.data import sequences as sequences_lib
 from recllm_tasks.data.bad_records import FILE_NAME as BAD_RECORDS_FILE
 from recllm_tasks.data.bad_records import MODES as BAD_RECORDS_MODES
@@ -31,9 +33,9 @@ from recllm_tasks.data.download import fetch_from_wheel
 from recllm_tasks.data.id_schemes import write_codes
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_embeddings import check_embeddings, embed
-from recllm_tasks.data.metadata import read_metadata
-from recllm_tasks.data.negatives import check_enough_items
-from recllm_tasks.data.options import KEEP, SEMANTIC, SHUFFLED, Options
+from recllm_tasks.data.metadata import ItemTexts, read_metadata
+from recllm_tasks.data.negatives import check_enough_items, few_items_left
+from recllm_tasks.data.options import ALL, KEEP, MIN_INTERACTIONS, SEMANTIC, SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
@@ -42,6 +44,7 @@ from recllm_tasks.data.stages import Stages
 from recllm_tasks.data.statistics import SplitCounts, Statistics
 from recllm_tasks.data.ties import count_ties, shuffle_ties
 from recllm_tasks.data.time_split import (
+    Cuts,
     check_examples,
     count_new_users,
     describe,
@@ -139,6 +142,33 @@ def prepare(
     return prepared.info.statistics
 
 
+def examine(
+    dataset: str | DatasetSpec,
+    raw_dir: str | Path | None,
+    most: int,
+    progress: Callable[[str], None],
+    **options: Any,
+) -> DatasetInfo:
+    """Reads the first `most` records of each file of interactions, as `prepare` would.
+
+    Bad lines are counted. Nothing is stored; `progress` is told what was understood.
+
+    Raises:
+      UserError: as `prepare`.
+    """
+    spec = get_spec(dataset) if isinstance(dataset, str) else dataset
+    chosen = Options(**options)
+    chosen.check(spec.name)
+    interactions, items = (
+        [check_source(path, whole=False) for path in paths] for paths in find_sources(spec, raw_dir)
+    )
+    with tempfile.TemporaryDirectory(prefix="recllm-") as scratch:
+        bad, stages = BadRecords(counted=True), Stages(spec.name, show=False)
+        return _read(
+            spec, interactions, items, chosen, bad, Path(scratch), progress, stages, most
+        ).info
+
+
 def _check_data_dir(data_dir: str | Path) -> Path:
     data_dir = Path(data_dir).expanduser()
     try:
@@ -189,58 +219,76 @@ def _read(
     scratch: Path,
     say: Callable[[str], None],
     stages: Stages,
+    most: int | None = None,
 ) -> Prepared:
     settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(scratch),
         "memory_limit": _MEMORY_LIMIT,
         "autoinstall_known_extensions": "false",
     }
-    sequences_dir = scratch / "sequences"
-    sequences_dir.mkdir()
+
+    def note(line: str) -> None:
+        say(f"{spec.name}: {line}")
+
+    if options.catalog == ALL and not metadata:
+        raise UserError(
+            f"catalog for '{spec.name}': got all without a file of items, expected the file that "
+            "lists them; give --items, or leave --catalog out"
+        )
     with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
         # DuckDB's progress bar goes to standard output, which is the caller's.
         connection.execute("set enable_progress_bar_print = false")
-        say(f"{spec.name}: reading {_names(interactions)}")
+        note(f"reading {_names(interactions)}")
         with stages.stage("read", connection):
-            has_ratings = read_interactions(connection, spec, interactions, bad)
+            has_ratings = read_interactions(
+                connection, spec, interactions, bad, scratch, most, note
+            )
+        for line in findings.of_interactions(connection, spec, options):
+            note(line)
         with stages.stage("core", connection):
             if options.ties == SHUFFLED:
                 shuffle_ties(connection, options.seed)
             cuts = find_cuts(connection, spec.name, options)
+            before = sequences_lib.count_raw(connection)
+            train_until = cuts.validation if cuts else None
             duplicates = sequences_lib.build_core(
-                connection,
-                spec.name,
-                options.k_core,
-                options.repeats,
-                cuts.validation if cuts else None,
+                connection, spec.name, options.k_core, options.repeats, train_until
             )
-            interactions_left = sequences_lib.count_core(connection)
+            for line in findings.of_ids(connection):
+                note(line)
+            for line in findings.of_core(connection, before - duplicates, options):
+                note(line)
             new_users = count_new_users(connection, cuts) if cuts else {}
             if cuts:
                 short_users = drop_users_without_record(connection, cuts)
             else:
                 short_users = sequences_lib.drop_short_users(connection, spec.name)
+            examples = findings.examples(connection)
+        texts = None
+        if options.catalog == ALL:
+            with stages.stage("metadata"):
+                note(f"reading {_names(metadata)}")
+                texts = read_metadata(spec, metadata, None, bad, scratch)
+        with stages.stage("order", connection):
+            items, folder = _order(
+                connection, spec.name, scratch / "sequences", texts, options, cuts, note
+            )
+            interactions_left = sequences_lib.count_core(connection)
             tie_counts = count_ties(connection, options.ties, cuts.test if cuts else None)
             repeats = sequences_lib.count_repeats(connection) if options.repeats == KEEP else 0
-        with stages.stage("order", connection):
-            items = sequences_lib.order_items(connection, options.seed)
-            sequences = sequences_lib.order_sequences(
-                connection,
-                sequences_dir,
-                cuts,
-                sequences_lib.withheld_items(items, options.seed, options.withhold_items),
-            )
     (scratch / "work.duckdb").unlink()
     if options.repeats == KEEP:
-        say(f"{spec.name}: kept {repeats:,} repeated (user, item) interactions")
+        note(f"kept {repeats:,} repeated (user, item) interactions")
     else:
-        say(f"{spec.name}: dropped {duplicates:,} repeated (user, item) interactions")
+        such_as = f", such as {examples['repeat']}" if duplicates else ""
+        note(f"dropped {duplicates:,} repeated (user, item) interactions{such_as}")
     if short_users and not cuts:
-        say(f"{spec.name}: dropped {short_users:,} users with fewer than 3 interactions")
-    if not has_ratings:
-        say(f"{spec.name}: the file has no ratings, so the rating task is not offered")
+        note(
+            f"dropped {short_users:,} users with fewer than {MIN_INTERACTIONS} interactions, such "
+            f"as {examples['short user']}"
+        )
+    sequences = sequences_lib.Sequences.open(folder)
     train_count = sequences.count_train(len(items))
-    check_enough_items(spec.name, sequences, train_count, options)
     sizes = {split: sequences.record_sizes(split) for split in sequences_lib.HELD_OUT}
     longest = np.maximum.reduce(list(sizes.values()))
     has_record = longest > 0
@@ -258,13 +306,18 @@ def _read(
     )
     if cuts:
         check_examples(spec.name, cuts, counts.users)
-    if metadata:
-        say(f"{spec.name}: reading {_names(metadata)}")
-    with stages.stage("metadata"):
-        catalog = Catalog.build(items, read_metadata(spec, metadata, items, bad), train_count)
-    say(f"{spec.name}: {catalog.title.count(''):,} of {len(items):,} items have no title")
+    if metadata and texts is None:
+        note(f"reading {_names(metadata)}")
+        with stages.stage("metadata"):
+            texts = read_metadata(spec, metadata, items, bad, scratch)
+    catalog = Catalog.build(items, texts or {}, train_count)
+    for line in _about_texts(catalog, texts, options):
+        note(line)
+    for line in findings.of_degenerate(sizes["train"]):
+        note(line)
     if bad.count:
-        say(f"{spec.name}: wrote {bad.count:,} bad lines to {BAD_RECORDS_FILE}")
+        done = f"wrote {bad.count:,} bad lines to {BAD_RECORDS_FILE}"
+        note(f"{done if bad.path else f'{bad.count:,} bad lines'}, such as {bad.example}")
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -277,6 +330,7 @@ def _read(
         repeats_kept=repeats,
         short_users_dropped=short_users,
         bad_records=bad.count,
+        single_item_users=int(np.count_nonzero(sizes["train"] == 1)),
         source_files=_hashes([*interactions, *metadata]),
         fingerprint="",
         statistics=Statistics.from_lengths(
@@ -287,7 +341,65 @@ def _read(
     )
     for line in describe(info):
         say(f"{spec.name}: {line}")
-    return Prepared(info, catalog, sequences_dir, (bad.path,) if bad.path and bad.count else ())
+    return Prepared(info, catalog, folder, (bad.path,) if bad.path and bad.count else ())
+
+
+def _order(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    folder: Path,
+    texts: ItemTexts | None,
+    options: Options,
+    cuts: Cuts | None,
+    note: Callable[[str], None],
+) -> tuple[list[str], Path]:
+    """The catalog of `core` and the folder of its sequences, for `Sequences.open`.
+
+    Users whose items leave too few others to rank them with are left out.
+
+    Our choice: one such user should not keep others from their dataset. If most are so, the options
+    are wrong, and `UserError` says which.
+    """
+    for attempt in itertools.count():
+        items = sequences_lib.order_items(connection, options.seed, texts or ())
+        part = folder / str(attempt)
+        part.mkdir(parents=True)
+        withheld = sequences_lib.withheld_items(items, options.seed, options.withhold_items)
+        sequences = sequences_lib.order_sequences(connection, part, cuts, withheld)
+        train_count = sequences.count_train(len(items))
+        few = list(few_items_left(sequences, train_count, options))
+        if not few:
+            return items, part
+        if 2 * len(few) > len(sequences.lengths):
+            check_enough_items(name, sequences, train_count, options)
+        users = sequences.take(np.array(few)).users
+        note(
+            f"left out {len(few):,} users whose items leave too few others to rank them with, such "
+            f"as {users[0]!r}"
+        )
+        sequences_lib.drop_users(connection, users)
+        sequences_lib.reduce_core(connection, options.k_core, cuts.validation if cuts else None)
+        if cuts:
+            drop_users_without_record(connection, cuts)
+        else:
+            sequences_lib.drop_short_users(connection, name)
+    raise AssertionError
+
+
+def _about_texts(catalog: Catalog, texts: ItemTexts | None, options: Options) -> list[str]:
+    """What became of the items' texts, in lines for people."""
+    lines = [] if texts is None else texts.notes()
+    untitled = [item for item, title in zip(catalog.item, catalog.title) if not title]
+    if untitled:
+        why = "" if texts is None else f", {texts.why_untitled(untitled)}"
+        lines.append(f"{len(untitled):,} of {len(catalog):,} items have no title{why}")
+    if options.catalog == ALL:
+        unbought = np.flatnonzero(catalog.train_count == 0)
+        example = f", such as {catalog.item[unbought[0]]!r}" if len(unbought) else ""
+        lines.append(
+            f"{len(unbought):,} of {len(catalog):,} items have no interaction to train on{example}"
+        )
+    return lines
 
 
 def _with_ids(

@@ -175,7 +175,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            env=os.environ | {"PYTHONPATH": path},
             text=True,
         )
         assert self._process.stdin is not None

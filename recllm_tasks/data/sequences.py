@@ -6,7 +6,7 @@ process can map into memory; nothing else grows with the number of interactions.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
@@ -174,7 +174,7 @@ def build_core(
     earlier = "true" if train_until is None else f"time < {train_until!r}"
     before = _count(connection, f"core where {earlier}")
     duplicates = _drop_repeats(connection) if repeats == FIRST else 0
-    _reduce(connection, k_core, train_until)
+    reduce_core(connection, k_core, train_until)
     connection.execute("reset preserve_insertion_order")
     if not _count(connection, f"core where {earlier}"):
         raise UserError(
@@ -185,7 +185,9 @@ def build_core(
     return duplicates
 
 
-def _reduce(connection: duckdb.DuckDBPyConnection, k_core: int, train_until: float | None) -> None:
+def reduce_core(
+    connection: duckdb.DuckDBPyConnection, k_core: int, train_until: float | None = None
+) -> None:
     """Removes users and items with fewer than `k_core` interactions until none is left."""
     few = {
         column: f"(select {column} from core group by {column} having count(*) < {k_core})"
@@ -209,13 +211,16 @@ def _reduce(connection: duckdb.DuckDBPyConnection, k_core: int, train_until: flo
 
 def _drop_repeats(connection: duckdb.DuckDBPyConnection) -> int:
     # Only repeated pairs are sorted: they are few, and sorting everything would spill to disk.
+    connection.execute("""
+        create or replace temp table repeated as
+        select "user", item from core group by "user", item having count(*) > 1
+    """)
     return _delete(
         connection,
         """rowid in (
             select rowid from (
                 select rowid, row_number() over (partition by "user", item order by time, line) as n
-                from core where ("user", item) in
-                    (select ("user", item) from core group by "user", item having count(*) > 1)
+                from core where ("user", item) in (select ("user", item) from repeated)
             ) where n > 1)
         """,
     )
@@ -233,12 +238,13 @@ def drop_short_users(connection: duckdb.DuckDBPyConnection, name: str) -> int:
 
     There are none after a k-core. Raises `UserError` if nobody is left.
     """
-    short = 'select "user" from core group by "user" having count(*) < ?'
-    (count,) = connection.execute(f"select count(*) from ({short})", [MIN_INTERACTIONS]).fetchall()[
-        0
-    ]
+    connection.execute(f"""
+        create or replace temp table short_users as
+        select "user" from core group by "user" having count(*) < {MIN_INTERACTIONS}
+    """)
+    count = _count(connection, "short_users")
     if count:
-        connection.execute(f'delete from core where "user" in ({short})', [MIN_INTERACTIONS])
+        connection.execute('delete from core where "user" in (from short_users)')
         if not _count(connection, "core"):
             raise UserError(
                 f"nothing left of '{name}': got {count:,} users with fewer than {MIN_INTERACTIONS} "
@@ -246,6 +252,11 @@ def drop_short_users(connection: duckdb.DuckDBPyConnection, name: str) -> int:
                 "need one; check the file, or its columns"
             )
     return count
+
+
+def count_raw(connection: duckdb.DuckDBPyConnection) -> int:
+    """Interactions of `raw_interactions`."""
+    return _count(connection, "raw_interactions")
 
 
 def count_core(connection: duckdb.DuckDBPyConnection) -> int:
@@ -261,8 +272,21 @@ def _delete(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
     return connection.execute(f"delete from core where {condition}").fetchall()[0][0]
 
 
-def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
+def drop_users(connection: duckdb.DuckDBPyConnection, users: Sequence[str]) -> None:
+    """Removes users, by their raw ids, from `core`."""
+    connection.execute(
+        'delete from core where "user" in (select "user" from user_codes where user_id in '
+        "(select unnest(?::varchar[])))",
+        [list(users)],
+    )
+
+
+def order_items(
+    connection: duckdb.DuckDBPyConnection, seed: int, others: Collection[str] = ()
+) -> list[str]:
     """The raw ids of the items of `core` in the random order of the catalog, fixed by `seed`.
+
+    `others` are ids of items that the catalog has too.
 
     Our choice: by the SHA-256 of `seed:item`, which depends neither on the order of the file nor on
     a library's version. Random ids leak no neighbourhood (Paper §A.1). Creates the table
@@ -271,11 +295,16 @@ def order_items(connection: duckdb.DuckDBPyConnection, seed: int) -> list[str]:
     connection.execute(
         """
         create or replace table item_rows as
+        with items as (
+            select item_id, item from item_codes where item in (select item from core)
+        ), others as (select unnest(?::varchar[]) as item_id)
         select item_id, item,
             (row_number() over (order by sha256(? || ':' || item_id)) - 1)::integer as item_row
-        from item_codes where item in (select item from core)
+        from (
+            from items union all
+            select item_id, null from others where item_id not in (select item_id from items))
         """,
-        [str(seed)],
+        [list(others), str(seed)],
     )
     rows = connection.sql("select item_id from item_rows order by item_row")
     return rows.to_arrow_table().column(0).to_pylist()

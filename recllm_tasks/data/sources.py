@@ -1,10 +1,13 @@
 """Raw files: finds them, checks that they are complete, and reads their lines."""
 
+import codecs
+import contextlib
 import dataclasses
 import glob
 import gzip
 import hashlib
 import io
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,17 +30,27 @@ _BLOCK = 2**22
 class SourceFile:
     """A raw file that was read once from start to end.
 
-    `lines` counts the non-blank lines; -1 for files without lines, such as Parquet.
+    `lines` counts the non-blank lines; -1 for files without lines, such as Parquet. `old_mac` says
+    that lines end with a carriage return alone. `content` is the file to read, another one than
+    `path` where that is not UTF-8; `is_utf8_instead` says that it is, in place of the encoding that
+    was given. See `as_utf8`.
     """
 
     path: Path
     sha256: str
     lines: int
+    old_mac: bool = False
+    copy: Path | None = None
+    is_utf8_instead: bool = False
+
+    @property
+    def content(self) -> Path:
+        return self.copy or self.path
 
     @property
     def compression(self) -> str:
-        """The compression under DuckDB's name."""
-        return COMPRESSIONS.get(self.path.suffix, "uncompressed")
+        """The compression of the content under DuckDB's name."""
+        return COMPRESSIONS.get(self.content.suffix, "uncompressed")
 
 
 def find_sources(
@@ -165,20 +178,39 @@ def open_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield reading.line, raw if len(raw) > MAX_LINE_BYTES else raw.rstrip(b"\r\n")
 
 
-def check_source(path: Path) -> SourceFile:
+def check_source(path: Path, *, whole: bool = True) -> SourceFile:
     """Reads the file once: hashes it, checks that it is complete, and counts its lines.
+
+    Without `whole`, it looks at the start alone; the hash is empty and the lines are not counted.
 
     Our choice: a separate pass, because DuckDB ignores gzip checksums and accepts truncated zstd
     files. It works on blocks of bytes, not line by line.
     """
+    if not whole:
+        with _Reading(path), _open(path) as file:
+            start = file.read(_BLOCK)
+        is_text = extension(path).lower() != ".parquet"
+        return SourceFile(path, "", -1, is_text and b"\r" in start and b"\n" not in start)
     with _Reading(path), path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if extension(path).lower() == ".parquet":
         return SourceFile(path, sha256, -1)
-    lines, open_line = 0, b""
+    lines, old_mac = _measure(path)
+    if not lines:
+        raise UserError(
+            f"empty file for '{path}': got no line, expected one record per line; {_DOWNLOAD_AGAIN}"
+        )
+    return SourceFile(path, sha256, lines, old_mac)
+
+
+def _measure(path: Path) -> tuple[int, bool]:
+    """The number of non-blank lines, and whether they end with carriage returns alone."""
+    lines, open_line, newlines, returns = 0, b"", False, False
     with _Reading(path) as reading, _open(path) as file:
         while block := file.read(_BLOCK):
             whole, newline, rest = block.rpartition(b"\n")
+            newlines |= bool(newline)
+            returns = returns or (not newlines and b"\r" in block)
             if newline:
                 lines += _count_lines(open_line + whole + newline)
                 reading.line += whole.count(b"\n") + 1
@@ -189,11 +221,77 @@ def check_source(path: Path) -> SourceFile:
                 # The line is too long whatever follows; keep just enough to see that.
                 open_line = open_line[: MAX_LINE_BYTES + 1]
     lines += bool(open_line.strip())
-    if not lines:
+    return lines, returns and not newlines
+
+
+@contextlib.contextmanager
+def as_utf8(
+    source: SourceFile, encoding: str, scratch: str | Path | None = None
+) -> Iterator[SourceFile]:
+    """The file with UTF-8 content and lines that end with a line feed.
+
+    It is the file itself where it is so. Bytes that the encoding does not have stay as they are,
+    and are no UTF-8. Raises `UserError` for a file in UTF-16 that is not called so.
+    """
+    encoding = codecs.lookup(encoding).name
+    start = _first_bytes(source)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and "16" not in encoding:
         raise UserError(
-            f"empty file for '{path}': got no line, expected one record per line; {_DOWNLOAD_AGAIN}"
+            f"encoding of '{source.path}': got a file that starts as UTF-16 does, expected "
+            f"{encoding}; give --encoding utf-16, or save the file as UTF-8"
         )
-    return SourceFile(path, sha256, lines)
+    is_utf8, is_ascii = encoding in ("utf-8", "ascii", "utf-8-sig"), True
+    # A text of several bytes a character is never valid UTF-8 by chance.
+    if not is_utf8 and len("é".encode(encoding, "replace")) == 1:
+        is_utf8, is_ascii = _is_utf8(source.path)
+    source = dataclasses.replace(source, is_utf8_instead=is_utf8 and not is_ascii)
+    if is_utf8 and not source.old_mac:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="utf8-") as folder:
+        copy = Path(folder) / source.path.name.removesuffix(source.path.suffix)
+        copy = copy.with_name(f"{copy.name}.utf8")
+        _convert(source, "utf-8" if is_utf8 else encoding, copy)
+        lines, _ = _measure(copy)
+        yield dataclasses.replace(source, lines=lines, copy=copy)
+
+
+def _first_bytes(source: SourceFile) -> bytes:
+    with _Reading(source.path), _open(source.path) as file:
+        return file.read(4)
+
+
+def _is_utf8(path: Path) -> tuple[bool, bool]:
+    """Whether a file is valid UTF-8, and whether it is ASCII."""
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
+    try:
+        with _Reading(path), _open(path) as file:
+            while block := file.read(_BLOCK):
+                is_ascii = is_ascii and block.isascii()
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False, False
+    return True, is_ascii
+
+
+def _convert(source: SourceFile, encoding: str, copy: Path) -> None:
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
+    try:
+        with (
+            _Reading(source.path),
+            _open(source.path) as file,
+            copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
+        ):
+            while block := file.read(_BLOCK):
+                text = decoder.decode(block)
+                out.write(text.replace("\r", "\n") if source.old_mac else text)
+            out.write(decoder.decode(b"", final=True))
+    except UnicodeError as error:
+        raise UserError(
+            f"encoding of '{source.path}': got {str(error).splitlines()[0]}, expected {encoding} "
+            "text; correct --encoding"
+        ) from error
 
 
 def _count_lines(block: bytes) -> int:

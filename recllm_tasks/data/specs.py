@@ -5,7 +5,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from recllm_tasks.data.formats import Format, custom_format, get_format
+from recllm_tasks.data.formats import Format, Reading, custom_format, get_format, refined_format
 from recllm_tasks.errors import UserError
 
 _AMAZON_2014 = "http://snap.stanford.edu/data/amazon/productGraph/categoryFiles/"
@@ -168,7 +168,7 @@ def custom_spec(
     *,
     columns: str | None = None,
     format: str | None = None,
-    time_unit: str = "seconds",
+    reading: Reading | None = None,
     noun: str = "products",
     verb: str = "purchased",
     title: str | None = None,
@@ -180,8 +180,8 @@ def custom_spec(
       interactions: files or patterns, read in this order.
       items: files or patterns with the items' texts; may be empty.
       columns: column names by role, as in `formats.custom_format`.
-      format: a published format, a key of `formats.FORMATS`, instead of `columns`.
-      time_unit: seconds or milliseconds, for times that are numbers.
+      format: a published format, a key of `formats.FORMATS`; `columns` may rename some of its.
+      reading: what else is known about the files.
       noun: what prompts call the items ("products").
       verb: what users did with them ("purchased"), or both forms, "buy,bought".
       title: for tables; the name by default.
@@ -199,11 +199,6 @@ def custom_spec(
             f"name of a dataset: got '{name}', which is a published dataset, expected a new "
             "name; choose another one, or leave out --interactions and give --raw_dir"
         )
-    if format and columns:
-        raise UserError(
-            f"columns for '{name}': got '{columns}' and the format {format}, which already names "
-            "its columns, expected one of them; leave one out"
-        )
     base, comma, past = (word.strip() for word in verb.partition(","))
     if not comma:
         base, past = _VERBS.get(base, ""), base
@@ -216,7 +211,9 @@ def custom_spec(
     return DatasetSpec(
         name=name,
         title=title or name,
-        format=get_format(format) if format else custom_format(columns, time_unit),
+        format=refined_format(format, columns, reading or Reading())
+        if format
+        else custom_format(columns, reading or Reading()),
         interactions_file=" ".join(interactions),
         metadata_file=" ".join(items),
         interactions_address="--interactions",

@@ -16,6 +16,7 @@ from recllm_tasks.models.beam_search import Beams, beam_search
 from recllm_tasks.models.candidate_scores import score_candidates
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.models.prior import Prior
+from recllm_tasks.prompts.source import LATEST
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
@@ -300,9 +301,21 @@ def padded_length(length: int) -> int:
     return -(-length // BUCKETS[-1]) * BUCKETS[-1]
 
 
-def check_selection(split: str, num_examples: int | None) -> None:
-    """Raises UserError for an unknown split or an impossible number of examples."""
-    if split not in ("validation", "test"):
-        raise UserError(f"SPLIT: got {split!r}, expected 'validation' or 'test'; correct it")
+def check_selection(split: str, num_examples: int | None, *, measured: bool = True) -> None:
+    """Raises UserError for an unknown split or an impossible number of examples.
+
+    Args:
+      split: `validation` or `test`; also `latest` unless it is measured, which needs targets.
+      num_examples: None is all.
+      measured: whether metrics are computed.
+    """
+    if split == LATEST and measured:
+        raise UserError(
+            f"SPLIT: got {LATEST!r}, whose examples have no target to measure, expected "
+            "'validation' or 'test'; correct it, or write its recommendations with `recllm infer`"
+        )
+    if split not in ("validation", "test", LATEST):
+        also = "" if measured else f", or {LATEST!r} for every user as of the last event"
+        raise UserError(f"SPLIT: got {split!r}, expected 'validation' or 'test'{also}; correct it")
     if num_examples is not None:
         check_whole("NUM_EXAMPLES (None is all)", num_examples, 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from recllm_tasks import progress, tasks
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.engine import saved_run
 from recllm_tasks.engine.decoding import TaskDecoder, check_selection
-from recllm_tasks.engine.evaluation import choose_prior
+from recllm_tasks.engine.evaluation import BATCHES_IN_CHUNK, choose_prior
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
 from recllm_tasks.models.beam_search import DEAD
@@ -36,21 +37,22 @@ def infer(
 
     A line holds `user`, `history` and `target` as items (short_id, item, title), and `ranked`: the
     answers, best first, with `log_prob`, the model's, which a prior's order does not follow. An
-    answer that is an item has its raw id and title too.
-    The file is written atomically.
+    answer that is an item has its raw id and title too. Lines of `latest` have no `target`.
+    The file is written atomically. Memory: one chunk of examples and their beams.
 
     Args:
       model_dir: the run's folder.
       output: file to write.
       task: a task; None is the run's retrieval task, see `tasks.retrieval_kind`.
-      split: `validation` or `test`.
+      split: `validation`, `test`, or `latest`: every user as of the last event, with the whole
+        sequence as the history.
       decoding: the settings of decoding; answers are always constrained.
       num_examples: only the first users; None is all.
       network: None is the run's own.
       checkpoint: see saved_run.load.
       model_parallel: see saved_run.load.
     """
-    check_selection(split, num_examples)
+    check_selection(split, num_examples, measured=False)
     saved = saved_run.load(
         model_dir, network=network, checkpoint=checkpoint, model_parallel=model_parallel
     )
@@ -66,20 +68,29 @@ def infer(
     source = tasks.source_of(found)
     info = source.info()
     saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
+    if split not in found.splits:
+        raise UserError(
+            f"SPLIT of '{name}': got {split!r}, expected one of {', '.join(found.splits)}; correct "
+            f"it, or give its SequenceSource splits=(*SPLITS, {split!r})"
+        )
     dataset = found.get_dataset(dict(saved.run.lengths), split=split, shuffle=False)
-    examples = list(dataset.take(-1 if num_examples is None else num_examples).as_numpy_iterator())
+    total = found.num_input_examples(split) or 0
+    if num_examples is not None:
+        dataset, total = dataset.take(num_examples), min(total, num_examples)
     decoding = dataclasses.replace(decoding, constrained=True).resolved(info.keeps_repeats)
     decoding, _ = choose_prior(model_dir, saved, [found], decoding)
     max_steps = saved.run.lengths["targets"]
     decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
     line = _Line(source.catalog(), decoder.answers)
-    with atomic_write(output) as f:
-        with progress.work(f"infer {name}", len(examples)) as work:
-            beams = decoder.decode(saved.params, examples, work.advance)
-        for example, rows, log_probs in zip(examples, beams.rows_BxK, beams.log_probs_BxK):
-            json.dump(line(example, rows, log_probs), f, ensure_ascii=False)
-            f.write("\n")
-    return len(examples)
+    examples, written = dataset.as_numpy_iterator(), 0
+    with atomic_write(output) as f, progress.work(f"infer {name}", total) as work:
+        while chunk := list(itertools.islice(examples, BATCHES_IN_CHUNK * decoding.batch_size)):
+            beams = decoder.decode(saved.params, chunk, work.advance)
+            for example, rows, log_probs in zip(chunk, beams.rows_BxK, beams.log_probs_BxK):
+                json.dump(line(example, rows, log_probs), f, ensure_ascii=False)
+                f.write("\n")
+            written += len(chunk)
+    return written
 
 
 class _Line:
@@ -100,8 +111,14 @@ class _Line:
             "user": example["user"].decode(),
             "history": [self._catalog.names(row) for row in example["history"]],
             "ranked": ranked_answers(self._catalog, found),
-            "target": self._catalog.names(int(example["target"])),
+            **target_of(self._catalog, example),
         }
+
+
+def target_of(catalog: Catalog, example: Mapping[str, Any]) -> dict[str, Any]:
+    """`target` of a line, or nothing where an example has none."""
+    target = int(example["target"])
+    return {"target": catalog.names(target)} if target >= 0 else {}
 
 
 def ranked_answers(catalog: Catalog, answers: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ other weights, would lack the items that only the prior brings up.
 
 import dataclasses
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ def remembered(model_dir: str, saved: SavedRun, task: str, decoding: Decoding) -
             return dataclasses.replace(decoding, prior_weight=one.weight)
     raise UserError(
         f"Prior's weight for '{model_dir}': got none chosen for step {saved.step} of '{task}' with "
-        f"{decoding.name}, expected one in {FILE}; run `recllm eval --gin.MODEL_DIR={model_dir} "
+        f"{decoding.name}, expected one in {FILE}; run `recllm eval {shlex.quote(str(model_dir))} "
         f"--gin.PRIOR_WEIGHT={VALIDATION}` with the same settings, or give a number"
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gin
@@ -32,6 +32,9 @@ from recllm_tasks.runs.run_folder import Run
 
 # Steps between two writes of scalars and updates of the progress line.
 LOG_PERIOD = 20
+
+# Steps that are timed, after the first, for the estimate of how long training takes.
+_TIMED_STEPS = 10
 
 # Seeds of tf.data and JAX keys have 32 bits.
 MAX_SEED = 2**31 - 1
@@ -314,6 +317,7 @@ class _Loop:
         steps, eval_period, _ = schedule
         parts = self._mesh.shape["data"]
         saved = self._checkpoints.latest_step(LAST)
+        left = _TimeLeft(schedule)
         with progress.work(what, steps, step) as work:
             if step == steps and saved is None:
                 saved = self._save(state, step)
@@ -332,20 +336,24 @@ class _Loop:
                 # While the devices compute, and before anything waits for them.
                 following = None if step == steps else self._sent(stream)
                 window.add(examples, measures)
+                if left.is_timed(measures):
+                    work.say(left.announcement(step))
                 is_due = step % eval_period == 0 or step == steps
                 if step % LOG_PERIOD == 0 or is_due or stop.requested:
                     scalars = window.summary()
                     if not np.isfinite(scalars["loss"]):
                         raise self._diverged(step, f"a loss of {scalars['loss']}")
                     self._writer.write_scalars(step, scalars)
+                    left.add_steps(window)
                     note = f"loss {scalars['loss']:.3f}  {scalars['examples/s']:.0f} examples/s"
-                    work.advance(window.steps, note)
+                    work.advance(window.steps, f"{note}{left.note(step)}")
                     window = _Window()
                 if is_due or stop.requested:
                     self._save(state, step)
                     self._end_if_asked(stop)
                 if is_due:
-                    self._validate(state, step, work, stop)
+                    with left.validation():
+                        self._validate(state, step, work, stop)
                     is_over = schedule.is_over(step, self._best())
                     window = _Window()
             if step < steps:
@@ -417,11 +425,76 @@ def _is_better(value: float, best: float | None) -> bool:
     return not math.isnan(value) and (best is None or value > best)
 
 
+class _TimeLeft:
+    """How long training will take, from the steps and validations so far.
+
+    Our choice: the first step compiles and the next ones are measured, because no estimate from
+    counts of operations fits every machine.
+    """
+
+    def __init__(self, schedule: Schedule):
+        self._schedule = schedule
+        self._timed: list[float] = []
+        self._has_compiled = False
+        self._per_step = self._per_validation = math.nan
+
+    def is_timed(self, measures) -> bool:
+        """Called after each step; True once, when `_TIMED_STEPS` were measured.
+
+        Our choice: the median, as at first batches may wait for the input.
+        """
+        if len(self._timed) > _TIMED_STEPS:
+            return False
+        jax.block_until_ready(measures)
+        self._timed.append(time.monotonic())
+        if len(self._timed) <= _TIMED_STEPS:
+            return False
+        self._per_step = float(np.median(np.diff(self._timed)))
+        return True
+
+    def add_steps(self, window: "_Window") -> None:
+        """Follows a machine that becomes faster or slower; the first steps compile."""
+        if self._has_compiled and not math.isnan(self._per_step):
+            latest = window.seconds / window.steps
+            self._per_step += 0.5 * (latest - self._per_step)
+        self._has_compiled = True
+
+    @contextlib.contextmanager
+    def validation(self) -> Iterator[None]:
+        """Measures a validation. The first one compiles, so the second replaces it."""
+        start = time.monotonic()
+        yield
+        self._per_validation = time.monotonic() - start
+
+    def seconds(self, step: int) -> float:
+        """Until the last step; before the first validation, without the time of validations."""
+        steps, eval_period, _ = self._schedule
+        validations = steps // eval_period - step // eval_period + (steps % eval_period > 0)
+        of_validations = 0.0 if math.isnan(self._per_validation) else self._per_validation
+        return (steps - step) * self._per_step + validations * of_validations
+
+    def announcement(self, step: int) -> str:
+        steps, eval_period, patience = self._schedule
+        early = "" if patience is None else ", less if it stops early"
+        return (
+            f"about {progress.duration(self.seconds(step))} of training{early}: "
+            f"{steps - step:,} steps of {self._per_step:.2g} s; besides, a validation every "
+            f"{eval_period:,} steps"
+        )
+
+    def note(self, step: int) -> str:
+        """For the progress line; empty before anything is known."""
+        if math.isnan(self._per_step):
+            return ""
+        return f"  about {progress.duration(self.seconds(step))} left"
+
+
 class _Window:
     """Measures since the last report."""
 
     def __init__(self):
         self.steps, self._examples, self._start = 0, 0, time.monotonic()
+        self.seconds = 0.0  # known after `summary`
         self._measures = []
 
     def add(self, examples: int, measures) -> None:
@@ -431,7 +504,7 @@ class _Window:
 
     def summary(self) -> dict[str, float]:
         measures = jax.device_get(self._measures)
-        seconds = time.monotonic() - self._start
+        seconds = self.seconds = time.monotonic() - self._start
         return {
             "loss": float(np.mean([m.loss for m in measures])),
             "accuracy": float(np.mean([m.accuracy for m in measures])),

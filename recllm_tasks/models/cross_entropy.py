@@ -130,7 +130,7 @@ def _summed(
         sums, gradients = jax.vmap(of_part)(*arrays)
     sums = Sums(*(jnp.sum(x) for x in sums))
     objective = sums.loss + z_loss * sums.square_log_z
-    if not with_gradients:
+    if gradients is None:
         return (objective, sums), None
     of_hidden_SxNxE, of_table_SxT = gradients
     return (objective, sums), (of_hidden_SxNxE, jnp.sum(of_table_SxT, axis=0))

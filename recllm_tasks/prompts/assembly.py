@@ -5,7 +5,8 @@ first; an item that would not fit alone keeps its id and as much of its title as
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import seqio
 import tensorflow as tf
@@ -15,6 +16,8 @@ from recllm_tasks.prompts.batches import (
     lengths_of,
     limits_of,
     map_batches,
+    num_examples,
+    of_lengths,
     ranges,
     slices,
     starts_of,
@@ -22,7 +25,7 @@ from recllm_tasks.prompts.batches import (
 )
 from recllm_tasks.prompts.sides import ELASTIC, Side
 from recllm_tasks.prompts.source import CatalogSource
-from recllm_tasks.prompts.templates import Template
+from recllm_tasks.prompts.templates import Items, Template
 
 
 class Prompt:
@@ -30,6 +33,7 @@ class Prompt:
 
     Where the template has a beginning, training examples have it in `targets`; those of evaluation,
     which have stored negatives, have it in `beginning` (int32 [B, P]). Such targets have no EOS.
+    Those of the split `latest`, which have no target, get empty `targets`, and -1 as `target`.
 
     The features that the template's slots name must be in the batch; they stay there, as does
     everything else, for evaluation and for people.
@@ -46,7 +50,10 @@ class Prompt:
         output_features: Mapping[str, seqio.Feature],
     ) -> tf.data.Dataset:
         writer = self.writer(sequence_length, output_features)
-        write = writer.ask if "negatives" in dataset.element_spec else writer.write
+        spec = dataset.element_spec
+        if "negatives" in spec and "target" not in spec:
+            return map_batches(writer.question)(dataset)
+        write = writer.ask if "negatives" in spec else writer.write
         return map_batches(lambda batch: write(writer.fit(batch)))(dataset)
 
     def writer(
@@ -124,9 +131,61 @@ class PromptWriter:
             "targets": _without_eos(self._answer.tokens(batch)),
         }
 
+    def question(self, batch: Batch) -> Batch:
+        """`ask` where the answer is unknown: what the model is given, and no answer."""
+        num = num_examples(batch)
+        # The answer is not in what is given: any item will do in its place.
+        asked = self.ask(self.fit({**batch, "target": tf.zeros([num], tf.int32)}))
+        none = of_lengths(tf.zeros([0], tf.int32), tf.zeros([num], tf.int64))
+        return {**asked, "target": tf.fill([num], -1), "targets": none}
+
+    def question_text(self, row: int = 0) -> "Question":
+        """How `fit` and `ask` write a history, in text, for programs that have no tables.
+
+        Args:
+          row: the item that stands for the answer, as in the batch that `fit` gets: where the
+            decoder reads the history, its text takes room.
+
+        Raises:
+          ValueError: other slots than that of the history stand in the question.
+        """
+        side = self._beginning or self.inputs
+        slots = [part for part in side.parts if not isinstance(part, str)]
+        if len(slots) != 1 or not isinstance(slots[0], Items) or slots[0].field != ELASTIC:
+            raise ValueError(f"slots of the question: got {slots}, expected that of the history")
+        place = side.parts.index(slots[0])
+        room = self._elastic.room
+        if room is not None:
+            answer = {"target": tf.constant([row]), ELASTIC: tf.ragged.constant([[row]])}
+            room -= int(self._elastic.fixed_costs(answer)[0])
+        return Question(
+            before=tuple(part for part in side.parts[:place] if isinstance(part, str)),
+            after=tuple(part for part in side.parts[place + 1 :] if isinstance(part, str)),
+            items=lambda row: self._elastic.row_text(slots[0], row),
+            room=room,
+            by_decoder=self._beginning is not None,
+        )
+
     def texts(self, batch: Batch) -> list[tuple[str, str]]:
         """What `write` writes, as (inputs, targets) text of each example of an eager batch."""
         return list(zip(self.inputs.texts(batch), self.targets.texts(batch)))
+
+
+class Question(NamedTuple):
+    """How a history is written to ask for what comes next.
+
+    Attributes:
+      before, after: the words around its items.
+      items: the text of an item, by its row in the catalog.
+      room: tokens for all items together; the oldest give way. None is no limit.
+      by_decoder: whether the decoder reads it, and the encoder nothing.
+    """
+
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    items: Callable[[int], str]
+    room: int | None
+    by_decoder: bool
 
 
 def _without_eos(tokens: tf.RaggedTensor) -> tf.RaggedTensor:

@@ -43,7 +43,7 @@ class Side:
         length: int | None,
     ):
         catalog = source.catalog()
-        self._parts, self._source, self._vocabulary = parts, source, vocabulary
+        self.parts, self._source, self._vocabulary = parts, source, vocabulary
         self._num_items = len(catalog)
         words = {part: tokenise([part], vocabulary) for part in parts if isinstance(part, str)}
         self._words = {part: table.values.astype(np.int32) for part, table in words.items()}
@@ -62,7 +62,7 @@ class Side:
         if self.room is None:
             return None
         room, shares = self.room, 0
-        for slot in self._parts:
+        for slot in self.parts:
             if isinstance(slot, Items) and _is_id_list(slot):
                 # The items come first; the other rows are no candidates.
                 whole = slot_table(slot, self._source, self._vocabulary, None)
@@ -140,9 +140,9 @@ class Side:
             tf.constant(self._words[part], tf.int32)
             if isinstance(part, str)
             else self._tables[part].gather(self.rows(part, batch))
-            for part in self._parts
+            for part in self.parts
         ]
-        if all(isinstance(part, str) for part in self._parts):
+        if all(isinstance(part, str) for part in self.parts):
             # A piece that says how many examples there are.
             splits = tf.zeros([num_examples(batch) + 1], tf.int64)
             pieces.append(of_splits(tf.zeros([0], tf.int32), splits))
@@ -151,7 +151,7 @@ class Side:
     def fixed_costs(self, batch: Batch) -> tf.Tensor:
         """Tokens of the slots whose items are never dropped, int64 [B]."""
         costs = tf.zeros([num_examples(batch)], tf.int64)
-        for slot in self._parts:
+        for slot in self.parts:
             if isinstance(slot, str):
                 continue
             table = self._tables[slot]
@@ -165,7 +165,7 @@ class Side:
     def elastic_costs(self, batch: Batch) -> tf.RaggedTensor:
         """Tokens that each item of the history takes at most, int64 [B, h]."""
         costs = tf.zeros_like(batch[ELASTIC].values, tf.int64)
-        for slot in self._parts:
+        for slot in self.parts:
             if isinstance(slot, Items) and slot.field == ELASTIC:
                 costs += self.item_costs(slot, batch).values
         return batch[ELASTIC].with_values(costs)
@@ -183,7 +183,7 @@ class Side:
     def texts(self, batch: Batch) -> list[str]:
         """What `tokens` writes, as text, of an eager batch."""
         texts: list[list[str]] = [[] for _ in range(int(num_examples(batch)))]
-        for part in self._parts:
+        for part in self.parts:
             if isinstance(part, str):
                 rows = [[part]] * len(texts)
             else:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import gin
 import numpy as np
 import seqio
 import tensorflow as tf
@@ -14,6 +15,7 @@ import tensorflow as tf
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.co_occurrence import CoOccurrence
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
+from recllm_tasks.data.options import TIME
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
 from recllm_tasks.prompts.vocabulary import FILE_NAME
@@ -23,17 +25,44 @@ from recllm_tasks.prompts.windows import (
     Sequences,
     TrainingWindows,
     last_windows,
+    latest_windows,
     stored_records,
     training_sequences,
 )
 
 SPLITS = ("train", "validation", "test")
 
+# Every user as of the last event: the whole sequence is the history, and there is no target, so
+# nothing can be learned or measured on it. Tasks that rank the whole catalog have it.
+LATEST = "latest"
+
 # Paper §4.1: validation looks at 3,000 users. Records are stored shuffled, so the first ones do.
 VALIDATION_USERS = 3000
 
+# What becomes of training windows without a history.
+KEPT, DROP = EMPTY_HISTORIES = ("keep", "drop")
+
 # Rounds of the cipher that shuffles an epoch, which spread every bit of the seed.
 _ROUNDS = 8
+
+
+@gin.configurable(module="windows")
+def empty_histories(use: str = KEPT) -> str:
+    """Whether users with a single item to train on make an example, with an empty history.
+
+    Our choice: they do, so that the number of examples is the paper's, whose users have more.
+
+    Args:
+      use: `keep` or `drop`.
+
+    Raises:
+      UserError: another value.
+    """
+    if use not in EMPTY_HISTORIES:
+        raise UserError(
+            f"windows.empty_histories.use: got {use!r}, expected 'keep' or 'drop'; correct it"
+        )
+    return use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +227,7 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
     """Windows of users' sequences, in batches of what `windows.cut_windows` makes.
 
     Training yields every window of every user, shuffled on request; validation (3,000 users) and
-    test (all users) yield one a user.
+    test (all users) yield one a user, as does `latest`, without a target.
     """
 
     def __init__(
@@ -261,6 +290,8 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
     def evaluation_batches(self, split: str, shard: Shard = ALL) -> tf.data.Dataset:
         self.check()
         window = self.info().window
+        if split == LATEST:
+            return self._latest_batches(window, shard)
         most = VALIDATION_USERS if split == "validation" else None
 
         def cut(number: tf.Tensor, records: tf.Tensor) -> Batch:
@@ -272,6 +303,32 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
 
         records = stored_records(self.dataset_dir(), split, most).enumerate()
         return records.map(plain(cut), num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _latest_batches(self, window: int, shard: Shard) -> tf.data.Dataset:
+        """The longest record of every user: all of test, then who is in earlier splits alone.
+
+        Leave-one-out has a test record of every user. In a split by time a record ends at the
+        user's first interaction of its period: what is later is in no record.
+        """
+        folder, batches, before = self.dataset_dir(), None, 0
+        splits = ("test", "validation", "train") if self.info().split == TIME else ("test",)
+        for number, split in enumerate(splits):
+            known = _user_hashes(folder, splits[:number])
+
+            def cut(place: tf.Tensor, records: tf.Tensor, known: tf.Tensor = known) -> Batch:
+                is_own = place % shard.num == shard.index
+                sequences = Sequences.parse(records[: tf.where(is_own, SIZE, 0)])
+                batch = latest_windows(sequences, window)
+                if not known.shape[0]:
+                    return batch
+                return keep(batch, ~_is_in(known, _hashes(sequences.users)))
+
+            part = stored_records(folder, split)
+            own = part.enumerate(before).map(plain(cut), num_parallel_calls=tf.data.AUTOTUNE)
+            batches = own if batches is None else batches.concatenate(own)
+            before += int(part.cardinality())
+        assert batches is not None
+        return batches
 
     def num_examples(self) -> int:
         numbers = self._numbers()
@@ -292,7 +349,8 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         return _training_windows(*self._layout())
 
     def _numbers(self) -> tf.Tensor | None:
-        return _window_numbers(*self._layout(), self.needs_ratings, self.needs_history)
+        needs_history = self.needs_history or empty_histories() == DROP
+        return _window_numbers(*self._layout(), self.needs_ratings, needs_history)
 
     def _layout(self) -> tuple[str, int, str]:
         return self.dataset_dir(), self.info().window, self.targets
@@ -318,8 +376,13 @@ class SequenceSource(BatchSource, seqio.TfdsDataSource):
         """
         if split == "train":
             return None
+        if split == LATEST:
+            return self.num_users()
         users = super().num_input_examples(split)
         return min(VALIDATION_USERS, users) if split == "validation" else users
+
+    def list_shards(self, split: str) -> Sequence[str]:
+        return super().list_shards("test" if split == LATEST else split)
 
 
 def check_targets(what: str, targets: str, allowed: Sequence[str] = TARGETS) -> None:
@@ -366,6 +429,34 @@ def _rows_of_users(directory: str) -> tf.lookup.StaticHashTable:
         return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(users, rows), -1)
 
 
+def _hashes(users: tf.Tensor) -> tf.Tensor:
+    """A hash of each raw id, int64 [U]. Odds that two of 100 million users share one: 1:3,700."""
+    bytes_of_each = tf.raw_ops.Fingerprint(data=users[:, tf.newaxis], method="farmhash64")
+    return tf.bitcast(bytes_of_each, tf.int64)
+
+
+def _is_in(known: tf.Tensor, hashes: tf.Tensor) -> tf.Tensor:
+    """Whether each hash is among the sorted ones, bool [U]."""
+    places = tf.searchsorted(known, hashes, out_type=tf.int64)
+    last = tf.size(known, tf.int64) - 1
+    return tf.gather(known, tf.minimum(places, last)) == hashes
+
+
+@functools.lru_cache(maxsize=4)
+def _user_hashes(directory: str, splits: Sequence[str]) -> tf.Tensor:
+    """The sorted hashes of the users of some splits: eight bytes a user."""
+    found = [np.zeros(0, np.int64)]
+    for split in splits:
+        hashes = stored_records(directory, split).map(
+            plain(lambda records: _hashes(Sequences.parse(records).users)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+        found += hashes.as_numpy_iterator()
+    # Outside of any graph, which could not hold more than 2 GB.
+    with tf.init_scope():
+        return tf.constant(np.unique(np.concatenate(found)))
+
+
 class ItemSource(BatchSource):
     """Every known attribute of every item: `item` (int32 row), `attribute` (int32 index).
 
@@ -383,6 +474,17 @@ class ItemSource(BatchSource):
         CatalogSource.__init__(self, dataset_name, data_dir=data_dir)
         seqio.DataSource.__init__(self, splits=("train",))
         self.attributes = tuple(attributes)
+
+    def check(self) -> None:
+        """Raises UserError if the dataset is not prepared, or its items have no such text."""
+        self.info()
+        if not self.num_examples():
+            raise UserError(
+                f"Item embedding is not offered for dataset '{self.dataset_name}': got no item "
+                f"with a {' or '.join(self.attributes)}, expected some; prepare it with the file "
+                "of its items (--items), or choose a task or mixture without it, such as "
+                f"{self.dataset_name}_ids_retrieval"
+            )
 
     def list_shards(self, split: str) -> Sequence[str]:
         return [split]

@@ -17,6 +17,7 @@ from recllm_tasks.prompts.batches import (
     lengths_of,
     map_batches,
     of_columns,
+    of_lengths,
     ranges,
     slices,
     starts_of,
@@ -186,6 +187,28 @@ def last_windows(sequences: Sequences, window: int = WINDOW) -> Batch:
     """One example a user: the last item is the target, the w before it the history."""
     lengths = lengths_of(sequences.items)
     return cut_windows(sequences, tf.range(tf.size(lengths, tf.int64)), lengths - 1, window)
+
+
+def latest_windows(sequences: Sequences, window: int = WINDOW) -> Batch:
+    """One example a user without a target: the last w items are the history.
+
+    Returns:
+      What `cut_windows` returns, without `target` and `target_rating`; `negatives` are empty, since
+      there is nothing to rank them against.
+    """
+    items, ratings = sequences.items, sequences.ratings.values
+    lengths, first = lengths_of(items), starts_of(items)
+    starts = tf.maximum(lengths - window, 0)
+    shown = ranges(first + starts, first + lengths)
+    none = of_lengths(tf.zeros([0], tf.int32), tf.zeros_like(lengths))
+    return {
+        "user": sequences.users,
+        "window": tf.cast(starts, tf.int32),
+        "history": shown.with_values(tf.gather(items.values, shown.values)),
+        "history_ratings": shown.with_values(tf.gather(ratings, shown.values)),
+        "exclude": items,
+        "negatives": none,
+    }
 
 
 def sample_spans(batch: Batch, seed: tf.Tensor, min_items: int, window: int = WINDOW) -> Batch:

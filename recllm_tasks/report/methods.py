@@ -2,6 +2,7 @@
 
 import re
 
+from recllm_tasks.baselines.rows import WITH_PRIOR, name_of
 from recllm_tasks.data.options import RANDOM
 from recllm_tasks.report import paper_results
 from recllm_tasks.report.runs import Run, normalized
@@ -23,17 +24,6 @@ _CONVENTIONAL = {normalized(name): name for name in paper_results.CONVENTIONAL} 
     "bpr": "BPR-MF",
     "widendeep": "Wide&Deep",
     "wideanddeep": "Wide&Deep",
-}
-_SIMPLE = {
-    "popularity": "popularity",
-    "popularityunseen": "popularity",  # of older versions
-    "ownpopularity": "popularity of own history",
-    "itemtoitem": "item-to-item",
-    "itemtoitemslow": "item-to-item, slow decay",
-    "itemtoitemtexts": "item-to-item, with texts",
-    "ease": "EASE",
-    "markov": "Markov",
-    "itemmean": "item mean",
 }
 # Steps of Tables 4-6 by training mixture.
 _STEPS = {
@@ -114,7 +104,7 @@ def label(run: Run, kind: str) -> str:
         details.append(f"{run.step - (run.initial_step or 0):,} steps")
     if run.seed:
         details.append(f"seed {run.seed}")
-    name += " + item-to-item" if has_prior(run) else ""
+    name += WITH_PRIOR if has_prior(run) else ""
     return f"{name} ({', '.join([*details, *_decoding(run)])})"
 
 
@@ -130,12 +120,13 @@ def _decoding(run: Run) -> list[str]:
 
 
 def _baseline_label(run: Run, kind: str) -> str:
+    row = paper_row(run, kind)
+    name = name_of(run.model)
+    if name is not None and not row:  # rows of the paper have its names
+        return name
     spelled = normalized(run.model)
-    if spelled in _SIMPLE:
-        return _SIMPLE[spelled]
     if run.title:
         return run.title
-    row = paper_row(run, kind)
     if not row:
         return _CONVENTIONAL.get(spelled, run.model)
     rest = re.sub(r"[_\s-]+", " ", run.model)[len(row) :].strip(" ,")

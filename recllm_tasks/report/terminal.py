@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from recllm_tasks.baselines.rows import PRIOR, WITH_PRIOR
 from recllm_tasks.runs.decoding import Decoding
 from recllm_tasks.runs.results import Results, kind_of, rule_of, seen_text
 
@@ -32,8 +33,8 @@ def print_results(results: Results, console: Console, alone: Results | None = No
     )
     model = results.model
     if decoding.prior_weight:
-        model += " + item-to-item"
-        console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p(item-to-item)")
+        model += WITH_PRIOR
+        console.print(f"ranked by log p(model) + {decoding.prior_weight:g} log p({PRIOR})")
     ahead = []
     for task, measured in results.metrics.items():
         console.print(f"\n[bold]{_title(results, task)}[/bold]")
@@ -62,24 +63,30 @@ def print_rows(rows: Sequence[Results], console: Console) -> None:
 
 
 def print_recommendations(
-    history: Sequence[Mapping[str, str]], ranked: Sequence[Mapping[str, Any]], console: Console
+    history: Sequence[Mapping[str, str]],
+    ranked: Sequence[Mapping[str, Any]],
+    console: Console,
+    user: str | None = None,
 ) -> None:
     """Prints the history as it was matched with the catalog, then the items best first.
 
     Args:
       history: items with `short_id`, `item` and `title`.
-      ranked: the same, with `probability`.
+      ranked: the same, with `probability`, None for what is popular.
       console: receives the output.
+      user: whose history it is, if that is known.
     """
     understood = ", ".join(f"{item['short_id']} {_name(item)}" for item in history)
-    console.print(Text(f"after {understood}"))
+    after = f"after {understood}" if history else "no item in the history: the most popular items"
+    console.print(Text(after if user is None else f"{user}, {after}"))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("item", no_wrap=True)
     table.add_column("title")
     table.add_column("probability", justify="right", no_wrap=True)
     for place, item in enumerate(ranked, 1):
-        probability = f"{item['probability']:.3g}"
+        known = item["probability"] is not None
+        probability = f"{item['probability']:.3g}" if known else "popular"
         table.add_row(str(place), item["short_id"], Text(_name(item)), probability)
     console.print(table)
 

@@ -153,10 +153,17 @@ class Results:
     def as_json(self) -> dict[str, Any]:
         """The content of a results file."""
         content = dataclasses.asdict(self) | {"examples_per_second": self.examples_per_second}
-        content["metrics"] = _defined(self.metrics)
-        content["baselines"] = {name: _defined(found) for name, found in self.baselines.items()}
+        content["metrics"] = _as_json(self.metrics)
+        content["baselines"] = {name: _as_json(found) for name, found in self.baselines.items()}
+        undefined = {
+            task: {
+                key: _UNDEFINED.get(key, "it has no value") for key in values if values[key] is None
+            }
+            for task, values in content["metrics"].items()
+        }
+        content["undefined"] = {task: found for task, found in undefined.items() if found}
         empty = (None, "")
-        for key in ("by_target", "baselines_seen"):
+        for key in ("by_target", "baselines_seen", "undefined"):
             if not content[key]:
                 del content[key]
         return {
@@ -250,10 +257,17 @@ def read(path: pathlib.Path) -> Results:
     return dataclasses.replace(results, per_user=_per_user(fields.within("per_user"), results))
 
 
-def _defined(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """Without those that are undefined: the AUC of users who all like their item."""
+# Why a metric has no value; it is null in a file, which `undefined` explains.
+_UNDEFINED = {
+    "auc": "all users like their item, or none does: there is nothing to tell apart, see "
+    "--like_threshold of `recllm prepare`",
+    "invalid": "nothing was answered",
+}
+
+
+def _as_json(metrics: Metrics) -> dict[str, dict[str, float | None]]:
     return {
-        task: {key: value for key, value in values.items() if not math.isnan(value)}
+        task: {key: None if math.isnan(value) else value for key, value in values.items()}
         for task, values in metrics.items()
     }
 
@@ -307,10 +321,9 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,199}", task):
             raise tasks.error(task, "a name of letters, digits, '_', '-', '.'", "that name")
         values = tasks.within(task)
-        found[task] = {key: values.number(key, 0, 1) for key in values}
-        for key, value in found[task].items():
-            if value is None:
-                raise values.error(key, "a number from 0 to 1")
+        numbers = {key: values.number(key, 0, 1) for key in values}
+        # Without those that are undefined.
+        found[task] = {key: value for key, value in numbers.items() if value is not None}
     return found
 
 

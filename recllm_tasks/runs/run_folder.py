@@ -15,6 +15,7 @@ results.json           the latest evaluation; results/ and per_user/ hold all: s
 import contextlib
 import dataclasses
 import pathlib
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -93,8 +94,8 @@ class Run:
             return run
         except (FileNotFoundError, NotADirectoryError):
             raise UserError(
-                f"No run in '{model_dir}': expected {FILE_NAME}; train one with `recllm train … "
-                f"--gin.MODEL_DIR=\"'{model_dir}'\"`"
+                f"No run in '{model_dir}': expected {FILE_NAME}; train one with `recllm train "
+                f"DATASET --out {shlex.quote(str(model_dir))}`"
             ) from None
         except ValueError as error:
             raise UserError(
@@ -158,7 +159,7 @@ def open_for_training(
             if is_known and found.get(name) != value:
                 raise UserError(
                     f"MODEL_DIR '{model_dir}' holds another run: got {name} {value!r}, expected "
-                    f"{found.get(name)!r}; choose another folder, or delete this one"
+                    f"{found.get(name)!r}; choose another folder (--out), or delete this one"
                 )
         before.check_dataset(run.dataset, run.fingerprint, run.records_digest)
     else:

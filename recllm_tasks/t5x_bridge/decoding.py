@@ -14,12 +14,14 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks import tasks
+from recllm_tasks.data.options import TIME
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Array, beam_search
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts import p5, templates
 from recllm_tasks.prompts.batches import lengths_of
+from recllm_tasks.prompts.source import SPLITS
 from recllm_tasks.prompts.templates import Choice
 from recllm_tasks.prompts.windows import Sequences, stored_records
 from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
@@ -85,7 +87,7 @@ class AnswerFeatureConverter(seqio.EncDecFeatureConverter):
         source = tasks.source_of(tasks.get(self._mixture))
         if self._decoding.resolved(source.info().keeps_repeats).seen != LEAVE_OUT:
             return ds
-        longest = longest_record(source.dataset_dir())
+        longest = longest_record(source.dataset_dir(), source.info().split)
 
         def add(example):
             rows = example["exclude"]
@@ -110,10 +112,13 @@ def _aligned(length: int) -> Callable[[Mapping[str, tf.Tensor]], dict[str, tf.Te
 
 
 @functools.cache
-def longest_record(directory: str) -> int:
-    """H of a prepared dataset's folder: the same for every host, split and task."""
+def longest_record(directory: str, split_by: str) -> int:
+    """H of a prepared dataset's folder: the same for every host, split and task.
+
+    A test record is the longest of its user; in a split by time some users have none.
+    """
     longest = 1
-    for split in ("validation", "test"):
+    for split in SPLITS if split_by == TIME else ("test",):
         parsed = stored_records(directory, split).map(
             lambda records: tf.reduce_max(lengths_of(Sequences.parse(records).items))
         )

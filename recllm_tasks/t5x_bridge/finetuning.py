@@ -21,7 +21,7 @@ from recllm_tasks.engine.train_step import all_finite
 from recllm_tasks.errors import UserError, check_text, check_whole
 from recllm_tasks.files import locked
 from recllm_tasks.pipeline import training as pipeline
-from recllm_tasks.prompts.source import Shard
+from recllm_tasks.prompts.source import LATEST, Shard
 
 
 def registered(name: str) -> str:
@@ -99,6 +99,11 @@ def training_batches(
     """
     del feature_converter_cls, num_epochs, continue_from_last_checkpoint
     check_whole("RANDOM_SEED", cfg.seed, 0)
+    if cfg.split == LATEST:
+        raise UserError(
+            f"train/utils.DatasetConfig.split: got {LATEST!r}, whose examples have no target to "
+            "learn, expected 'train'; correct it"
+        )
     if cfg.batch_size % num_shards:
         raise UserError(
             f"BATCH_SIZE: got {cfg.batch_size}, expected a multiple of {num_shards}, the number "

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks import tasks
-from recllm_tasks.engine.inference import ranked_answers
+from recllm_tasks.engine.inference import ranked_answers, target_of
 from recllm_tasks.models.beam_search import DEAD
 
 
@@ -51,6 +51,6 @@ def write_recommendations(
             line = {
                 "user": example["user"].decode(),
                 "ranked": ranked_answers(catalog, answers),
-                "target": catalog.names(int(example["target"])),
+                **target_of(catalog, example),
             }
             f.write(json.dumps(line, ensure_ascii=False) + "\n")

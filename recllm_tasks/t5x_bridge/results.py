@@ -16,6 +16,7 @@ from t5x import gin_utils
 
 from recllm_tasks import __version__, progress, tasks
 from recllm_tasks.engine import user_rows
+from recllm_tasks.engine.decoding import check_selection
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.beam_search import Beams
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
@@ -87,7 +88,11 @@ class ResultsEvaluator(seqio.Evaluator):
         checkpoint: folder of the evaluated checkpoint.
         initial_checkpoint: what it was fine-tuned from, if its run does not say.
         decoding: settings of the decoder.
+
+        Raises:
+          UserError: a split that cannot be measured.
         """
+        check_selection(eval_split, None)
         super().__init__(mixture_or_task_name, *args, eval_split=eval_split, **kwargs)
         self._mixture, self._split = mixture_or_task_name, eval_split
         self._output_dir, self._model, self._decoding = output_dir, model, decoding

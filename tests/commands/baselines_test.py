@@ -191,7 +191,12 @@ def test_one_rule_for_all_rows_that_are_asked_for(out, small_data_dir, tmp_path,
 @pytest.mark.parametrize(
     ("names", "more", "message"),
     [
-        ("popularty", (), "--rows: got 'popularty', expected names among popularity"),
+        (
+            "popularty",
+            (),
+            "--rows: got 'popularty', expected the name of a row, perhaps popularity",
+        ),
+        ("xyzzy", (), "--rows: got 'xyzzy', expected names among popularity"),
         ("", (), "--rows: got ''"),
         ("popularity_unseen", (), "expected popularity with --seen leave_out"),
         ("popularity", ("--seen", "some"), "--seen: got 'some', expected leave_out or keep"),
@@ -235,3 +240,12 @@ def test_help_is_complete_and_quick():
     assert "--rows popularity,item_to_item,ease,markov" in done.stdout
     for heavy in ("tensorflow", "jax", "scipy"):
         assert heavy not in done.stderr
+
+
+def test_rows_have_one_name_and_are_found_in_every_spelling():
+    for spelled in ("item_to_item", "item-to-item", "Item-to-item", "itemtoitem", " item to item "):
+        assert [row.name for row in rows.chosen(spelled)] == ["item_to_item"]
+        assert rows.name_of(spelled) == "item_to_item"
+    assert rows.name_of("popularity_unseen") == "popularity"
+    assert rows.name_of("house") is None
+    assert len(rows.chosen("HOUSE")) == len(rows.GROUPS["house"])

@@ -4,13 +4,17 @@
 """
 
 import json
+import re
 import zlib
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recllm_tasks.data import interactions as interactions_lib
 from recllm_tasks.data.bad_records import BadRecords
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import read_metadata
@@ -112,6 +116,104 @@ def check(folder, format, lines):
 @given(st.lists(st.lists(MUTATION, min_size=1, max_size=3), min_size=1, max_size=8))
 def test_mutated_interactions(tmp_path, format, mutations):
     check(tmp_path, format, [mutate(LINES[format][2], each) for each in mutations])
+
+
+# What files of custom formats hold: times, ratings and ids in many forms.
+VALUES = st.sampled_from(
+    [
+        *("1", "01", "1.0", "1_0", "1e3", "+5", "-1", "0", ".5", "5.", "0x1f", "\u0663", "1,5", ""),
+        *(" 5 ", "nan", "NaN", "inf", "1e400", "9" * 30, "true", "null", "None", "1 000", "5\t"),
+        *("2020-01-01", "2020-1-5 9:05", "2020-01-01T10:00:00+0000", "2020-01-01 10:00:00 UTC"),
+        *("2020-01-01 24:00", "2020-02-30", "20170714", "20170714.0", "31/12/2020", "1/2/2020"),
+        *("2020-01-01T10:00:00.1234567Z", "2020/01/05", "1600000000", "1600000000000", "1e9"),
+        *(
+            'TV 24" black',
+            "it's",
+            'a "b" c',
+            '"q"',
+            '""',
+            '"',
+            "a,b",
+            "a;b",
+            "a|b",
+            "x\\y",
+            "\ufeff",
+        ),
+    ]
+)
+FILES = {
+    "x.csv": ("user,item,time,rating", ","),
+    "y.csv": ("user;item;time;rating", ";"),
+    "x.tsv": ("user\titem\ttime\trating", "\t"),
+    "q.tsv": ('"user"\t"item"\t"time"\t"rating"', "\t"),
+    "x.txt": ("user|item|time|rating", "|"),
+    "x.jsonl": None,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=4), st.booleans())
+def test_a_rows_verdict_depends_on_nothing_beside_it(tmp_path, name, rows, quote):
+    """Alone or beside others, read by DuckDB or in Python: the same values or the same refusal."""
+    if FILES[name] is None:
+        lines = [json.dumps(dict(zip(("user", "item", "time", "rating"), row))) for row in rows]
+        header, sound, broken = [], '{"user": "u", "item": "i", "time": 9}', "{"
+    else:
+        first, mark = FILES[name]
+        quoted = [['"' + v.replace('"', '""') + '"' if quote else v for v in row] for row in rows]
+        lines = [mark.join(row) for row in quoted]
+        header, sound, broken = [first], mark.join("ui9") + mark, mark.join("uui99")
+
+    def read_lines(*lines):
+        path = tmp_path / name
+        path.write_text("\n".join([*header, *lines]) + "\n", encoding="utf-8")
+        (tmp_path / "bad.jsonl").write_text("")
+        return read(custom_spec("x", [str(path)]), path, BadRecords(tmp_path / "bad.jsonl"))
+
+    def read_thoroughly(*lines):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(interactions_lib, "_read_quickly", lambda *_: False)
+            return read_lines(*lines)
+
+    alone = []
+    for line in lines:
+        found = read_lines(sound, line, sound)
+        assert found == read_thoroughly(sound, line, sound)
+        assert found[0] == found[-1]
+        alone += found[1:-1]
+    # An open quote takes what stands after it into its field, so such lines are not put together.
+    if quote or all('"' not in line for line in lines):
+        assert read_lines(sound, *lines, sound)[1:-1] == alone
+        assert read_lines(sound, *lines, broken, sound)[1:-1] == alone
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    times=st.lists(st.none() | st.floats() | st.integers(0, 2**40), min_size=1, max_size=4),
+    ratings=st.lists(st.none() | st.floats(width=32), min_size=4, max_size=4),
+)
+def test_statistics_in_a_parquet_file_change_no_verdict(tmp_path_factory, times, ratings):
+    folder, found = tmp_path_factory.mktemp("parquet"), []
+    table = pa.table(
+        {
+            "user": ["u"] * (len(times) + 1),
+            "item": ["i"] * (len(times) + 1),
+            "time": pa.array([1.0, *times], pa.float64()),
+            "rating": pa.array([1.0, *ratings[: len(times)]], pa.float64()),
+        }
+    )
+    for statistics in (True, False):
+        path = folder / f"{statistics}.parquet"
+        pq.write_table(table, path, write_statistics=statistics)
+        found.append(read(custom_spec("x", [str(path)]), path, BadRecords(folder / "bad.jsonl")))
+    assert found[0] == found[1]
+    for time in times:
+        sound = time is not None and 0 <= time < 4_102_444_800
+        sound = sound and not re.fullmatch(r"(19|20)\d{6}", f"{time:.0f}")
+        assert sound or all(row[2] != time for row in found[0] if time != 1)
 
 
 def check_items(folder, lines):

@@ -21,6 +21,9 @@ TITLES = {
     "318": "Schindler's List (1993)",
     "I2": "2001",
     "no title": "",
+    "900": "Amélie (2001)",
+    "901": "Garçon!",
+    "902": "Garcon!",
 }
 
 
@@ -49,6 +52,11 @@ def lookup():
         ("'Schindler''s'", 7),
         ('"I2"', None),
         ('"(1977)"', 0),
+        ("AMELIE (2001)", 10),
+        ("Ame\u0301lie (2001)", 10),
+        ("'amelie'", 10),
+        ("garçon!", 11),
+        ("Garcon!", 12),
     ],
 )
 def test_names_of_all_kinds(lookup, name, row):
@@ -66,7 +74,7 @@ def test_names_of_all_kinds(lookup, name, row):
         ('"chasing"', ["I3", "I4"]),
         ("fargo (1996)", ["I5", "I6"]),
         ("I2", ["I2", "I9"]),
-        ("'(19'", ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8"]),
+        ("'chasing amy'", ["I3", "I4"]),
     ],
 )
 def test_an_ambiguous_name_lists_the_choices_with_their_short_ids(lookup, name, choices):
@@ -87,13 +95,13 @@ def test_a_long_list_of_choices_is_cut():
         {f"x{i}": ItemText(title=f"Part {i:02d}") for i in range(30)},
         np.ones(30),
     )
-    with pytest.raises(UserError, match=r'I10 "Part 09" and 20 more; give'):
+    with pytest.raises(UserError, match=r'I5 "Part 04" and 25 more; give'):
         ItemLookup(catalog).row('"part"')
 
 
 @pytest.mark.parametrize("name", ["I99", "999", "Star", '"Star Warts (1977)"', "", '""', "' '"])
 def test_an_unknown_name_is_an_error_that_shows_what_there_is(lookup, name):
-    with pytest.raises(UserError, match=r"short id \(I1 to I10\), a raw id such as 50") as caught:
+    with pytest.raises(UserError, match=r"short id \(I1 to I13\), a raw id such as 50") as caught:
         lookup.row(name)
     if "Warts" in name:
         assert 'closest: I1 "Star Wars (1977)"' in str(caught.value)
@@ -101,14 +109,44 @@ def test_an_unknown_name_is_an_error_that_shows_what_there_is(lookup, name):
 
 def test_a_history_is_checked(lookup):
     assert lookup.rows(["I1", "181", "'godfather'"]) == [0, 1, 6]
-    with pytest.raises(UserError, match=r"'line 3': got none, expected at least one"):
-        lookup.rows([], "line 3")
-    with pytest.raises(UserError, match=r'got I1 "Star Wars \(1977\)" at places 1 and 3'):
-        lookup.rows(["I1", "181", "50"])
+    assert lookup.rows([], "line 3") == []
+    assert lookup.rows(["I1", "181", "50"]) == [0, 1]
     with pytest.raises(UserError, match="'history, item 2'"):
         lookup.rows(["I1", "I77"])
     with pytest.raises(UserError, match="expected a list of items"):
         lookup.rows("I1")
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        (None, "got NoneType None, expected a list of items"),
+        (17, "got int 17, expected a list of items"),
+        (b"I1", "got bytes b'I1', expected a list"),
+        (["I1", 17], r"Item 2 of 'line 3': got int 17, expected text.*write ids as text"),
+        ([np.int64(17)], "write ids as text"),
+        ([None], "got NoneType None, expected text"),
+    ],
+)
+def test_what_is_no_list_of_text_is_refused(lookup, history, message):
+    for read in (lookup.rows, lookup.find):
+        with pytest.raises(UserError, match=message):
+            read(history, "line 3")
+
+
+def test_names_that_are_no_item_are_listed():
+    texts = {item: ItemText(title=title) for item, title in TITLES.items()}
+    catalog = Catalog.build(list(TITLES), texts, np.ones(len(TITLES)))
+    names = ["I1", "I77", "50", "Chasing Amy (1997)", "181", ""]
+    found = ItemLookup(catalog).find(np.array(names))
+    assert found == ([0, 1], ["I77", ""], ["Chasing Amy (1997)"], ["50"])
+    assert ItemLookup(catalog, repeats=True).find(names).rows == [0, 0, 1]
+
+
+@pytest.mark.parametrize("typed", ["Godfather, The (1972)", "godfather, the", "I1, Godfather, The"])
+def test_a_title_with_a_comma_is_to_be_quoted(lookup, typed):
+    with pytest.raises(UserError, match='needs quotes: give "Godfather, The \\(1972\\)"'):
+        lookup.rows(split_names(typed))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recllm_tasks.data import interactions as interactions_lib
-from recllm_tasks.data.formats import FORMATS, custom_format
+from recllm_tasks.data.formats import FORMATS, Reading, custom_format
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.metadata import ItemText, read_metadata
 from recllm_tasks.data.sources import check_source
@@ -42,8 +42,14 @@ def write(path, text, encoding="utf-8"):
     return path
 
 
-def read(*paths, format=None, columns=None, unit="seconds"):
-    spec = custom_spec("x", [str(p) for p in paths], format=format, columns=columns, time_unit=unit)
+def read(*paths, format=None, columns=None, unit=None):
+    spec = custom_spec(
+        "x",
+        [str(p) for p in paths],
+        format=format,
+        columns=columns,
+        reading=Reading(time_unit=unit),
+    )
     with duckdb.connect() as connection:
         read_interactions(connection, spec, [check_source(path) for path in paths])
         rows = "select user_id, item_id, time, rating from raw_interactions order by line"

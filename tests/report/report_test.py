@@ -253,11 +253,11 @@ def test_a_model_with_the_prior_is_another_method_than_the_model_alone(make_run,
     made = report.build(runs.load(folders), {})
     (alone, *_), (both, *_) = (
         cells(made, "Table 1", name)
-        for name in ("ReAT (tiny, 100 steps)", "reat + item-to-item (tiny, 100 steps, prior 1.5)")
+        for name in ("ReAT (tiny, 100 steps)", "reat + item_to_item (tiny, 100 steps, prior 1.5)")
     )
     assert (alone.paper, both.paper) == ("0.0390", "")
     (ablations,) = (section for section in made.sections if section.title == "Ablations")
-    assert "item-to-item" not in str(ablations)
+    assert "item_to_item" not in str(ablations)
 
 
 class _Texts(html.parser.HTMLParser):
@@ -475,7 +475,7 @@ def test_baselines_beside_a_model_of_an_older_version_stand_under_their_own_rule
     made = report.build(runs.load([folder]), {})
     found = [t for t in made.tables if t.title.startswith("Table 1")]
     assert [(t.title.rpartition("(")[2], [row.name for row in t.rows][:2]) for t in found] == [
-        ("seen items left out)", ["item-to-item", "popularity"]),
+        ("seen items left out)", ["item_to_item", "popularity"]),
         ("seen items kept)", ["popularity", "ReAT (tiny)"]),
     ]
 

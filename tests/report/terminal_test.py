@@ -43,7 +43,7 @@ def _printed(found: Results, alone: Results | None = None) -> str:
 
 def test_the_last_line_says_which_method_is_ahead():
     ahead = (
-        "ids + item-to-item in retrieval (hr@10 0.3000)",
+        "ids + item_to_item in retrieval (hr@10 0.3000)",
         "item_to_item in ranking (hr@1 0.2000)",
     )
     assert _printed(RESULTS).splitlines()[-1] == f"ahead: {', '.join(ahead)}"

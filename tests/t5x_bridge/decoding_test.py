@@ -23,10 +23,10 @@ def params(network):
     return network.init(jax.random.key(3), token, token, token, enable_dropout=False)["params"]
 
 
-def _batch(kind, converter, size=4):
+def _batch(kind, converter, size=4, split="test"):
     """Examples of a task, and the batch that T5X would decode."""
     task = tasks.get(f"gift_cards_{kind}")
-    dataset = task.get_dataset(LENGTHS, split="test", shuffle=False).take(size)
+    dataset = task.get_dataset(LENGTHS, split=split, shuffle=False).take(size)
     (batch,) = converter(dataset, LENGTHS).batch(size).as_numpy_iterator()
     return task, list(dataset.as_numpy_iterator()), batch
 
@@ -90,6 +90,33 @@ def test_seen_items_are_left_out_as_in_the_engine(network, params, seen, left_ou
     for kind, added in (("ranking", {"candidates"}), ("rating", {"choice"})):
         _, _, batch = _batch(kind, converter)
         assert set(batch) == set(seqio.EncDecFeatureConverter.MODEL_FEATURES) | added
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "ids_sequence"])
+def test_examples_without_a_target_are_decoded_as_in_the_engine(kind, network, params):
+    """All items of the record are left out, as none of them is the target."""
+    chosen = {"mixture": f"gift_cards_{kind}", "decoding": Decoding()}
+    converter = decoding.AnswerFeatureConverter(pack=False, **chosen)
+    task, examples, batch = _batch(kind, converter, 20, "latest")
+    seen = [row[row > 0].tolist() for row in batch[decoding.SEEN_ITEMS]]
+    assert seen == [(example["exclude"] + 1).tolist() for example in examples]
+    assert not batch["decoder_target_tokens"].any()
+    tokens, scores = decoding.catalog_beam_search(
+        inputs=np.zeros_like(batch["decoder_input_tokens"]),
+        cache=None,
+        tokens_to_logits=None,
+        eos_id=1,
+        num_decodes=8,
+        params=params,
+        batch=batch,
+        network=network,
+        **chosen,
+    )
+    settings = Decoding(num_beams=8, batch_size=20, seen="leave_out")
+    engine = TaskDecoder(task, network, devices.make_mesh(), settings, max_steps=16)
+    beams = engine.decode(params, examples)
+    np.testing.assert_array_equal(tokens, beams.tokens_BxKxT[:, ::-1])
+    np.testing.assert_allclose(scores, beams.log_probs_BxK[:, ::-1], atol=1e-4)
 
 
 def test_unconstrained_beams_are_as_long_as_the_targets(network, params, converter):

@@ -15,10 +15,11 @@ import pytest
 import seqio
 
 import recllm_tasks.mixtures  # noqa: F401
-from recllm_tasks import cli
+from recllm_tasks import cli, tasks
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.models.network import T5Config, Transformer
+from recllm_tasks.prompts.source import SequenceSource
 from recllm_tasks.runs import per_user, results
 from recllm_tasks.runs.decoding import Decoding
 
@@ -307,6 +308,37 @@ def test_inference_writes_a_line_a_user(inferred, small_data):
         scores = [answer["log_prob"] for answer in line["ranked"]]
         assert scores == sorted(scores, reverse=True)
         assert all(answer["title"].startswith("Gift card of store") for answer in line["ranked"])
+
+
+def test_inference_recommends_to_every_user_as_of_the_last_event(
+    start, small_data_dir, small_data, stopped, tmp_path
+):
+    """The engine's answers for the split `latest`, whose examples have no target."""
+    lines, _ = _infer(start, small_data_dir, stopped, tmp_path / "out", "--gin.SPLIT=latest")
+    assert len(lines) == 60
+    assert all({*line} == {"user", "ranked"} for line in lines)
+    task = tasks.get("gift_cards_retrieval")
+    examples = task.get_dataset(LENGTHS, split="latest", shuffle=False).as_numpy_iterator()
+    catalog = SequenceSource("gift_cards").catalog()
+    seen = {e["user"].decode(): [catalog.item[row] for row in e["exclude"]] for e in examples}
+    for line in lines:
+        found = {item["item"] for item in line["ranked"]}
+        assert len(found) == min(20, len(catalog) - len(seen[line["user"]]))
+        assert not found & {*seen[line["user"]]}
+
+
+def test_evaluation_refuses_examples_without_a_target(start, small_data_dir, stopped, tmp_path):
+    process = start(
+        "eval",
+        "--gin_file=runs/t5x_eval.gin",
+        "--gin.MIXTURE_OR_TASK_NAME=gift_cards_retrieval",
+        f"--data_dir={small_data_dir}",
+        f"--gin.CHECKPOINT_PATH={stopped[0]}/checkpoint_30",
+        f"--gin.EVAL_OUTPUT_DIR={tmp_path}",
+        "--gin.SPLIT=latest",
+    )
+    assert process.returncode == 2, process.stderr[-2000:]
+    assert "SPLIT: got 'latest', whose examples have no target" in process.stderr
 
 
 def test_eight_devices_give_the_scores_of_one(start, small_data_dir, stopped, inferred, tmp_path):

@@ -1,52 +1,71 @@
 """Parquet: typed columns, one row per record."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Iterator
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recllm_tasks.data.formats import Layout
-from recllm_tasks.data.readers.record import DATE, Record
+from recllm_tasks.data.formats import Layout, missing_column_fix
+from recllm_tasks.data.readers.record import Record
 from recllm_tasks.data.sources import SourceFile, shorten
 from recllm_tasks.errors import UserError
 
 _SQL = """
 select file_row_number + 1 as line, cast({user} as varchar) as user_id,
-    cast({item} as varchar) as item_id, {number} as number, {date} as date,
-    try_cast({rating} as float) as rating, true as rating_known
+    cast({item} as varchar) as item_id, cast({time} as varchar) as time_text,
+    cast({rating} as varchar) as rating_text
 from read_parquet(?, file_row_number = true)
 """
+
+_ROWS = 100_000
+
+
+def settled(source: SourceFile, layout: Layout) -> Layout:
+    """The layout with the names of the file's columns."""
+    names = list(_columns(source, layout))
+    found = {role: layout.find(role, names) for role in layout.columns}
+    columns = {role: (name,) for role, name in found.items() if name is not None}
+    return dataclasses.replace(layout, columns={**layout.columns, **columns})
 
 
 def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
     """SQL over the file, and its arguments; see the package. Raises `UserError` for wrong types."""
     types = _columns(source, layout)
 
-    def column(role: str, fits: Callable[[pa.DataType], bool], expected: str) -> str:
+    def column(role: str) -> str:
         name = layout.find(role, list(types))
         if name is None:
             return "null"
+        fits, expected, fix = _TYPES[role]
         if not fits(types[name]):
             raise UserError(
                 f"column '{name}' of '{source.path}': got the type {types[name]}, expected "
-                f"{expected} for the {role}; name another column with --columns, or convert it"
+                f"{expected} for the {role}; {fix}name another column with --columns {role}=…, or "
+                "convert it"
             )
         return '"' + name.replace('"', '""') + '"'
 
-    time = column("time", _is_time, "a number, a date, or text with dates")
-    kind = next(types[name] for name in layout.columns["time"] if name in types)
-    if _is_text(kind):
-        date = f"case when regexp_full_match({time}, '{DATE}') then {time} end"
-        date = f"epoch(try_cast({date} as timestamptz))"
-    else:
-        date = f"epoch({time})" if _is_date(kind) else "null::double"
-    return _SQL.format(
-        user=column("user", _is_id, "text or whole numbers"),
-        item=column("item", _is_id, "text or whole numbers"),
-        number=f"try_cast({time} as double)" if _is_number(kind) else "null::double",
-        date=date,
-        rating=column("rating", _is_number, "a number"),
-    ), [str(source.path)]
+    sql = _SQL.format(**{role: column(role) for role in _TYPES})
+    return sql, [str(source.content)]
+
+
+def interactions(source: SourceFile, layout: Layout) -> Iterator[Record]:
+    """Every row, with texts by role; `line` is its number, from 1."""
+    sql, arguments = relation(source, layout)
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        for batch in connection.sql(sql, params=arguments).to_arrow_reader(_ROWS):
+            for row in batch.to_pylist():
+                line, *texts = row.values()
+                values = dict(zip(_TYPES, texts))
+                yield Record(line, str(values), values)
+
+
+def column_names(source: SourceFile, layout: Layout) -> list[str]:
+    """Names in file order; raises `UserError` if a needed column is missing."""
+    return list(_columns(source, layout))
 
 
 def _columns(source: SourceFile, layout: Layout) -> dict[str, pa.DataType]:
@@ -56,8 +75,8 @@ def _columns(source: SourceFile, layout: Layout) -> dict[str, pa.DataType]:
         if layout.find(role, list(types)) is None:
             raise UserError(
                 f"columns of '{source.path}': got the columns {shorten(', '.join(types))}, "
-                f"expected {' or '.join(layout.columns[role])} for the {role}; name them with "
-                f"--columns ({role}=…)"
+                f"expected {' or '.join(layout.columns[role])} for the {role}; "
+                f"{missing_column_fix(layout, list(types))}"
             )
     return types
 
@@ -84,6 +103,14 @@ def _is_date(kind: pa.DataType) -> bool:
 
 def _is_time(kind: pa.DataType) -> bool:
     return _is_number(kind) or _is_date(kind) or _is_text(kind)
+
+
+_TYPES = {
+    "user": (_is_id, "text or whole numbers", "write whole numbers as integers, "),
+    "item": (_is_id, "text or whole numbers", "write whole numbers as integers, "),
+    "time": (_is_time, "a number, a date, or text with dates", ""),
+    "rating": (lambda kind: _is_number(kind) or _is_text(kind), "a number", ""),
+}
 
 
 def _open(source: SourceFile) -> pq.ParquetFile:
@@ -113,3 +140,9 @@ def records(source: SourceFile, layout: Layout) -> Iterator[Record]:
                 yield Record(line, str(row), {role: row[name] for role, name in names.items()})
     except (pa.ArrowException, OSError) as error:
         raise _damaged(source, error) from error
+
+
+def as_written(record: Record, layout: Layout) -> dict[str, object]:
+    """The values of a refused interaction by role, for errors."""
+    del layout
+    return dict(record.values)

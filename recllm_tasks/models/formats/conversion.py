@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +28,8 @@ _VOCABULARIES = {"hf": hugging_face_folder.VOCABULARY, "recllm": run_folder.VOCA
 
 # A file in every converted folder: the source and the options.
 NOTE = "conversion.json"
+# A model card, for people to edit; it has no checksum.
+CARD = "README.md"
 
 
 def open_source(format: str, path: str | os.PathLike) -> Source:
@@ -73,6 +75,7 @@ def convert(
     dtype: str = "float32",
     step: int | None = None,
     overwrite: bool = False,
+    beside: Callable[[pathlib.Path], None] | None = None,
 ) -> Source:
     """Writes a checkpoint in another format; returns it as read from there.
 
@@ -83,6 +86,7 @@ def convert(
       dtype: the dtype on disk, one of `DTYPES`.
       step: None is the source's, or 0 if it has none.
       overwrite: replaces the result of an earlier conversion.
+      beside: writes more files into the folder that it is called with.
 
     Raises:
       UserError: the destination already exists, or the disk is full.
@@ -101,9 +105,12 @@ def convert(
                 work.advance(int(np.prod(shape)), path)
         if source.vocabulary and format in _VOCABULARIES:
             shutil.copyfile(source.vocabulary, made / _VOCABULARIES[format])
+        if beside is not None:
+            beside(made)
         note = {"source": source.where, "step": step, "dtype": dtype}
         (made / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-        checksums.write(made)
+        names = [p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file()]
+        checksums.write(made, (name for name in names if name != CARD))
     return open_source("t5x" if format == "t5x_legacy" else format, folder)
 
 

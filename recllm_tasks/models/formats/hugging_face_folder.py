@@ -1,11 +1,17 @@
-"""Hugging Face checkpoints: config.json and safetensors, sharded or not.
+"""Hugging Face checkpoints of T5 and mT5: config.json and safetensors, sharded or not.
+
+Two facts make the logits, and neither follows from the other. Whether they come from the token
+table is what the arrays say: a file without a head of its own, or with an equal one, is tied, as in
+transformers 5. Whether they are scaled is what the class of `model_type` says.
 
 Pickles (`pytorch_model.bin`) are not read, because opening one can run any code.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,11 +22,11 @@ import safetensors
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats.checkpoint import Source, Target, Write
-from recllm_tasks.models.formats.parameters import check_shapes, shapes_of
+from recllm_tasks.models.formats.parameters import OUTPUT_NORM, check_shapes, shapes_of
 from recllm_tasks.models.hugging_face import parameter_names
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-VOCABULARY = "spiece.model"
+GENERATION, VOCABULARY = "generation_config.json", "spiece.model"
 
 # Our choice: small enough to hold a shard in memory until it is complete.
 SHARD_BYTES = 2**30
@@ -28,7 +34,9 @@ SHARD_BYTES = 2**30
 _ACTIVATIONS = {
     "relu": ("relu",),
     "gated-gelu": ("gelu", "linear"),
+    "gated-relu": ("relu", "linear"),
     "gated-silu": ("silu", "linear"),
+    "silu": ("silu",),
 }
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -42,9 +50,45 @@ _SIZES = {
     "max_relative_distance": "relative_attention_max_distance",
     "dropout_rate": "dropout_rate",
 }
-_TABLE = "shared.weight"
-# Other names of the same table, which some versions store.
-_COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+# What a configuration leaves out has the value of its class.
+_OF_BOTH = {
+    "d_model": 512,
+    "d_kv": 64,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "layer_norm_epsilon": 1e-6,
+    "num_decoder_layers": None,
+}
+_DEFAULTS = {
+    "t5": {
+        **_OF_BOTH,
+        "vocab_size": 32128,
+        "d_ff": 2048,
+        "num_layers": 6,
+        "num_heads": 8,
+        "feed_forward_proj": "relu",
+    },
+    "mt5": {
+        **_OF_BOTH,
+        "vocab_size": 250112,
+        "d_ff": 1024,
+        "num_layers": 8,
+        "num_heads": 6,
+        "feed_forward_proj": "gated-gelu",
+    },
+}
+_SPECIAL_TOKENS = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+_HEAD = "lm_head.weight"
+# Names of the token table; a file has one or several. The head is one only where it is tied.
+_TABLES = (
+    "shared.weight",
+    "encoder.embed_tokens.weight",
+    "decoder.embed_tokens.weight",
+    _HEAD,
+)
+# Nothing reads it; old checkpoints have it.
+_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 _DTYPES = ("F32", "BF16", "F16")
 
 
@@ -53,74 +97,142 @@ def is_one(folder: pathlib.Path) -> bool:
 
 
 def open_folder(folder: pathlib.Path) -> Source:
-    """Raises UserError if the checkpoint is not a T5, is incomplete, or is a pickle."""
-    config = _read_config(folder)
+    """A T5 or mT5. Where its tied logits are not scaled, its table is read as the head as well.
+
+    So are the published T5 1.1, FLAN-T5 and mT5, whose logits are not scaled either.
+
+    Raises:
+      UserError: the checkpoint is of another kind of model, is incomplete, or is a pickle.
+    """
+    config, is_scaled = _read_config(folder)
     file_of = _files(folder)
     found = _shapes(folder, file_of)
-    names = parameter_names(config)
-    expected = {
-        names[path][0]: shape[::-1] if names[path][1] else shape
-        for path, shape in shapes_of(config).items()
-    }
-    copies = (*_COPIES, *(("lm_head.weight",) if config.logits_via_embedding else ()))
-    copies = [name for name in copies if name in found and found[name] == expected[_TABLE]]
-    check_shapes(str(folder), {n: s for n, s in found.items() if n not in copies}, expected)
+    _check_kind(folder, found)
 
     def array(name: str) -> np.ndarray:
         with _opened(folder / file_of[name]) as tensors:
             return tensors.get_tensor(name)
 
-    for name in copies:
-        if not np.array_equal(array(name), array(_TABLE)):
+    table, *others = [name for name in _TABLES if name in file_of] or _TABLES[:1]
+    copies = []
+    for name in others:
+        if table not in found or found.get(name) != found[table]:
+            continue  # reported with all that does not fit
+        if np.array_equal(array(name), array(table)):
+            copies.append(name)
+        elif name != _HEAD:
             raise UserError(
-                f"Token tables in '{folder}': got a {name} unlike {_TABLE}, expected one shared "
+                f"Token tables in '{folder}': got a {name} unlike {table}, expected one shared "
                 "table; give a T5 checkpoint"
             )
+    is_tied = _HEAD not in file_of or _HEAD in (table, *copies)
+    config = dataclasses.replace(config, logits_via_embedding=is_tied and is_scaled)
+    of_table = {_TABLES[0]: table, **({_HEAD: table} if is_tied else {})}
+    names = {
+        path: (of_table.get(name, name), transposed)
+        for path, (name, transposed) in parameter_names(config).items()
+    }
+    expected = {
+        name: shapes_of(config)[path][::-1] if transposed else shapes_of(config)[path]
+        for path, (name, transposed) in names.items()
+    }
+    left_out = (*copies, _UNUSED)
+    check_shapes(str(folder), {n: s for n, s in found.items() if n not in left_out}, expected)
+    scale = config.emb_dim**-0.5 if is_scaled and not is_tied else 1.0
 
     def read(path: str) -> np.ndarray:
         name, transposed = names[path]
+        if path == OUTPUT_NORM and scale != 1:
+            return array(name) * np.float32(scale)
         return array(name).T if transposed else array(name)
 
     vocabulary = folder / VOCABULARY
     return Source(str(folder), config, None, read, vocabulary if vocabulary.is_file() else None)
 
 
-def _read_config(folder: pathlib.Path) -> T5Config:
+def _check_kind(folder: pathlib.Path, found: Mapping[str, Any]) -> None:
+    """Raises UserError for arrays of an encoder alone."""
+    if any(name.startswith("encoder.block.") for name in found) and not any(
+        name.startswith("decoder.block.") for name in found
+    ):
+        raise UserError(
+            f"Parameters in '{folder}': got an encoder without a decoder (T5EncoderModel), "
+            "expected both; save the whole model, a T5ForConditionalGeneration"
+        )
+
+
+def _read_config(folder: pathlib.Path) -> tuple[T5Config, bool]:
+    """(sizes, whether logits are scaled)."""
     path = folder / CONFIG
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(stored, dict):
             raise ValueError(f"a {type(stored).__name__} in place of an object")
-        stored.setdefault("num_decoder_layers", stored.get("num_layers"))
-        if stored["num_decoder_layers"] is None:
-            stored["num_decoder_layers"] = stored["num_layers"]
-        sizes = {ours: stored[its] for ours, its in _SIZES.items() if its in stored}
-        if stored.get("layer_norm_epsilon", 1e-6) != 1e-6:
-            raise ValueError(f"layer_norm_epsilon {stored['layer_norm_epsilon']}, expected 1e-6")
-        return T5Config(
-            mlp_activations=_ACTIVATIONS[str(stored.get("feed_forward_proj", "relu"))],
-            logits_via_embedding=_is_tied(stored),
-            **sizes,
+        _check_model_type(folder, stored)
+        sizes = {**_DEFAULTS[stored["model_type"]], **stored}
+        if sizes["num_decoder_layers"] is None:
+            sizes["num_decoder_layers"] = sizes["num_layers"]
+        if sizes["layer_norm_epsilon"] != 1e-6:
+            raise ValueError(f"layer_norm_epsilon {sizes['layer_norm_epsilon']}, expected 1e-6")
+        kind = str(sizes["feed_forward_proj"])
+        if kind not in _ACTIVATIONS:
+            raise ValueError(f"feed_forward_proj {kind!r}")
+        config = T5Config(
+            mlp_activations=_ACTIVATIONS[kind],
+            **{ours: sizes[its] for ours, its in _SIZES.items()},
         )
     except FileNotFoundError:
         raise UserError(
             f"No Hugging Face checkpoint in '{folder}': got no {CONFIG}, expected a folder with "
             f"{CONFIG} and {WHOLE}; correct the path"
         ) from None
-    except (KeyError, ValueError, UserError) as error:
+    except (ValueError, UserError) as error:
         raise UserError(
-            f"Configuration '{path}': got {error}, expected a T5 with feed_forward_proj "
+            f"Configuration '{path}': got {error}, expected a T5 or mT5 with feed_forward_proj "
             f"{' or '.join(_ACTIVATIONS)}; convert another model"
         ) from error
+    return config, _is_scaled(path, stored)
 
 
-def _is_tied(stored: Mapping[str, Any]) -> bool:
-    """Whether the logits come from the scaled token table, as in T5 1.0.
+def _check_model_type(folder: pathlib.Path, stored: Mapping[str, Any]) -> None:
+    """Raises ValueError for another kind of model, also for one that calls itself a T5."""
+    kind = stored.get("model_type")
+    if kind == "umt5":
+        raise ValueError("a umt5, whose every layer has position biases of its own")
+    if kind not in _DEFAULTS:
+        raise ValueError(f"model_type {kind!r}" if kind else "no model_type")
+    settings = folder / "tokenizer_config.json"
+    names = [stored.get("tokenizer_class")]
+    if settings.is_file():
+        read = json.loads(settings.read_text(encoding="utf-8"))
+        names.append(read.get("tokenizer_class") if isinstance(read, dict) else None)
+    if any(str(name).startswith("ByT5Tokenizer") for name in names):
+        raise ValueError("a ByT5, which reads bytes and has no SentencePiece vocabulary")
 
-    transformers 5 stores `tie_word_embeddings: true` for T5 1.1 too. It uses
-    `scale_decoder_outputs`, which older configurations lack.
+
+def _is_scaled(path: pathlib.Path, stored: Mapping[str, Any]) -> bool:
+    """Whether logits are divided by the root of d_model.
+
+    T5 does so unless `tie_word_embeddings` is false. transformers 5 stores it as true for every T5,
+    and beside it `scale_decoder_outputs`. mT5 never does so in transformers 5. In transformers 4 it
+    does where it is tied, which no published mT5 is.
+
+    Raises:
+      UserError: a tied mT5 of transformers 4.
     """
-    return bool(stored.get("scale_decoder_outputs", stored.get("tie_word_embeddings", True)))
+    if "scale_decoder_outputs" in stored:
+        return bool(stored["scale_decoder_outputs"])
+    is_tied = stored.get("tie_word_embeddings")
+    if stored["model_type"] == "t5":
+        return is_tied is not False
+    if is_tied and str(stored.get("transformers_version", "")).startswith("4."):
+        raise UserError(
+            f"Configuration '{path}': got a tied mT5 of transformers "
+            f"{stored['transformers_version']}, which scales logits where transformers 5 does not, "
+            'expected to know which of them the model learned; add "scale_decoder_outputs": true '
+            "to the file for transformers 4's, or false for transformers 5's"
+        )
+    return False
 
 
 def _files(folder: pathlib.Path) -> dict[str, str]:
@@ -189,6 +301,7 @@ def _shapes(folder: pathlib.Path, file_of: Mapping[str, str]) -> dict[str, tuple
 def writer(target: Target) -> Iterator[Write]:
     """Accepts all parameters in the order of `shapes_of`; writes each shard when it is full."""
     _write_json(target.folder / CONFIG, _config_of(target))
+    _write_json(target.folder / GENERATION, _SPECIAL_TOKENS)
     names = parameter_names(target.config)
     num_bytes = {
         path: math.prod(shape) * target.dtype.itemsize
@@ -237,7 +350,11 @@ def _write_shard(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         )
         for name, array in arrays.items()
     }
+    # safetensors makes a file that only its owner can read, whatever the umask allows.
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.serialize_file(specs, path, metadata={"format": "pt"})
+    os.chmod(path, mode)
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -261,8 +378,6 @@ def _config_of(target: Target) -> dict[str, Any]:
         "tie_word_embeddings": config.logits_via_embedding,
         "scale_decoder_outputs": config.logits_via_embedding,
         "is_encoder_decoder": True,
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
+        **_SPECIAL_TOKENS,
         "dtype": target.dtype.name,
     }

@@ -1,7 +1,7 @@
 """Verification of a conversion: both checkpoints give the same log-probabilities.
 
-Our network reads both. If transformers is installed, torch reads the Hugging Face side, so that a
-transposed matrix cannot be wrong in both.
+Our network reads both. If transformers is installed, its class of the model reads the Hugging Face
+side, so that neither a transposed matrix nor what we take that class to do can be wrong in both.
 """
 
 import importlib
@@ -84,7 +84,7 @@ def _torch_scores(
     source: Source, inputs_BxL: np.ndarray, targets_BxQ: np.ndarray, dtype: np.dtype
 ) -> np.ndarray:
     torch, transformers = map(importlib.import_module, ("torch", "transformers"))
-    model = transformers.T5ForConditionalGeneration.from_pretrained(
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(
         source.where, dtype=getattr(torch, dtype.name), local_files_only=True
     )
     model = model.float().eval()

@@ -1,0 +1,61 @@
+"""Nothing but our own lines on standard error, in commands, tools and Python."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+
+def _python(code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a program without the settings of the test run."""
+    mine = ("TF_CPP_MIN_LOG_LEVEL", "GRPC_VERBOSITY")
+    kept = {name: value for name, value in os.environ.items() if name not in mine}
+    return subprocess.run(
+        [sys.executable, "-W", "default::DeprecationWarning:recllm_tasks", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**kept, **environment},
+    )
+
+
+_PROGRAM = """
+from recllm_tasks.recommender import Recommender
+import importlib.resources, jax, seqio, tensorflow, tensorflow_datasets
+tensorflow.constant(1)
+jax.numpy.ones(2)
+# The module keeps its own loader, which packages ask for their resources.
+print(type(tensorflow.__spec__.loader).__name__)
+print(importlib.resources.files("tensorflow").joinpath("__init__.py").is_file())
+"""
+
+
+def test_python_imports_quietly():
+    done = _python(_PROGRAM)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["SourceFileLoader", "True"]
+
+
+def test_an_import_that_fails_shows_what_was_written(tmp_path):
+    broken = """
+        import os
+        os.write(2, b"a library is missing\\n")
+        raise ImportError("broken")
+    """
+    (tmp_path / "tensorflow.py").write_text(textwrap.dedent(broken))
+    done = _python("import recllm_tasks, tensorflow", PYTHONPATH=_path_with(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("a library is missing\n")
+    assert "ImportError: broken" in done.stderr
+
+
+def _path_with(folder) -> str:
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_a_variable_of_the_user_is_kept():
+    done = _python(
+        "import os, recllm_tasks; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])",
+        TF_CPP_MIN_LOG_LEVEL="0",
+    )
+    assert done.stdout == "0\n"
