@@ -1,7 +1,7 @@
 """Pages that are made from the sources when the site is built: a hook of mkdocs.
 
-The front page is README.md, the commands come from their parsers, the settings from the heads of the
-gin files. Nothing here imports TensorFlow or JAX.
+The front page is README.md, the commands come from their parsers, the settings from the heads of
+the gin files. Nothing here imports TensorFlow or JAX.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def commands_page() -> str:
     )
     parts = [
         "# Commands",
-        "Every command prints this text with `--help`. Exit codes: 0 done; 1 a check found something; "
-        "2 an error that you can fix, and the message says how; 130 stopped with Ctrl-C; 143 stopped "
-        "by SIGTERM after the state was saved.",
+        "Every command prints this text with `--help`. Exit codes: 0 done; 1 a check found "
+        "something; 2 an error that you can fix, and the message says how; 130 stopped with "
+        "Ctrl-C; 143 stopped by SIGTERM after the state was saved.",
     ]
     for name, command in commands.choices.items():
         parts += [f"## recllm {name}", _escaped(command.description)]
