@@ -46,6 +46,12 @@ SERVE_REQUIREMENTS = [
     "starlette>=1.10,<2",
     "uvicorn>=0.54,<0.55",
 ]
+# What `mkdocs build` needs besides.
+DOCS_REQUIREMENTS = [
+    "mkdocs-material>=9.8.2,<10",
+    "mkdocstrings[python]>=1.0.8,<2",
+    "ruff>=0.17.6,<0.18",  # formats signatures
+]
 TEST_REQUIREMENTS = [
     "basedpyright>=1.40.2,<2",
     "hypothesis>=6.170,<7",
@@ -76,7 +82,11 @@ setup(
         "recllm_tasks.gin": ["**/*.gin"],
     },
     install_requires=REQUIREMENTS,
-    extras_require={"serve": SERVE_REQUIREMENTS, "test": [*SERVE_REQUIREMENTS, *TEST_REQUIREMENTS]},
+    extras_require={
+        "serve": SERVE_REQUIREMENTS,
+        "test": [*SERVE_REQUIREMENTS, *TEST_REQUIREMENTS],
+        "docs": DOCS_REQUIREMENTS,
+    },
     entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},
     zip_safe=False,
 )
