@@ -1,10 +1,11 @@
 """Pages that are made from the sources when the site is built: a hook of mkdocs.
 
 The front page is README.md, the commands come from their parsers, the settings from the heads of
-the gin files. Nothing here imports TensorFlow or JAX.
+the gin files, two tutorials from notebooks. Nothing here imports TensorFlow or JAX.
 """
 
 import argparse
+import json
 import pathlib
 import re
 import sys
@@ -23,6 +24,8 @@ def on_files(files, config):
         "reference/commands.md": commands_page(),
         "reference/gin.md": gin_page(),
     }
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        pages[f"notebooks/{path.stem}.md"] = notebook_page(path)
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -38,6 +41,17 @@ def front_page() -> str:
 
 def _link(title: str, path: str) -> str:
     return f"[{title}]({path})" if (ROOT / "docs" / path).exists() else f"`{path}`"
+
+
+def notebook_page(path: pathlib.Path) -> str:
+    """Its text and code; outputs are not kept."""
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+    # Below the title.
+    parts.insert(1, f"[Download the notebook]({path.name})")
+    return "\n\n".join(parts) + "\n"
 
 
 def commands_page() -> str:
