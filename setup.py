@@ -12,13 +12,14 @@ VERSION = re.search(
 
 # Lower bounds are the oldest releases that launch/locks/ tests; upper bounds are the next releases
 # that may break by their own numbering.
+JAX = ">=0.10.2,<0.13"
 REQUIREMENTS = [
     "absl-py>=2.5,<3",
     "clu>=0.0.12,<0.1",
     "duckdb>=2.0,<3",
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5,<0.6",
-    "jax>=0.10.2,<0.13",
+    f"jax{JAX}",
     "ml_dtypes>=0.6,<0.7",
     "numpy>=2.4,<3",
     "optax>=0.2.8,<0.3",
@@ -86,6 +87,10 @@ setup(
         "serve": SERVE_REQUIREMENTS,
         "test": [*SERVE_REQUIREMENTS, *TEST_REQUIREMENTS],
         "docs": DOCS_REQUIREMENTS,
+        # JAX for accelerators; launch/install.sh keeps the release that is locked.
+        "cuda12": [f"jax[cuda12]{JAX}"],
+        "cuda13": [f"jax[cuda13]{JAX}"],
+        "tpu": [f"jax[tpu]{JAX}"],
     },
     entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},
     zip_safe=False,
