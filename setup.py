@@ -39,6 +39,13 @@ REQUIREMENTS = [
     "tensorstore>=0.1.86,<0.2",
     "threadpoolctl>=3.8,<4",
 ]
+# What `recllm serve` needs besides.
+SERVE_REQUIREMENTS = [
+    "h11>=0.16,<0.17",
+    "prometheus_client>=0.26,<0.27",
+    "starlette>=1.10,<2",
+    "uvicorn>=0.54,<0.55",
+]
 TEST_REQUIREMENTS = [
     "basedpyright>=1.40.2,<2",
     "hypothesis>=6.170,<7",
@@ -64,9 +71,12 @@ setup(
     packages=[*find_packages(include=["recllm_tasks", "recllm_tasks.*"]), "recllm_tasks.gin"],
     # Without an __init__.py: a package named `gin` in the checkout would shadow gin-config.
     package_dir={"recllm_tasks.gin": "gin"},
-    package_data={"recllm_tasks": ["py.typed"], "recllm_tasks.gin": ["**/*.gin"]},
+    package_data={
+        "recllm_tasks": ["py.typed", "serve/page.html"],
+        "recllm_tasks.gin": ["**/*.gin"],
+    },
     install_requires=REQUIREMENTS,
-    extras_require={"test": TEST_REQUIREMENTS},
+    extras_require={"serve": SERVE_REQUIREMENTS, "test": TEST_REQUIREMENTS},
     entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},
     zip_safe=False,
 )

@@ -31,6 +31,8 @@ COMMANDS = (
     "ensemble",
     "baselines",
     "recommend",
+    "serve",
+    "export",
     "report",
     "convert",
 )

@@ -45,7 +45,7 @@ def prepare(
     """Stores a dataset and its vocabulary; does nothing if it is there, made from the same data.
 
     Args:
-      dataset: a published name, or a name of your choice for `interactions`.
+      dataset: a published name, or a new one for `interactions`.
       interactions: files, patterns or tables (pandas, Polars, Arrow, or whatever offers
         `__arrow_c_stream__`); one of them or a list.
       items: the same, with the texts of items.

@@ -10,10 +10,12 @@ The dataset may be a custom one; its tasks need not be registered before.
 
 import dataclasses
 import functools
+import json
 import math
 import os
+import pathlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,12 +26,16 @@ from recllm_tasks import __version__, mixtures, tasks
 from recllm_tasks.data.item_lookup import ItemLookup
 from recllm_tasks.engine import prior_choice, saved_run
 from recllm_tasks.engine.beam_cache import digest_of
-from recllm_tasks.engine.decoding import TaskDecoder
+from recllm_tasks.engine.decoding import Shapes, TaskDecoder
+from recllm_tasks.engine.item_prior import Reasons
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import atomic_write, write_json
 from recllm_tasks.models.beam_search import DEAD
+from recllm_tasks.models.exported_search import PLATFORMS
+from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.templates import Wording
-from recllm_tasks.runs.decoding import Decoding
+from recllm_tasks.runs.decoding import LEAVE_OUT, Decoding
 
 # Where a recommendation is from, in `Recommendation.source` and in every output.
 MODEL, POPULAR = "model", "popular"
@@ -80,12 +86,14 @@ class Recommender:
         decoding: Decoding = Decoding(),
         *,
         data_dir: str | None = None,
+        shapes: Shapes | None = None,
     ):
         """Args:
         saved: the loaded run.
         decoding: the settings of decoding; `num_beams` is also the maximum number of items for a
           history. Answers are always items, ranked by beam search. The prior's weight is a number.
         data_dir: folder of prepared datasets; None is the default one, see prompts/source.py.
+        shapes: as in TaskDecoder.
         """
         dataset, lengths = saved.run.dataset, saved.run.lengths
         info = CatalogSource(dataset, data_dir=data_dir).info()
@@ -101,11 +109,22 @@ class Recommender:
         self.catalog = source.catalog()
         self.lookup = ItemLookup(self.catalog, info.keeps_repeats)
         self._num_beams = decoding.num_beams
+        self._facts = {
+            "dataset": dataset,
+            "fingerprint": info.fingerprint,
+            "step": saved.step,
+            "num_beams": decoding.num_beams,
+        }
         self._params = saved.params
         num_beams = min(decoding.num_beams, len(self.catalog))
+        self.excludes_history = decoding.resolved(info.keeps_repeats).seen == LEAVE_OUT
         decoding = dataclasses.replace(decoding, num_beams=num_beams, constrained=True)
         self._saved, self._decoding = saved, decoding
-        self._decoder = TaskDecoder(task, saved.network, saved.mesh, decoding, lengths["targets"])
+        # A call may leave a history's items out or keep them, whatever is the rule without a word.
+        either = dataclasses.replace(decoding, seen=LEAVE_OUT)
+        self._decoder = TaskDecoder(
+            task, saved.network, saved.mesh, either, lengths["targets"], shapes=shapes
+        )
         self._prompts = _prompt_function(task, lengths, info.window)
 
     @classmethod
@@ -116,6 +135,7 @@ class Recommender:
         *,
         data_dir: str | None = None,
         checkpoint: str | None = None,
+        batch_size: int | None = None,
     ) -> "Recommender":
         """The recommender for a run's folder.
 
@@ -125,6 +145,8 @@ class Recommender:
             for the same settings.
           data_dir: as in `Recommender`.
           checkpoint: see saved_run.load.
+          batch_size: at most so many histories are decoded together, in the few shapes that
+            `compile` compiles in advance; None is for large jobs, see TaskDecoder.
 
         Raises:
           UserError: there is no run, its dataset is not prepared in the data folder or differs, or
@@ -142,7 +164,63 @@ class Recommender:
             f"{dataset}_{tasks.retrieval_kind(saved.run.mixture, dataset)}",
             decoding.resolved(info.keeps_repeats),
         )
-        return cls(saved, decoding, data_dir=data_dir)
+        shapes = Shapes.for_serving(saved.run.lengths, batch_size) if batch_size else None
+        return cls(saved, decoding, data_dir=data_dir, shapes=shapes)
+
+    @property
+    def most_items(self) -> int:
+        """The largest k."""
+        return self._num_beams
+
+    def compile(self) -> Iterator[None]:
+        """Prepares for `recommend_rows` with `allowed` and for `reasons`; yields after each part.
+
+        After it, no history compiles anything.
+        """
+        (prompt,) = self._prompts([[0]])
+        yield from self._decoder.compile(self._params, prompt)
+        _ = self.reasons
+        yield
+
+    def mask(self, allowed_N: np.ndarray) -> ItemMask:
+        """The list of the items, by catalog row, where `allowed_N` (bool) is true."""
+        return self._decoder.mask(allowed_N)
+
+    def export(self, folder: str) -> None:
+        """Writes the search as a program for JAX alone; see `recllm export --help`.
+
+        Raises:
+          UserError: the folder is not empty or cannot be written to, or there is a prior.
+        """
+        path = pathlib.Path(os.path.expanduser(folder))
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"Output '{folder}': got something there, expected a new or empty folder; choose "
+                "another --output"
+            )
+        history = np.argsort(-self.catalog.train_count, kind="stable")[:3]
+        (prompt,) = self._prompts([history.tolist()])
+        example = {**prompt, "exclude": history, "target": -1}
+        example["keeps_seen"] = not self.excludes_history
+        program, arrays, given, beams = self._decoder.export(self._params, example)
+        path.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path / "search.stablehlo", "wb") as f:
+            f.write(program)
+        with atomic_write(path / "arrays.npz", "wb") as f:
+            np.savez(f, **arrays)
+        with atomic_write(path / "example.npz", "wb") as f:
+            np.savez(f, **given, **beams)
+        with atomic_write(path / "items.jsonl") as f:
+            f.writelines(
+                json.dumps(self.catalog.names(row)) + "\n" for row in range(len(self.catalog))
+            )
+        facts = {name: list(array.shape) for name, array in given.items()}
+        write_json(path / "export.json", {"shapes": facts, "platforms": PLATFORMS, **self._facts})
+
+    @functools.cached_property
+    def reasons(self) -> Reasons:
+        """Why an item may follow a history, by what items have in common; fitted on first use."""
+        return Reasons(self.source)
 
     def recommend(
         self, histories: Sequence[Sequence[str]], k: int = 10, *, on_unknown: str = SKIP
@@ -196,9 +274,22 @@ class Recommender:
         return [Recommendations(ranked, names) for ranked, names in zip(found, skipped)]
 
     def recommend_rows(
-        self, histories: Sequence[Sequence[int]], k: int = 10
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int = 10,
+        *,
+        allowed: Sequence[ItemMask] | None = None,
+        exclude_history: Sequence[bool] | None = None,
     ) -> list[list[Recommendation]]:
-        """`recommend` for histories of catalog rows."""
+        """`recommend` for histories of catalog rows.
+
+        Args:
+          histories: each a list of rows, oldest first.
+          k: as in `recommend`.
+          allowed: the items that each history may get, from `mask`; None is all. A history without
+            items gets popular ones of the whole catalog: see `popular`.
+          exclude_history: whether each history's own items are left out; None is as in training.
+        """
         if not 1 <= k <= self._num_beams:
             raise UserError(
                 f"Number of items k: got {k}, expected 1 to {self._num_beams}; raise "
@@ -209,11 +300,18 @@ class Recommender:
         if not asked:
             return found
         known = [histories[number] for number in asked]
+        excludes = exclude_history or [self.excludes_history] * len(histories)
         examples = [
-            {**prompt, "exclude": np.asarray(rows), "target": -1}
-            for prompt, rows in zip(self._prompts(known), known)
+            {
+                **prompt,
+                "exclude": np.asarray(rows),
+                "target": -1,
+                "keeps_seen": not excludes[number],
+            }
+            for prompt, rows, number in zip(self._prompts(known), known, asked)
         ]
-        beams = self._decoder.decode(self._params, examples)
+        masks = [allowed[number] for number in asked] if allowed is not None else None
+        beams = self._decoder.decode(self._params, examples, allowed=masks)
         for number, rows, log_probs in zip(asked, beams.rows_BxK, beams.log_probs_BxK):
             found[number] = [
                 self._recommendation(int(row), float(log_prob))
@@ -237,9 +335,15 @@ class Recommender:
             **dataclasses.asdict(self._decoding),
         }
 
-    def popular(self, k: int = 10) -> list[Recommendation]:
-        """The `k` items with the most interactions in train, what a history without items gets."""
-        return [self._recommendation(row, None) for row in self._by_popularity[:k].tolist()]
+    def popular(self, k: int = 10, allowed_N: np.ndarray | None = None) -> list[Recommendation]:
+        """The `k` items with the most interactions in train, what a history without items gets.
+
+        `allowed_N` (bool, by catalog row) restricts them.
+        """
+        rows = self._by_popularity
+        if allowed_N is not None:
+            rows = rows[allowed_N[rows]]
+        return [self._recommendation(row, None) for row in rows[:k].tolist()]
 
     @functools.cached_property
     def _by_popularity(self) -> np.ndarray:

@@ -14,7 +14,7 @@ PACKAGE = "recllm_tasks"
 # From the top down: a room imports from its own floor and from those below.
 FLOORS = (
     ("cli", "commands", "__main__"),
-    ("report",),
+    ("report", "serve"),
     ("baselines",),
     ("preparation", "recommender"),
     ("t5x_bridge",),

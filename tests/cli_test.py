@@ -425,7 +425,7 @@ def _imported(import_times):
         ("eval r --xyz", "Unknown argument '--xyz' of `recllm eval`; see `recllm eval --help`"),
         ("trian", "Unknown command 'trian': expected perhaps train; see `recllm --help`"),
         ("xyz", "Unknown command 'xyz': expected one of prepare, "),
-        ("recommend", "required: --checkpoint; see `recllm recommend --help`"),
+        ("recommend", "Folder of the run: got none, expected one; write `recllm recommend RUN …`"),
     ],
 )
 def test_an_argument_of_no_command_names_the_nearest(capsys, arguments, message):

@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 
 from recllm_tasks import cli, mixtures
 from recllm_tasks.data.dataset_info import open_dataset
+from recllm_tasks.data.formats import Reading
 from recllm_tasks.data.prepare import prepare
 from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
@@ -152,8 +153,8 @@ def test_without_items_and_ratings(tmp_path):
         ("toys", {}, "which is a published dataset"),
         ("shop", {"verb": "rented"}, "--verb rent,rented"),
         ("shop", {"noun": " "}, "expected a noun"),
-        ("shop", {"columns": "user=a", "format": "recbole"}, "leave one out"),
-        ("shop", {"time_unit": "days"}, "got 'days', expected one of seconds, milliseconds"),
+        ("shop", {"columns": "usr=a", "format": "recbole"}, "did you mean 'user'"),
+        ("shop", {"reading": Reading(time_unit="days")}, "got 'days', expected one of seconds"),
     ],
 )
 def test_wrong_specifications(name, options, message):

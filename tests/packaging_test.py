@@ -172,7 +172,7 @@ def test_an_editable_install_finds_the_gin_files_of_the_checkout(tmp_path):
 
 def test_every_import_is_a_declared_requirement(description):
     distributions = metadata.packages_distributions()
-    declared = requirements(description)
+    declared = {**requirements(description), **requirements(description, "serve")}
     undeclared = set()
     # What runs in RecBole's environment: test_recboles_lock_is_what_recbole_works_with.
     elsewhere = ROOT / "recllm_tasks" / "baselines" / "recbole" / "process"
@@ -180,7 +180,9 @@ def test_every_import_is_a_declared_requirement(description):
         if path.is_relative_to(elsewhere):
             continue
         for module in imported_modules(path) - NOT_REQUIRED - {"recllm_tasks"}:
-            providers = {canonicalize_name(name) for name in distributions.get(module, ())}
+            # What is not installed goes by its own name.
+            names = distributions.get(module, [module])
+            providers = {canonicalize_name(name) for name in names}
             if module not in sys.stdlib_module_names and not providers & declared.keys():
                 undeclared.add(f"{path.relative_to(ROOT)}: {module}, of {providers or 'nothing'}")
     assert undeclared == set()
@@ -260,8 +262,9 @@ def missing_pins(wanted: dict[str, Requirement], pins: dict[str, Version]) -> se
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, recllm_tasks
 for module in pkgutil.walk_packages(recllm_tasks.__path__, "recllm_tasks."):
-    # T5X's programs and what runs in RecBole's environment import what is not required.
+    # T5X's programs, RecBole's environment and the service import what is not required.
     elsewhere = "recllm_tasks.t5x_bridge.", "recllm_tasks.baselines.recbole.process."
+    elsewhere = (*elsewhere, "recllm_tasks.serve.")
     if not module.name.startswith(elsewhere):
         importlib.import_module(module.name)
 """

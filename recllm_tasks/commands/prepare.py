@@ -4,13 +4,14 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
 from recllm_tasks.commands import session
-from recllm_tasks.data.formats import FORMATS, ORDERS, UNITS, Reading
+from recllm_tasks.data.formats import FORMATS
 from recllm_tasks.data.options import Options
 from recllm_tasks.data.specs import SPECS, DatasetSpec, custom_spec, get_spec
 from recllm_tasks.errors import UserError
@@ -60,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     custom.add_argument(
         "--format", help=f"of published files, which --columns may refine: {', '.join(FORMATS)}"
     )
-    _add_reading_arguments(parser)
+    session.add_reading_arguments(parser)
     custom.add_argument("--noun", default="products", help="name of the items (products)")
     custom.add_argument(
         "--verb", default="purchased", help="what users did (purchased), or both forms: buy,bought"
@@ -169,51 +170,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     session.add_data_arguments(parser)
 
 
-def _add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    reading = parser.add_argument_group("how custom files are written")
-    reading.add_argument(
-        "--separator", help="between the fields of text: ';', tab, '|' …; by default found out"
-    )
-    reading.add_argument("--encoding", help="of text: utf-8 (default), cp1252, latin-1, utf-16 …")
-    reading.add_argument(
-        "--quoting",
-        help="csv: fields may be in double quotes; none: quotes are text; by default csv, and none "
-        "between tabs",
-    )
-    reading.add_argument(
-        "--time_unit", help=f"of times that are numbers: {', '.join(UNITS)}; by default seconds"
-    )
-    reading.add_argument(
-        "--time_format",
-        metavar="PATTERN",
-        help="of times, as in strptime: '%%d/%%m/%%Y' for 31/12/2020, '%%Y%%m%%d' for 20201231",
-    )
-    reading.add_argument(
-        "--decimal", default=".", help="before the fraction of numbers: . (default) or ,"
-    )
-    reading.add_argument(
-        "--unrated",
-        default="",
-        metavar="VALUE,…",
-        help="ratings that mean that there is none, such as 0,-1,NaN",
-    )
-    reading.add_argument(
-        "--order",
-        default=ORDERS[0],
-        help="of a user's interactions: time (default), or file for logs without times, whose "
-        "lines are in order",
-    )
-
-
 def _say(line: str) -> None:
     # Lines quote what files hold.
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _reading(args) -> Reading:
-    return Reading(
-        **{field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)}
-    )
 
 
 def run(args) -> int:
@@ -255,7 +214,9 @@ def run(args) -> int:
         sys.stdout.write(json.dumps(_as_json(info), indent=2) + "\n")
     else:
         Console().print(_table(info))
-        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}")
+        console.print(f"prepared in {dataset_dir(data_dir, args.dataset)}", soft_wrap=True)
+        data = f" --data_dir {shlex.quote(args.data_dir)}" if args.data_dir else ""
+        _say(f"next: recllm train {args.dataset}{data} --out RUN")
     return 0
 
 
@@ -287,7 +248,7 @@ def _dataset(args) -> str | DatasetSpec:
             args.items,
             columns=args.columns,
             format=args.format,
-            reading=_reading(args),
+            reading=session.reading_of(args),
             noun=args.noun,
             verb=args.verb,
             title=args.title,
@@ -323,9 +284,9 @@ def _as_json(info) -> dict:
 
 
 def _table(info) -> Table:
-    """Table 7 of the paper, for this dataset."""
+    """The counts of the paper's Table 7, for this dataset."""
     statistics = info.statistics
-    table = Table(title=f"{info.title} (as in Table 7 of the paper)", title_justify="left")
+    table = Table(title=info.title, title_justify="left")
     for name in ("users", "items", "interactions", "sparsity (%)", "length", "training windows"):
         table.add_column(name, justify="right")
     table.add_row(

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import shutil
@@ -33,9 +34,10 @@ items:
                  user, item, and time; without a column of times the order of the file counts
   Parquet        the same columns; items may be a list
   Columns: user (user_id, customer, customer_id), items (item_ids, history), item (item_id), time
-  (timestamp, date, datetime), or other ones with --columns user=buyer,item=sku. Times are numbers
-  or dates such as 2020-12-31. Without a user, a history is called by its line. Of several rows
-  of one user with lists, the last one counts.
+  (timestamp, date, datetime), or other ones with --columns user=buyer,item=sku. Events are read as
+  `recllm prepare` reads interactions, with the same flags for separators, encodings and times.
+  Without a user, a history is called by its line. Of several rows of one user with lists, the last
+  one counts.
 
 --out FILE:
   .parquet  one row a user and rank: user, rank (from 1), item (raw id), short_id, title, log_prob
@@ -51,8 +53,8 @@ examples:
     --history "I17, I4, 'Toy Story'" --history "I3" -k 5
   recllm recommend MODEL_DIR --histories - --json < histories.txt
   recllm recommend MODEL_DIR --all_users --out recs.parquet
-  recllm recommend MODEL_DIR --histories log.csv --columns user=buyer,item=sku \\
-    --out recs.jsonl
+  recllm recommend MODEL_DIR --histories log.csv --columns user=buyer,item=sku,time=day \\
+    --time_format '%d/%m/%Y' --out recs.jsonl
 """
 
 # Paper §4.1; a larger `-k` widens the beam.
@@ -108,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=int, default=32, metavar="N", help="histories decoded together (32)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per history")
+    session.add_reading_arguments(parser)
     session.add_data_arguments(parser)
 
 
@@ -275,6 +278,7 @@ def _write_histories(args, recommender, job, path: Path) -> None:
         **recommender.identity(),
         "histories": digest,
         "columns": args.columns,
+        "reading": dataclasses.asdict(session.reading_of(args)),
         "strict": args.strict,
     }
     with job.opened(facts):
@@ -299,7 +303,14 @@ def _users_of(args, recommender, path: Path, folder: Path):
 
     lookup = recommender.lookup
     shown = "standard input" if args.histories == "-" else args.histories
-    facts = histories.take_in(path, folder, shown=shown, columns=args.columns, strict=args.strict)
+    facts = histories.take_in(
+        path,
+        folder,
+        shown=shown,
+        columns=args.columns,
+        reading=session.reading_of(args),
+        strict=args.strict,
+    )
     if args.strict:
         for history in histories.read(folder, facts):
             lookup.rows(history.items, history.where)

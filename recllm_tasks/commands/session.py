@@ -6,6 +6,7 @@ It is imported for every command, `doctor` included, so packages are imported in
 import argparse
 import ast
 import contextlib
+import dataclasses
 import importlib
 import os
 import sys
@@ -53,6 +54,53 @@ def add_p5_argument(parser: argparse.ArgumentParser) -> None:
         help="P5's src/all_amazon_templates.py, parsed but never run: its templates make up the "
         "tasks <dataset>_p5",
     )
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the user says about custom files, for `reading_of`."""
+    from recllm_tasks.data.formats import ORDERS, UNITS
+
+    reading = parser.add_argument_group("how files are written")
+    reading.add_argument(
+        "--separator", help="between the fields of text: ';', tab, '|' …; by default found out"
+    )
+    reading.add_argument("--encoding", help="of text: utf-8 (default), cp1252, latin-1, utf-16 …")
+    reading.add_argument(
+        "--quoting",
+        help="csv: fields may be in double quotes; none: quotes are text; by default csv, and none "
+        "between tabs",
+    )
+    reading.add_argument(
+        "--time_unit", help=f"of times that are numbers: {', '.join(UNITS)}; by default seconds"
+    )
+    reading.add_argument(
+        "--time_format",
+        metavar="PATTERN",
+        help="of times, as in strptime: '%%d/%%m/%%Y' for 31/12/2020, '%%Y%%m%%d' for 20201231",
+    )
+    reading.add_argument(
+        "--decimal", default=".", help="before the fraction of numbers: . (default) or ,"
+    )
+    reading.add_argument(
+        "--unrated",
+        default="",
+        metavar="VALUE,…",
+        help="ratings that mean that there is none, such as 0,-1,NaN",
+    )
+    reading.add_argument(
+        "--order",
+        default=ORDERS[0],
+        help="of a user's interactions: time (default), or file for logs without times, whose "
+        "lines are in order",
+    )
+
+
+def reading_of(args):
+    """The `Reading` of `add_reading_arguments`."""
+    from recllm_tasks.data.formats import Reading
+
+    names = [field.name for field in dataclasses.fields(Reading)]
+    return Reading(**{name: getattr(args, name) for name in names})
 
 
 def number_or_text(text: str) -> float | str:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError
+from recllm_tasks.progress import console
 
 SUMMARY = "print examples of a task as text"
 EPILOG = """\
@@ -57,8 +58,10 @@ def run(args) -> int:
         _list(data_dir)
         return 0
     import gin
+    import seqio
 
     from recllm_tasks import tasks
+    from recllm_tasks.prompts.source import SequenceSource
 
     if args.vocabulary:
         gin.bind_parameter("vocabulary.sentencepiece_file.path", args.vocabulary)
@@ -90,6 +93,17 @@ def run(args) -> int:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             _print(number, example.get("user"), shown, counts)
+    sources = (task.source for task in seqio.get_subtasks(found))
+    source = next((each for each in sources if isinstance(each, SequenceSource)), None)
+    alone = source.info().single_item_users if source else 0
+    if args.split == "train" and alone and not args.json:
+        console.print(
+            f"{alone:,} users of this dataset have a single item to train on: their "
+            "examples have an empty history; --gin.windows.empty_histories.use='drop' of `recllm "
+            "train` leaves them out",
+            markup=False,
+            soft_wrap=True,
+        )
     if not number:
         raise UserError(
             f"Examples of '{args.task}': got none in the split '{args.split}', expected at least "

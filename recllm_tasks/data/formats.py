@@ -289,7 +289,7 @@ class Reading:
                 raise UserError(
                     f"{flag}: got '{value}', expected one of {', '.join(known)}; correct --{flag}"
                 )
-        separator = self._separator()
+        separator = self.separator_text()
         if separator is not None and not (
             1 <= len(separator) <= 4 and not set(separator) & set('"\r\n')
         ):
@@ -320,7 +320,8 @@ class Reading:
                 "latin-1 or utf-16; correct --encoding"
             ) from error
 
-    def _separator(self) -> str | None:
+    def separator_text(self) -> str | None:
+        """The characters of the separator."""
         return _SEPARATOR_NAMES.get(str(self.separator), self.separator)
 
     def apply(self, format: Format) -> Format:
@@ -337,7 +338,7 @@ class Reading:
         def changed(layout: Layout) -> Layout:
             given = dict(changes)
             if layout.container == "text" and self.separator:
-                given["delimiter"] = self._separator()
+                given["delimiter"] = self.separator_text()
             if layout.container == "text" and self.quoting:
                 given["quoted"] = _QUOTING[self.quoting]
             if self.order == BY_FILE:

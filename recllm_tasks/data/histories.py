@@ -4,18 +4,19 @@
     wide  one user a row: a user and its items, a list or names separated by commas
     long  one event a row: a user, an item, and a time or the order of the file
 
-The last two are CSV or TSV with a header, JSON lines or Parquet. Memory does not grow with the
-file: rows go to a Parquet file, which DuckDB sorts on disk.
+The last two are CSV or TSV with a header, JSON lines or Parquet; the last one is read as
+interactions are. Memory does not grow with the file: DuckDB sorts it on disk.
 """
 
 import collections
+import contextlib
 import csv
 import dataclasses
 import difflib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recllm_tasks.data.bad_records import BadRecords
+from recllm_tasks.data.formats import BY_FILE, Format, Reading, custom_format, extension
+from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_lookup import split_names
-from recllm_tasks.data.sources import MAX_LINE_BYTES, open_lines, shorten
+from recllm_tasks.data.sources import MAX_LINE_BYTES, as_utf8, check_source, open_lines, shorten
+from recllm_tasks.data.specs import custom_spec
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, read_json, write_json
 
@@ -37,9 +42,6 @@ ROLES = {
 }
 ROWS, EVENTS, FACTS = "rows.parquet", "events.parquet", "histories.json"
 _WIDE = pa.schema([("line", pa.int64()), ("user", pa.string()), ("items", pa.list_(pa.string()))])
-_LONG = pa.schema(
-    [("line", pa.int64()), ("user", pa.string()), ("item", pa.string()), ("time", pa.string())]
-)
 _BATCH = 8192
 _MEMORY_LIMIT = "2GB"
 _SEPARATORS = ",\t;|"
@@ -94,11 +96,19 @@ class _Bad(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row of a file: its items, or, of an event, its one item and its time."""
+    """A row of a file with lists of items."""
 
     user: str | None
     items: list[str]
-    time: str | None = None
+
+
+class _Events(NamedTuple):
+    """A file with one event a row, and its columns by role; the separator is of text."""
+
+    path: Path
+    container: str
+    columns: Mapping[str, str | None]
+    separator: str | None = None
 
 
 Rows = Iterator[tuple[int, "_Row | _Bad"]]
@@ -125,7 +135,13 @@ def parse_columns(columns: str | None) -> dict[str, str]:
 
 
 def take_in(
-    path: Path, folder: Path, *, shown: str = "", columns: str | None = None, strict: bool = False
+    path: Path,
+    folder: Path,
+    *,
+    shown: str = "",
+    columns: str | None = None,
+    reading: Reading | None = None,
+    strict: bool = False,
 ) -> Facts:
     """Reads a file of histories into `folder`, for `read`; a folder that has it is left as it is.
 
@@ -137,6 +153,7 @@ def take_in(
       folder: an existing one.
       shown: the file's name in messages.
       columns: see `parse_columns`.
+      reading: how text and times are written.
       strict: a bad or replaced row is an error.
 
     Raises:
@@ -145,53 +162,86 @@ def take_in(
     known = read_json(folder / FACTS)
     if known is not None:
         return from_object(Facts, known)
-    shown = shown or str(path)
-    form, rows = _open(path, shown, parse_columns(columns))
-    bad: collections.Counter[str] = collections.Counter()
-
-    def report(where: str, problem: str, count: int = 1) -> None:
-        message = f"'{where}': {problem}"
-        if strict:
-            raise UserError(f"Histories in {message}; correct it, or leave out --strict")
-        if not bad:
-            bad[message] = 0
-        bad[next(iter(bad))] += count
-
-    with pq.ParquetWriter(folder / ROWS, _LONG if form == "long" else _WIDE) as writer:
-        good = _good(rows, shown, report)
-        while batch := list(itertools.islice(good, _BATCH)):
-            writer.write_batch(_batch(form, batch))
+    shown, reading = shown or str(path), reading or Reading()
+    reading.check()
     settings: dict[str, Any] = {
         "temp_directory": str(folder),
         "memory_limit": _MEMORY_LIMIT,
         "autoinstall_known_extensions": "false",
     }
-    with duckdb.connect(config=settings) as connection:
+    with (
+        _readable(path, shown, reading, folder) as readable,
+        duckdb.connect(config=settings) as connection,
+    ):
         # DuckDB's progress bar goes to standard output, which is the caller's.
         connection.execute("set enable_progress_bar_print = false")
-        finish = _sort_events if form == "long" else _keep_last
-        users, replaced = finish(connection, folder, shown, report)
+        form, found = _open(readable, shown, parse_columns(columns), reading)
+        replaced: tuple = ()
+        if isinstance(found, _Events):
+            users, bad = _read_events(found, folder, shown, reading, connection)
+            count, example = bad.count, bad.example
+        else:
+            count, example = _write_lists(found, folder, shown)
+            users, replaced = _keep_last(connection, folder)
+    if strict and count:
+        raise UserError(f"Histories in {example}; correct it, or leave out --strict")
     if strict and replaced:
         raise UserError(
             f"Histories in '{shown}': got user {replaced[0]!r} twice, expected one row a user; "
             "remove one, or leave out --strict"
         )
     if not users:
-        example = f", and left out {next(iter(bad))}" if bad else ""
+        such_as = f", and left out {example}" if example else ""
         raise UserError(
-            f"Histories in '{shown}': got none{example}, expected at least one; correct the file"
+            f"Histories in '{shown}': got none{such_as}, expected at least one; correct the file"
         )
     facts = Facts(
         path=shown,
         form=form,
         users=users,
-        bad=bad.total(),
-        bad_example=next(iter(bad), ""),
+        bad=count,
+        bad_example=example,
         replaced=replaced[1] if replaced else 0,
         replaced_example=replaced[0] if replaced else "",
     )
     write_json(folder / FACTS, dataclasses.asdict(facts))
     return facts
+
+
+@contextlib.contextmanager
+def _readable(path: Path, shown: str, reading: Reading, folder: Path) -> Iterator[Path]:
+    """The file as UTF-8; Parquet as it is."""
+    try:
+        with path.open("rb") as f:
+            start = f.read(4)
+    except OSError as error:
+        raise UserError(f"Histories in '{shown}': {error.strerror}; correct --histories") from error
+    if start == b"PAR1" or not start:
+        yield path
+        return
+    with as_utf8(check_source(path, whole=False), reading.encoding or "utf-8", folder) as source:
+        yield source.content
+
+
+def _write_lists(rows: Rows, folder: Path, shown: str) -> tuple[int, str]:
+    """(rows left out, why the first one was); writes ROWS."""
+    bad: collections.Counter[str] = collections.Counter()
+    first = ""
+    with pq.ParquetWriter(folder / ROWS, _WIDE) as writer:
+        while batch := list(itertools.islice(rows, _BATCH)):
+            good = []
+            for line, row in batch:
+                if isinstance(row, _Bad):
+                    bad["rows"] += 1
+                    first = first or f"'{shown}, row {line}': {row.problem}"
+                else:
+                    good.append((line, row))
+            lines = [line for line, _ in good]
+            # Without a user's name, a history is called by its line.
+            users = [str(line) if row.user is None else row.user for line, row in good]
+            items = [row.items for _, row in good]
+            writer.write_batch(pa.record_batch([lines, users, items], schema=_WIDE))
+    return bad.total(), first
 
 
 def read(folder: Path, facts: Facts) -> Iterator[History]:
@@ -211,30 +261,8 @@ def _stored(path: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def _good(rows: Rows, shown: str, report: Callable[[str, str], None]) -> Iterator:
-    for line, row in rows:
-        if isinstance(row, _Bad):
-            report(f"{shown}, row {line}", row.problem)
-        else:
-            yield line, row
-
-
-def _batch(form: str, rows: Sequence[tuple[int, _Row]]) -> pa.RecordBatch:
-    lines = [line for line, _ in rows]
-    # Without a user's name, a history is called by its line.
-    users = [str(line) if row.user is None else row.user for line, row in rows]
-    if form == "long":
-        items = [row.items[0] for _, row in rows]
-        times = [row.time for _, row in rows]
-        return pa.record_batch([lines, users, items, times], schema=_LONG)
-    return pa.record_batch([lines, users, [row.items for _, row in rows]], schema=_WIDE)
-
-
-def _keep_last(
-    connection: duckdb.DuckDBPyConnection, folder: Path, shown: str, report: Callable
-) -> tuple[int, tuple]:
+def _keep_last(connection: duckdb.DuckDBPyConnection, folder: Path) -> tuple[int, tuple]:
     """(users, nothing or (the first user with several rows, rows too many)); writes EVENTS then."""
-    del shown, report
     rows = connection.read_parquet(str(folder / ROWS))
     rows.create_view("rows")
     connection.execute(
@@ -255,44 +283,42 @@ def _keep_last(
     return users, (example, int(total - users))
 
 
-def _sort_events(
-    connection: duckdb.DuckDBPyConnection, folder: Path, shown: str, report: Callable
-) -> tuple[int, tuple]:
-    """(users, nothing); writes EVENTS: users in order of appearance, events oldest first."""
-    connection.read_parquet(str(folder / ROWS)).create_view("rows")
-    total, timed, as_number, as_date = connection.execute(
-        "select count(*), count(time), count(try_cast(time as double)), "
-        "count(try_cast(time as timestamp)) from rows"
-    ).fetchall()[0]
-    key = "0"
-    if timed:
-        key = "try_cast(time as double)"
-        if as_date > as_number:
-            key = "epoch_us(try_cast(time as timestamp))"
-        bad = total - max(as_number, as_date)
-        if bad:
-            line, time = connection.execute(
-                f"select line, time from rows where {key} is null order by line limit 1"
-            ).fetchall()[0]
-            problem = (
-                f"got the time {time!r}, expected a number or a date such as 2020-12-31; without a "
-                "column of times, the file's order counts"
-            )
-            report(f"{shown}, row {line}", problem, bad)
+def _read_events(
+    events: _Events, folder: Path, shown: str, reading: Reading, connection
+) -> tuple[int, BadRecords]:
+    """(users, rows left out); writes EVENTS: users in order of appearance, events oldest first.
+
+    Rows are read and judged as `prepare` reads interactions.
+    """
+    roles = {role: (name,) for role, name in events.columns.items() if name is not None}
+    if "time" not in roles:
+        reading = dataclasses.replace(reading, order=BY_FILE)
+    ending = {"parquet": ".parquet", "json": ".jsonl", "text": ".csv"}[events.container]
+    layout = custom_format(None, reading).interactions[ending]
+    layout = dataclasses.replace(
+        layout,
+        columns=roles,
+        needed=tuple(roles),
+        delimiter=events.separator or layout.delimiter,
+    )
+    source = dataclasses.replace(check_source(events.path), path=events.path)
+    spec = custom_spec("histories", [str(events.path)])
+    spec = dataclasses.replace(
+        spec, format=Format({extension(events.path).lower(): layout}, {}), title=shown
+    )
+    bad = BadRecords(counted=True)
+    read_interactions(connection, spec, [source], bad, folder)
     _copy(
         connection,
-        f"""select line, user, item, time from (select *, {key} as key from rows) as rows
-        join (
-            select user, min(line) as first from (select *, {key} as key from rows)
-            where key is not null group by user
-        ) using (user)
-        where key is not null order by first, key, line""",
+        """select line, user_id as user, item_id as item from raw_interactions join (
+            select user_id, min(line) as first from raw_interactions group by user_id
+        ) using (user_id) order by first, time, line""",
         folder,
     )
     (users,) = connection.execute(
-        f"select count(distinct user) from rows where {key} is not null"
+        "select count(distinct user_id) from raw_interactions"
     ).fetchall()[0]
-    return users, ()
+    return users, bad
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, query: str, folder: Path) -> None:
@@ -300,13 +326,12 @@ def _copy(connection: duckdb.DuckDBPyConnection, query: str, folder: Path) -> No
     connection.execute(f"copy ({query}) to '{path}' (format parquet)")
 
 
-def _open(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, Rows]:
-    """(form, rows) of a file, by its content."""
-    try:
-        with path.open("rb") as f:
-            is_parquet = f.read(4) == b"PAR1"
-    except OSError as error:
-        raise UserError(f"Histories in '{shown}': {error.strerror}; correct --histories") from error
+def _open(
+    path: Path, shown: str, named: Mapping[str, str], reading: Reading
+) -> tuple[str, "Rows | _Events"]:
+    """(form, rows or events) of a file, by its content."""
+    with path.open("rb") as f:
+        is_parquet = f.read(4) == b"PAR1"
     if is_parquet:
         return _open_parquet(path, shown, named)
     lines = open_lines(path)
@@ -320,12 +345,13 @@ def _open(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, Rows]:
         header = begin.decode()
     except UnicodeDecodeError:
         header = ""
-    separator = max(_SEPARATORS, key=header.count)
-    columns = next(csv.reader([header], delimiter=separator))
+    separator = reading.separator_text() or max(_SEPARATORS, key=header.count)
+    columns = next(csv.reader([header], delimiter=separator)) if len(separator) == 1 else []
+    columns = columns or header.split(separator)
     if _find(columns, "user", named) is not None:
         return _open_csv(path, shown, columns, separator, named)
-    is_table = path.name.removesuffix(".gz").lower().endswith((".csv", ".tsv"))
-    if named or is_table:
+    endings = (".csv", ".tsv")
+    if named or shown.removesuffix(".gz").removesuffix(".zst").lower().endswith(endings):
         raise _no_column(shown, columns, "user", named)
     return "text", _text_rows(path)
 
@@ -365,7 +391,11 @@ def _roles(
     return ("long" if is_long else "wide"), found
 
 
-def _row_of(values: Mapping[str, Any], form: str, roles: Mapping[str, str | None]) -> _Row | _Bad:
+def _of_event(roles: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {role: roles[role] for role in ("user", "item", "time")}
+
+
+def _row_of(values: Mapping[str, Any], roles: Mapping[str, str | None]) -> _Row | _Bad:
     """The row of a file with named columns."""
 
     def value(role: str) -> Any:
@@ -375,13 +405,6 @@ def _row_of(values: Mapping[str, Any], form: str, roles: Mapping[str, str | None
     user = _name(value("user"))
     if roles["user"] is not None and not user:
         return _Bad(f"got {_shown(value('user'))}, expected a user")
-    if form == "long":
-        item, time = _name(value("item")), value("time")
-        if not item:
-            return _Bad(f"got {_shown(value('item'))}, expected an item")
-        if roles["time"] is None:
-            return _Row(user, [item])
-        return _Row(user, [item], "" if time is None else str(time).strip())
     items = value("items")
     if items is None or _is_nan(items):
         return _Row(user, [])
@@ -432,7 +455,7 @@ def _not_utf8(error: UnicodeDecodeError) -> _Bad:
     return _Bad(f"got byte 0x{error.object[error.start]:02x}, expected UTF-8 text")
 
 
-def _open_json(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, Rows]:
+def _open_json(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, "Rows | _Events"]:
     def objects() -> Iterator[tuple[int, dict | _Bad]]:
         for line, raw in open_lines(path):
             if not raw.strip():
@@ -449,18 +472,22 @@ def _open_json(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, R
     if first is None:
         return "wide", ((line, value) for line, value in objects() if isinstance(value, _Bad))
     form, roles = _roles(list(first), shown, named)
+    if form == "long":
+        return form, _Events(path, "json", _of_event(roles))
 
     def rows() -> Rows:
         for line, value in objects():
-            yield line, value if isinstance(value, _Bad) else _row_of(value, form, roles)
+            yield line, value if isinstance(value, _Bad) else _row_of(value, roles)
 
     return form, rows()
 
 
 def _open_csv(
     path: Path, shown: str, columns: Sequence[str], separator: str, named: Mapping[str, str]
-) -> tuple[str, Rows]:
+) -> tuple[str, "Rows | _Events"]:
     form, roles = _roles(columns, shown, named)
+    if form == "long":
+        return form, _Events(path, "text", _of_event(roles), separator)
 
     def rows() -> Rows:
         undecoded: list[tuple[int, _Bad]] = []
@@ -490,19 +517,16 @@ def _open_csv(
             elif header:
                 header = False
             elif len(fields) != len(columns):
-                hint = "; quote items that are separated by commas" if form == "wide" else ""
-                yield (
-                    number,
-                    _Bad(f"got {len(fields)} fields, expected {len(columns)} as the header{hint}"),
-                )
+                problem = f"got {len(fields)} fields, expected {len(columns)} as the header"
+                yield number, _Bad(f"{problem}; quote items that are separated by commas")
             else:
-                yield number, _row_of(dict(zip(columns, fields)), form, roles)
+                yield number, _row_of(dict(zip(columns, fields)), roles)
         yield from undecoded
 
     return form, rows()
 
 
-def _open_parquet(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, Rows]:
+def _open_parquet(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str, "Rows | _Events"]:
     try:
         names = pq.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
@@ -511,6 +535,8 @@ def _open_parquet(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str
             "write it again"
         ) from error
     form, roles = _roles(names, shown, named)
+    if form == "long":
+        return form, _Events(path, "parquet", _of_event(roles))
 
     def rows() -> Rows:
         wanted = [column for column in roles.values() if column is not None]
@@ -518,6 +544,6 @@ def _open_parquet(path: Path, shown: str, named: Mapping[str, str]) -> tuple[str
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH, columns=wanted):
                 for values in batch.to_pylist():
-                    yield next(line), _row_of(values, form, roles)
+                    yield next(line), _row_of(values, roles)
 
     return form, rows()

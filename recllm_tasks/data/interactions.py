@@ -107,8 +107,10 @@ def _about(source: SourceFile, layout: Layout, stated: Layout) -> str:
         facts.append(f"fields between {named(layout.delimiter)}")
     if source.old_mac:
         facts.append("lines that end with carriage returns")
-    if stated.encoding != "utf-8":
-        facts.append(stated.encoding if source.copy else "valid UTF-8, read as such")
+    if source.is_utf8_instead:
+        facts.append(f"valid UTF-8, so not read as {stated.encoding}")
+    elif stated.encoding != "utf-8" and source.copy:
+        facts.append(stated.encoding)
     for record in READERS[layout.container].interactions(source, layout):
         if record.problem is None:
             for role, value in record.values.items():

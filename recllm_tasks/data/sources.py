@@ -32,7 +32,8 @@ class SourceFile:
 
     `lines` counts the non-blank lines; -1 for files without lines, such as Parquet. `old_mac` says
     that lines end with a carriage return alone. `content` is the file to read, another one than
-    `path` where that is not UTF-8, see `as_utf8`.
+    `path` where that is not UTF-8; `is_utf8_instead` says that it is, in place of the encoding that
+    was given. See `as_utf8`.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class SourceFile:
     lines: int
     old_mac: bool = False
     copy: Path | None = None
+    is_utf8_instead: bool = False
 
     @property
     def content(self) -> Path:
@@ -238,10 +240,11 @@ def as_utf8(
             f"encoding of '{source.path}': got a file that starts as UTF-16 does, expected "
             f"{encoding}; give --encoding utf-16, or save the file as UTF-8"
         )
-    is_utf8 = encoding in ("utf-8", "ascii", "utf-8-sig")
+    is_utf8, is_ascii = encoding in ("utf-8", "ascii", "utf-8-sig"), True
     # A text of several bytes a character is never valid UTF-8 by chance.
     if not is_utf8 and len("é".encode(encoding, "replace")) == 1:
-        is_utf8 = _is_utf8(source.path)
+        is_utf8, is_ascii = _is_utf8(source.path)
+    source = dataclasses.replace(source, is_utf8_instead=is_utf8 and not is_ascii)
     if is_utf8 and not source.old_mac:
         yield source
         return
@@ -258,30 +261,32 @@ def _first_bytes(source: SourceFile) -> bytes:
         return file.read(4)
 
 
-def _is_utf8(path: Path) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
+def _is_utf8(path: Path) -> tuple[bool, bool]:
+    """Whether a file is valid UTF-8, and whether it is ASCII."""
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     try:
         with _Reading(path), _open(path) as file:
             while block := file.read(_BLOCK):
+                is_ascii = is_ascii and block.isascii()
                 decoder.decode(block)
             decoder.decode(b"", final=True)
     except UnicodeDecodeError:
-        return False
-    return True
+        return False, False
+    return True, is_ascii
 
 
 def _convert(source: SourceFile, encoding: str, copy: Path) -> None:
-    # Old line ends are one kind of several that Python reads as line feeds.
-    newline = None if source.old_mac else ""
+    decoder = codecs.getincrementaldecoder(encoding)("surrogateescape")
     try:
         with (
             _Reading(source.path),
             _open(source.path) as file,
-            io.TextIOWrapper(file, encoding, "surrogateescape", newline) as text,
             copy.open("w", encoding="utf-8", errors="surrogateescape", newline="") as out,
         ):
-            while block := text.read(_BLOCK):
-                out.write(block)
+            while block := file.read(_BLOCK):
+                text = decoder.decode(block)
+                out.write(text.replace("\r", "\n") if source.old_mac else text)
+            out.write(decoder.decode(b"", final=True))
     except UnicodeError as error:
         raise UserError(
             f"encoding of '{source.path}': got {str(error).splitlines()[0]}, expected {encoding} "

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from recllm_tasks.errors import UserError
+from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.models.prior import Prior
 from recllm_tasks.models.trie import Trie
@@ -63,23 +64,29 @@ def _pick(x_BxJxA, index_BxK):
 
 
 class _Allowed(NamedTuple):
-    """The items allowed for each example, as sorted trie positions; None allows all.
+    """The items allowed for each example: sorted trie positions, or a mask; None allows all.
 
-    Entries equal to the number of items are padding. No other position is repeated.
+    Positions equal to the number of items are padding. No other position is repeated. At most one
+    of the three is given.
     """
 
     candidates_BxM: jax.Array | None
     excluded_BxM: jax.Array | None
+    mask: ItemMask | None
 
     @classmethod
-    def of(cls, trie: Trie, candidates_BxM, excluded_BxM):
+    def of(cls, trie: Trie, candidates_BxM, excluded_BxM, mask: ItemMask | None):
         """From catalog rows; rows outside the catalog (such as -1, padding) match nothing."""
         excluded, candidates = _positions(trie, excluded_BxM), _positions(trie, candidates_BxM)
+        if candidates is not None and mask is not None:
+            inside = mask.count(candidates, jnp.minimum(candidates + 1, trie.num_items)) > 0
+            candidates = jnp.sort(jnp.where(inside, candidates, trie.num_items), axis=1)
+            mask = None
         if candidates is not None and excluded is not None:
             out = _between(excluded, candidates, candidates + 1) > 0
             candidates = jnp.sort(jnp.where(out, trie.num_items, candidates), axis=1)
             excluded = None
-        return cls(candidates, excluded)
+        return cls(candidates, excluded, mask)
 
     def count(self, lo, hi):
         """How many items at lo <= position < hi are allowed; lo and hi are [B, ...], lo < hi."""
@@ -87,6 +94,8 @@ class _Allowed(NamedTuple):
             return _between(self.candidates_BxM, lo, hi)
         if self.excluded_BxM is not None:
             return hi - lo - _between(self.excluded_BxM, lo, hi)
+        if self.mask is not None:
+            return self.mask.count(lo, hi)
         return hi - lo
 
     def count_below(self, trie: Trie, nodes_BxJ, width, lo, hi):
@@ -275,6 +284,7 @@ def _search(
     trie,
     candidates,
     excluded,
+    mask,
     beginning,
     prior,
     prior_weight,
@@ -288,7 +298,9 @@ def _search(
     batch = encoder_tokens.shape[0]
     encoded = model.apply(variables, encoder_tokens, enable_dropout=False, method=model.encode)
     cross = model.apply(variables, encoded, method=model.precompute_cross)
-    allowed = _Allowed(None, None) if trie is None else _Allowed.of(trie, candidates, excluded)
+    allowed = _Allowed(None, None, None)
+    if trie is not None:
+        allowed = _Allowed.of(trie, candidates, excluded, mask)
     read = None
     if beginning is not None:
         read = model.apply(variables, beginning, cross, encoder_tokens, method=model.read_beginning)
@@ -365,6 +377,7 @@ def beam_search(
     scores_eos: bool = True,
     prior: Prior | None = None,
     prior_weight: float = 0.0,
+    allowed: ItemMask | None = None,
 ) -> Beams:
     """The `num_beams` most probable targets of each input, best first.
 
@@ -382,13 +395,19 @@ def beam_search(
     With a `prior`, made for the same trie, candidates and excluded items, beams are ranked by
     log p(model) + `prior_weight` log P(prior), λ not negative, at every prefix.
 
+    `allowed` [B, W] restricts each example to a list of any length. The beams are those of a search
+    over a trie of the allowed items alone: what is not allowed takes no place in it. So they are
+    the exact best of the allowed items if no level has more than `num_beams` prefixes of them, and
+    otherwise as near to it as a search without a mask. Rows to exclude are taken out of the mask
+    with `ItemMask.without`.
+
     Compiles once for each model, shape, `num_beams` and `max_steps`.
     """
     if trie is None:
-        if any(given is not None for given in (candidates_BxM, excluded_BxM, prior)):
+        if any(given is not None for given in (candidates_BxM, excluded_BxM, prior, allowed)):
             raise UserError(
-                "Candidates for 'beam_search': got candidates or a prior without a trie, expected "
-                "both; pass the catalog's trie"
+                "Candidates for 'beam_search': got candidates, a list or a prior without a trie, "
+                "expected both; pass the catalog's trie"
             )
         if max_steps is None:
             raise UserError(
@@ -404,6 +423,11 @@ def beam_search(
                 "be reached"
             )
         max_steps = trie.max_depth
+        if allowed is not None and excluded_BxM is not None:
+            raise ValueError(
+                "excluded_BxM for 'beam_search': got rows and a mask, expected one of them; take "
+                "the rows out with ItemMask.without"
+            )
     return _search(
         model,
         params,
@@ -411,6 +435,7 @@ def beam_search(
         trie,
         None if candidates_BxM is None else jnp.asarray(candidates_BxM),
         None if excluded_BxM is None else jnp.asarray(excluded_BxM),
+        allowed,
         None if beginning_BxP is None else jnp.asarray(beginning_BxP),
         prior,
         jnp.float32(prior_weight),

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.models.trie import Trie
 
 # ε. Our choice: a thousandth of all scores for each item, so that a model that is sure of an item
@@ -43,6 +44,7 @@ class Prior(NamedTuple):
         candidates_BxM: np.ndarray | None = None,
         excluded_BxM: np.ndarray | None = None,
         width: int = 1,
+        mask: ItemMask | None = None,
     ) -> "Prior":
         """The prior of B examples, with NumPy arrays.
 
@@ -53,6 +55,8 @@ class Prior(NamedTuple):
           candidates_BxM: as in `beam_search`; other items have no mass.
           excluded_BxM: as in `beam_search`; they have no score either.
           width: least M.
+          mask: [B, W], as `allowed` in `beam_search`; other items have no mass. Our choice: the
+            probability of an item does not depend on it, so that a list never changes the order.
         """
         place_of = np.asarray(trie.item_positions)
         allowed = np.full(len(rows), trie.num_items)
@@ -67,6 +71,9 @@ class Prior(NamedTuple):
             whole = 1 + SMOOTHING * allowed[b]
             if candidates_BxM is not None:
                 left = np.isin(of, candidates_BxM[b])
+                of, values = of[left], values[left]
+            if mask is not None:
+                left = ItemMask(mask.bits[b], mask.before[b]).holds(place_of[of])
                 of, values = of[left], values[left]
             order = np.argsort(place_of[of])
             masses = values[order] / total / whole if len(of) else np.zeros(0)

@@ -82,8 +82,8 @@ def prepare() -> Found:
     missing = missing_requirements()
     if missing:
         raise UserError(
-            f"T5X in '{found.folder}' cannot be imported: got no module {', '.join(missing)}; "
-            "do `pip install --no-deps -r launch/locks/t5x.txt`"
+            f"T5X in '{found.folder}' cannot be imported: got no module {', '.join(missing)}; do "
+            "`grep -v '^t5x @' launch/locks/t5x.txt | pip install --no-deps -r /dev/stdin`"
         )
     if found.from_t5x_dir and found.folder not in sys.path:
         sys.path.insert(0, found.folder)

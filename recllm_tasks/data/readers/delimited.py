@@ -31,7 +31,8 @@ _SQL = """
 _QUOTE = '"'
 csv.field_size_limit(MAX_LINE_BYTES)
 
-# Lines from which the separator is found out. Our choice: more would not change the answer.
+# Lines from which the separator is found out. Our choice: enough to see it, without
+# reading the file twice.
 _SNIFFED_LINES = 100
 
 
@@ -164,7 +165,9 @@ def _split(text: str, layout: Layout) -> list[str] | None:
         return text.split(layout.delimiter)
     try:
         rows = list(
-            csv.reader(io.StringIO(text, newline=""), delimiter=layout.delimiter, strict=True)
+            csv.reader(
+                io.StringIO(text, newline=""), delimiter=layout.delimiter or ",", strict=True
+            )
         )
     except csv.Error:
         return None
@@ -224,7 +227,7 @@ def _fields(
         if line:
             pending.append((line, text))
             size += len(text)
-            is_open = layout.quoted and _ends_open(text, layout.delimiter or ",", is_open)
+            is_open = bool(layout.quoted) and _ends_open(text, layout.delimiter or ",", is_open)
             if is_open and size <= MAX_LINE_BYTES:
                 continue
         elif not pending:

@@ -165,7 +165,11 @@ def _rating_help(text: str, layout: Layout) -> tuple[str, str]:
 
 def _time_help(text: str, layout: Layout, times: Sequence[str]) -> tuple[str, str]:
     if layout.time_format:
-        return f"a time written as '{layout.time_format}', from 1970 on", "correct --time_format"
+        others = fitting_formats([text, *times]) or fitting_formats([text])
+        fits = any(_reading(each, layout.time_format) for each in times)
+        fix = "" if fits else f"correct --time_format{', such as ' * bool(others)}"
+        fix += "" if fits else " or ".join(f"'{format}'" for format in others)
+        return f"a time written as '{layout.time_format}', from 1970 on", fix
     expected = f"{layout.unit or 'seconds'} since 1970, or a date such as 2020-12-31 or "
     expected += "2020-12-31 23:59:00+01:00"
     if not text:

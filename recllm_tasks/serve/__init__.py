@@ -1,0 +1,1 @@
+"""An HTTP service and a web page over a trained run."""
