@@ -17,7 +17,7 @@ JAX = ">=0.8,<0.13"
 REQUIREMENTS = [
     "absl-py>=2.1,<3",
     "clu>=0.0.12,<0.1",
-    "duckdb>=1.4,<3",
+    "duckdb>=1.5,<3",
     "flax>=0.12,<0.13",
     "gin-config>=0.5,<0.6",
     f"jax{JAX}",
