@@ -138,11 +138,9 @@ def _remember(folder: pathlib.Path, revision: str | None) -> None:
 
 def _get(name: str, commit: str, sizes: dict[str, int]) -> pathlib.Path:
     """Fetches files of a commit; returns their folder."""
-    import tqdm
-
     with progress.work(f"fetch {name}", sum(sizes.values())) as work:
 
-        class Bar(tqdm.tqdm):
+        class Bar(_library().utils.tqdm):
             """Of huggingface_hub: shows nothing, and advances our own."""
 
             def __init__(self, *args: Any, **kwargs: Any):
