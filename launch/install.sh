@@ -3,6 +3,8 @@
 # Does nothing if everything is already installed.
 #
 #   launch/install.sh                      # packages that recllm_tasks needs
+#   launch/install.sh cuda13               # and JAX for NVIDIA GPUs, with CUDA 13 (or cuda12)
+#   launch/install.sh tpu                  # and JAX for TPUs
 #   launch/install.sh --with-tests         # and packages that its tests need
 #   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11, 3.12 or 3.13
 set -euo pipefail
@@ -53,11 +55,23 @@ install_package() {
   cp "$root/setup.py" "$stamp"
 }
 
-with_tests=false
+# Installs JAX for a kind of device, in the release of the lock: its plugins are not locked, because
+# they are large and only for some machines.
+install_device() {
+  local release stamp="$venv/installed-$1"
+  release="$(sed -n 's/^jax==//p' "$runtime_lock")"
+  [[ "$(cat "$stamp" 2>/dev/null)" == "$release" ]] && return
+  echo "launch/install.sh: installing JAX for $1 into .venv"
+  "$venv/bin/python" -m pip install -qq "jax[$1]==$release"
+  echo "$release" >"$stamp"
+}
+
+with_tests=false device=""
 for argument in "$@"; do
   case "$argument" in
     --with-tests) with_tests=true ;;
-    *) fail "unknown argument: got $argument, expected --with-tests or none" ;;
+    cuda12 | cuda13 | tpu) device="$argument" ;;
+    *) fail "unknown argument: got $argument, expected cuda13, tpu, --with-tests or none" ;;
   esac
 done
 
@@ -85,3 +99,4 @@ if $with_tests; then
   install_lock "$root/launch/locks/py$version-test.txt"
 fi
 install_package
+[[ -z "$device" ]] || install_device "$device"

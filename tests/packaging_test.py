@@ -216,6 +216,13 @@ def test_the_locks_pin_every_requirement_within_its_range(python, description):
         )
 
 
+@pytest.mark.parametrize("device", ["cuda12", "cuda13", "tpu"])
+def test_jax_for_a_device_has_the_range_of_jax(description, device):
+    (added,) = requirements(description, device).values()
+    assert (added.name, added.extras) == ("jax", {device})
+    assert added.specifier == requirements(description)["jax"].specifier
+
+
 def test_recboles_lock_is_what_recbole_works_with():
     pins = locked("py311-baselines.txt")
     assert pins["recbole"] == Version("1.2.1")

@@ -172,13 +172,9 @@ def _fill(table_VxE: jax.Array, items: ItemRows) -> jax.Array:
 
 def _fresh(params: Any, optimizer, mesh: jax.sharding.Mesh, step: int) -> State:
     """A state with a new optimizer state, at the start of warm-up."""
-    replicated = devices.replicated(mesh)
-
-    def spread(x):
-        return x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, replicated)
-
-    opt_state = jax.tree.map(spread, jax.jit(optimizer.init)(params))
-    return State(jax.device_put(jnp.int32(step), replicated), params, opt_state)
+    shardings = devices.moment_shardings(optimizer, params, mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    return State(jax.device_put(jnp.int32(step), devices.replicated(mesh)), params, opt_state)
 
 
 def open_checkpoint(
