@@ -41,7 +41,7 @@ examples:
   recllm doctor ~/recllm_data ~/runs/toys_ut
 """
 
-PYTHONS = ((3, 11), (3, 12))
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 
 # Shown by name, because a wrong version of these causes errors that never mention versions.
 _SHOWN = ("jax", "flax", "tensorflow", "tensorflow-text", "seqio", "gin-config")
@@ -114,7 +114,7 @@ def _python() -> Finding:
     if sys.version_info[:2] in PYTHONS:
         return Finding("ok", "Python", found)
     return Finding(
-        "problem", "Python", found, f"expected 3.11 or 3.12, which are tested; {_REINSTALL}"
+        "problem", "Python", found, f"expected 3.11, 3.12 or 3.13, which are tested; {_REINSTALL}"
     )
 
 
