@@ -13,10 +13,9 @@ from recllm_tasks import cli, mixtures, tasks
 from recllm_tasks.data.added_items import FILE_NAME, AddedItems
 from recllm_tasks.data.id_schemes import read_numbers
 from recllm_tasks.engine import inference, optimizer, saved_run, training
-from recllm_tasks.engine.answer_tries import answers_of
+from recllm_tasks.engine.answer_tries import answers_of, trie_path
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import read_json, write_json
-from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.recommender import Recommender
 from recllm_tasks.runs.decoding import Decoding
@@ -44,8 +43,8 @@ def write_items(path, items):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    """(data folder, run's folder) of a run of two steps; nothing is added."""
+def shop(tmp_path_factory, network):
+    """(data folder, run's folder) of a run of one step; nothing is added."""
     folder = tmp_path_factory.mktemp("growing")
     log = ["user,item,time"]
     log += [f"u{u},i{(u * 5 + t) % 36},{t}" for u in range(40) for t in range(5 + u % 9)]
@@ -57,15 +56,14 @@ def shop(tmp_path_factory):
         assert cli.main(["prepare", NAME, *files, "--ids", ids, "--data_dir", f"{data}_{ids}"]) == 0
     mixtures.register_stored(f"{data}_semantic")
     seqio.set_tfds_data_dir_override(f"{data}_semantic")
-    config = T5Config(4096, 32, 2, 1, 1, 16, 64, dropout_rate=0.1)
     training.train(
         mixture=f"{NAME}_retrieval",
         model_dir=str(folder / "run"),
         model_name="very_small",
         lengths={"inputs": 256, "targets": 16},
-        network=Transformer(config),
+        network=network,
         optimizer=optimizer.adafactor(optimizer.constant_with_warmup(0.01, 10)),
-        steps=2,
+        steps=1,
         batch_size=4,
         eval_examples=4,
         decoding=Decoding(num_beams=2),
@@ -186,6 +184,14 @@ def test_infer_answers_with_them_and_eval_does_not(shop, grown, tmp_path):
     for _ in range(2):
         assert answers_of(measured).trie.num_items == 36
         assert answers_of(with_added).trie.num_items == 39
+    other = AddedItems(saved.added.fingerprint, saved.added.catalog.take([0, 2, 1]))
+    with_other = tasks.with_added_items(measured, other)
+    vocabulary = measured.output_features["targets"].vocabulary
+    paths = {
+        trie_path(tasks.source_of(task), vocabulary, "{short_id}")
+        for task in (measured, with_added, with_other)
+    }
+    assert len(paths) == 3
 
 
 def test_answers_record_what_was_added(shop, grown):
