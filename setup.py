@@ -76,7 +76,7 @@ setup(
         "recllm_tasks.gin": ["**/*.gin"],
     },
     install_requires=REQUIREMENTS,
-    extras_require={"serve": SERVE_REQUIREMENTS, "test": TEST_REQUIREMENTS},
+    extras_require={"serve": SERVE_REQUIREMENTS, "test": [*SERVE_REQUIREMENTS, *TEST_REQUIREMENTS]},
     entry_points={"console_scripts": ["recllm = recllm_tasks.cli:main"]},
     zip_safe=False,
 )

@@ -499,22 +499,20 @@ def _open_csv(
                 except UnicodeDecodeError as error:
                     undecoded.append((line, _not_utf8(error)))
 
-        reader, number, header = csv.reader(lines(), delimiter=separator), 0, True
+        reader, header = csv.reader(lines(), delimiter=separator), True
         while True:
             try:
                 fields = next(reader)
             except StopIteration:
                 break
             except csv.Error as error:
-                fields = None
-                problem = _Bad(f"got {error}, expected CSV")
-            # Where the file has lines that are not text, the reader does not see them.
-            number = reader.line_num + len(undecoded)
-            if fields is None:
-                yield number, problem
-            elif not fields:
+                # Where the file has lines that are not text, the reader does not see them.
+                yield reader.line_num + len(undecoded), _Bad(f"got {error}, expected CSV")
                 continue
-            elif header:
+            number = reader.line_num + len(undecoded)
+            if not fields:
+                continue
+            if header:
                 header = False
             elif len(fields) != len(columns):
                 problem = f"got {len(fields)} fields, expected {len(columns)} as the header"

@@ -126,8 +126,9 @@ def _read_quickly(
 ) -> bool:
     """Returns whether DuckDB read the whole file without a problem."""
     relation, arguments = READERS[layout.container].relation(source, layout)
+    typed = layout.container == "parquet"
     try:
-        _insert(connection, relation, layout, before, arguments)
+        _insert(connection, relation, layout, before, arguments, typed)
         count, good = connection.execute(
             "select count(*), count(*) filter (ok) from raw_interactions where line > ?", [before]
         ).fetchall()[0]
@@ -143,10 +144,11 @@ def _insert(
     layout: Layout,
     before: int,
     arguments: Sequence = (),
+    typed: bool = False,
 ) -> None:
     """Judges the records of `relation`, whose lines follow after `before`, and keeps them."""
     texts = f"select * replace (line + {before} as line) from ({relation})"
-    sql = _INSERT.format(columns=_COLUMNS, ok=_OK, checked=checked(texts, layout))
+    sql = _INSERT.format(columns=_COLUMNS, ok=_OK, checked=checked(texts, layout, typed))
     connection.execute(sql, list(arguments))
 
 

@@ -1,4 +1,4 @@
-"""Items whose title, id or brand has a text in it, the most popular first."""
+"""Items whose title has a text in it, without regard to case and accents, by popularity."""
 
 import bisect
 import itertools
@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.item_lookup import plain_text
 
 # Places of a short text that are looked at; the best of them may not be the best of all.
 _MOST_PLACES = 5000
@@ -48,4 +49,4 @@ class ItemSearch:
 
 
 def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return " ".join(plain_text(text).split())

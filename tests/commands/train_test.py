@@ -74,7 +74,7 @@ step 12: validation ndcg@10 0\.\d+
 trained; the checkpoint to use is in .*/my run/best
 next:
   recllm eval '.*/my run' --data_dir .*
-  recllm recommend --checkpoint '.*/my run' --data_dir .* --history '.*'
+  recllm recommend '.*/my run' --data_dir .* --history '.*'
 """
 
 

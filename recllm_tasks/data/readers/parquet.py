@@ -1,7 +1,7 @@
 """Parquet: typed columns, one row per record."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import duckdb
 import pyarrow as pa
@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 
 from recllm_tasks.data.formats import Layout, missing_column_fix
 from recllm_tasks.data.readers.record import Record
+from recllm_tasks.data.readers.values import is_typed
 from recllm_tasks.data.sources import SourceFile, shorten
 from recllm_tasks.errors import UserError
 
 _SQL = """
 select file_row_number + 1 as line, cast({user} as varchar) as user_id,
-    cast({item} as varchar) as item_id, cast({time} as varchar) as time_text,
-    cast({rating} as varchar) as rating_text
+    cast({item} as varchar) as item_id, {time_text} as time_text, {rating_text} as rating_text,
+    {time_number} as time_number, {moment} as moment, {rating_number} as rating_number
 from read_parquet(?, file_row_number = true)
 """
 
@@ -30,9 +31,14 @@ def settled(source: SourceFile, layout: Layout) -> Layout:
     return dataclasses.replace(layout, columns={**layout.columns, **columns})
 
 
-def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
-    """SQL over the file, and its arguments; see the package. Raises `UserError` for wrong types."""
+def relation(source: SourceFile, layout: Layout, typed: bool | None = None) -> tuple[str, list]:
+    """SQL over the file, and its arguments; see the package. Raises `UserError` for wrong types.
+
+    Where `typed`, by default as `is_typed` says, times and ratings that are no text stay what they
+    are; see `values.checked`.
+    """
     types = _columns(source, layout)
+    typed = is_typed(layout) if typed is None else typed
 
     def column(role: str) -> str:
         name = layout.find(role, list(types))
@@ -47,19 +53,36 @@ def relation(source: SourceFile, layout: Layout) -> tuple[str, list]:
             )
         return '"' + name.replace('"', '""') + '"'
 
-    sql = _SQL.format(**{role: column(role) for role in _TYPES})
+    columns = {role: column(role) for role in _TYPES}
+    kinds = {role: types.get(layout.find(role, list(types)) or "") for role in _TYPES}
+
+    def value(role: str, fits: Callable[[pa.DataType], bool]) -> bool:
+        kind = kinds[role]
+        return typed and kind is not None and fits(kind)
+
+    is_number, is_date = value("time", _is_number), value("time", _is_date)
+    has_rating = value("rating", _is_number)
+    time, rating = columns["time"], columns["rating"]
+    sql = _SQL.format(
+        **columns,
+        time_text="null::varchar" if is_number or is_date else f"cast({time} as varchar)",
+        rating_text="null::varchar" if has_rating else f"cast({rating} as varchar)",
+        time_number=f"try_cast({time} as double)" if is_number else "null::double",
+        moment=f"epoch({time})" if is_date else "null::double",
+        rating_number=f"try_cast({rating} as float)" if has_rating else "null::float",
+    )
     return sql, [str(source.content)]
 
 
 def interactions(source: SourceFile, layout: Layout) -> Iterator[Record]:
     """Every row, with texts by role; `line` is its number, from 1."""
-    sql, arguments = relation(source, layout)
+    sql, arguments = relation(source, layout, typed=False)
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         for batch in connection.sql(sql, params=arguments).to_arrow_reader(_ROWS):
             for row in batch.to_pylist():
                 line, *texts = row.values()
-                values = dict(zip(_TYPES, texts))
+                values = dict(zip(_TYPES, texts[: len(_TYPES)]))
                 yield Record(line, str(values), values)
 
 

@@ -29,20 +29,30 @@ _FLOAT32_MAX = 3.4e38
 _DAY_MONTH = ("%d/%m/%Y", "%m/%d/%Y", "%d/%m/%y", "%m/%d/%y")
 _CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 
+# Trimming costs more than all else, so what is plain is judged without: a number's cast strips
+# blanks itself, and what starts with "!" or a later character is not blank.
 _SQL = """
 with texts as (
-    select line, user_id, item_id, trim(time_text, '{blanks}') as time_text,
-        nullif(trim(rating_text, '{blanks}'), '') as rating_text
-    from ({relation})
+    select line, user_id, item_id, time_text, rating_text, {typed} from ({relation})
+), numbers as (
+    select *, {time_number} as time_value, {rating_number} as rating_value from texts
+), judged as (
+    select line, user_id, item_id, {time} as time, {absent} as is_absent, rating_value
+    from numbers
 )
-select line, user_id, item_id, {time} as time, {rating} as rating,
-    coalesce(trim(user_id, '{blanks}') <> '', false) as user_ok,
-    coalesce(trim(item_id, '{blanks}') <> '', false) as item_ok,
+select line, user_id, item_id, time,
+    case when not is_absent then rating_value end as rating,
+    coalesce(case when user_id >= '!' then true else trim(user_id, '{blanks}') <> '' end, false)
+        as user_ok,
+    coalesce(case when item_id >= '!' then true else trim(item_id, '{blanks}') <> '' end, false)
+        as item_ok,
     coalesce(time >= 0 and time < {boundary}, false) as time_ok,
-    {absent} or coalesce(
-        rating >= {worst}::float and rating <= {best}::float, false) as rating_ok
-from texts
+    is_absent or coalesce(
+        rating_value >= {worst}::float and rating_value <= {best}::float, false) as rating_ok
+from judged
 """
+# What relations of text do not have.
+_UNTYPED = "null::double as time_number, null::double as moment, null::float as rating_number"
 
 
 def check_time_format(time_format: str) -> None:
@@ -56,25 +66,34 @@ def check_time_format(time_format: str) -> None:
         ) from error
 
 
-def checked(relation: str, layout: Layout) -> str:
+def is_typed(layout: Layout) -> bool:
+    """Whether typed columns may be judged as they are, since nothing is said about their texts."""
+    return layout.time_format is None and not layout.unrated and layout.order != BY_FILE
+
+
+def checked(relation: str, layout: Layout, typed: bool = False) -> str:
     """SQL over `relation`: `line`, `user_id`, `item_id`, `time` (double, seconds), `rating`
     (float, null for none), and `user_ok`, `item_ok`, `time_ok`, `rating_ok`.
+
+    A `typed` relation has values besides its texts: `time_number` (double, in the layout's unit),
+    `moment` (double, seconds) and `rating_number` (float).
     """
     worst, best = layout.ratings
-    number = _number("rating_text", layout, "float")
-    absent = "rating_text is null"
+    rating = _number("rating_text", layout, "float")
+    blank = f"(rating_text is null or trim(rating_text, '{BLANKS}') = '')"
+    absent = f"case when rating_value is null then {blank} else false end"
     if layout.unrated:
         numbers = [word for word in layout.unrated if re.fullmatch(_NUMBER, word, re.ASCII)]
-        words = [word for word in layout.unrated if word not in numbers]
-        if words:
-            absent += f" or lower(rating_text) in ({', '.join(map(_quote, words))})"
-        if numbers:
-            absent += f" or coalesce({number} in ({', '.join(numbers)}), false)"
-        absent = f"({absent})"
+        words = ", ".join(_quote(word) for word in layout.unrated if word not in numbers)
+        listed = f"lower(trim(rating_text, '{BLANKS}')) in ({words})" if words else "false"
+        known = f"rating_value in ({', '.join(numbers)})" if numbers else "false"
+        absent = f"case when rating_value is null then {blank} or {listed} else {known} end"
     return _SQL.format(
         relation=relation,
+        typed="time_number, moment, rating_number" if typed else _UNTYPED,
+        time_number=f"coalesce(time_number, {_number('time_text', layout, 'double')})",
+        rating_number=f"coalesce(rating_number, {rating})",
         time=_time(layout),
-        rating=f"case when not {absent} then {number} end",
         absent=absent,
         blanks=BLANKS,
         boundary=UNIT_BOUNDARY,
@@ -88,31 +107,32 @@ def _quote(text: str) -> str:
 
 
 def _number(column: str, layout: Layout, kind: str) -> str:
+    """A text as a number, null if it is none: DuckDB's cast, without `1_0`, `nan` and `inf`."""
     text = column
     if layout.decimal != ".":
         text = f"replace({column}, {_quote(layout.decimal)}, '.')"
-    return f"case when regexp_full_match({text}, '{_NUMBER}') then try_cast({text} as {kind}) end"
+    number = f"try_cast({text} as {kind})"
+    return f"case when not contains({text}, '_') and isfinite({number}) then {number} end"
 
 
 def _time(layout: Layout) -> str:
     if layout.order == BY_FILE:
         return "line::double"
+    text = f"trim(time_text, '{BLANKS}')"
     if layout.time_format:
-        return f"epoch(try_strptime(time_text, {_quote(layout.time_format)}))"
+        return f"epoch(try_strptime({text}, {_quote(layout.time_format)}))"
     scale = UNITS[layout.unit or "seconds"]
-    least = _least(scale)
-    number = _number("time_text", layout, "double")
-    in_unit = f"""case when {number} >= {least} and {number} < {UNIT_BOUNDARY * scale}
-        then {number} / {scale} end"""
+    in_unit = f"""case when time_value >= {_least(scale)} and time_value < {UNIT_BOUNDARY * scale}
+        then time_value / {scale} end"""
     if layout.unit is None:
-        is_date = f"regexp_full_match(time_text, '{_BARE_DATE}')"
-        is_date += " and try_strptime(left(time_text, 8), '%Y%m%d') is not null"
-        in_unit = f"case when not ({is_date}) then {in_unit} end"
+        day = "try_strptime(time_value::bigint::varchar, '%Y%m%d')"
+        in_unit = f"""case when time_value >= 19000101 and time_value < 21000000
+            and time_value = floor(time_value) and {day} is not null then null else {in_unit} end"""
     # Written as DuckDB's cast takes it: an offset follows at once.
-    date = "regexp_replace(time_text, ' ?(Z|UTC|GMT)$', '+00')"
+    date = f"regexp_replace({text}, ' ?(Z|UTC|GMT)$', '+00')"
     date = rf"regexp_replace({date}, ' ([+-]\d{{2}}(:?\d{{2}})?)$', '\1')"
-    return f"""case when regexp_full_match(time_text, '{_DATE}')
-        then epoch(try_cast({date} as timestamptz)) else {in_unit} end"""
+    return f"""case when moment is not null then moment when time_value is not null then {in_unit}
+        when regexp_full_match({text}, '{_DATE}') then epoch(try_cast({date} as timestamptz)) end"""
 
 
 def _least(scale: int) -> int:
