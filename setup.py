@@ -73,8 +73,6 @@ TEST_REQUIREMENTS = [
     *SERVE_REQUIREMENTS,
     *TEXT_REQUIREMENTS,
 ]
-# What `mkdocs build --strict` needs.
-DOCS_REQUIREMENTS = ["mkdocs-material>=9.7,<10", "mkdocstrings-python>=2,<3"]
 
 setup(
     name="recllm_tasks",
@@ -113,7 +111,7 @@ setup(
         "docs": DOCS_REQUIREMENTS,
         "hub": HUB_REQUIREMENTS,
         "serve": SERVE_REQUIREMENTS,
-        "test": [*SERVE_REQUIREMENTS, *TEST_REQUIREMENTS],
+        "test": TEST_REQUIREMENTS,
         "text": TEXT_REQUIREMENTS,
         "tpu": [f"jax[tpu]{JAX}"],
     },
