@@ -53,6 +53,12 @@ SERVE_REQUIREMENTS = [
     "starlette>=1.10,<2",
     "uvicorn>=0.54,<0.55",
 ]
+# What `mkdocs build` needs besides.
+DOCS_REQUIREMENTS = [
+    "mkdocs-material>=9.8.2,<10",
+    "mkdocstrings[python]>=1.0.8,<2",
+    "ruff>=0.17.6,<0.18",  # formats signatures
+]
 TEST_REQUIREMENTS = [
     "basedpyright>=1.40.2,<2",
     "hypothesis>=6.170,<7",
@@ -67,8 +73,6 @@ TEST_REQUIREMENTS = [
     *SERVE_REQUIREMENTS,
     *TEXT_REQUIREMENTS,
 ]
-# What `mkdocs build --strict` needs.
-DOCS_REQUIREMENTS = ["mkdocs-material>=9.7,<10", "mkdocstrings-python>=2,<3"]
 
 setup(
     name="recllm_tasks",
@@ -101,6 +105,7 @@ setup(
     },
     install_requires=REQUIREMENTS,
     extras_require={
+        # JAX for accelerators; launch/install.sh keeps the release that is locked.
         "cuda12": [f"jax[cuda12]{JAX}"],
         "cuda13": [f"jax[cuda13]{JAX}"],
         "docs": DOCS_REQUIREMENTS,

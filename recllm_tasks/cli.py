@@ -31,6 +31,7 @@ COMMANDS = (
     "ensemble",
     "baselines",
     "recommend",
+    "catalog",
     "serve",
     "export",
     "report",

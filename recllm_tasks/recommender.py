@@ -103,6 +103,7 @@ class Recommender:
         kind = tasks.retrieval_kind(saved.run.mixture, dataset)
         retrieval = tasks.recommendation_task(dataset, kind, wording, data_dir=data_dir)
         task = tasks.with_vocabulary(seqio.Task(f"{dataset}_{kind}", **retrieval), saved.vocabulary)
+        task = tasks.with_added_items(task, saved.added)
         source = tasks.source_of(task)
         assert isinstance(source, SequenceSource)
         self.source = source
@@ -112,6 +113,7 @@ class Recommender:
         self._facts = {
             "dataset": dataset,
             "fingerprint": info.fingerprint,
+            **_added(saved),
             "step": saved.step,
             "num_beams": decoding.num_beams,
         }
@@ -331,6 +333,7 @@ class Recommender:
             "network": repr(self._saved.network.config),
             "lengths": dict(self._saved.run.lengths),
             "fingerprint": info.fingerprint,
+            **_added(self._saved),
             "records": info.records_digest,
             **dataclasses.asdict(self._decoding),
         }
@@ -356,6 +359,11 @@ class Recommender:
         if log_prob is None:
             return Recommendation(**names, log_prob=None, probability=None, source=POPULAR)
         return Recommendation(**names, log_prob=log_prob, probability=math.exp(log_prob))
+
+
+def _added(saved: saved_run.SavedRun) -> dict[str, str]:
+    """The digest of the items that were added, as what answers depend on."""
+    return {"added_items": saved.added.digest} if saved.added else {}
 
 
 def _prompt_function(task: seqio.Task, lengths: Mapping[str, int], window: int) -> Any:

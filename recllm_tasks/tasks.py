@@ -7,9 +7,10 @@ is retrieval whose history the decoder reads, as in `<dataset>_ids_sequence_rati
 in P5's wording, for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no
 file: a dataset is opened when its examples are requested. `mixtures.register_stored` registers the
 tasks of custom datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a
-custom `Template`, see README.
+custom `Template`, see docs/tutorials/custom_task.md.
 """
 
+import copy
 import dataclasses
 import difflib
 import re
@@ -21,6 +22,7 @@ import seqio
 from flax import struct
 
 from recllm_tasks import metrics
+from recllm_tasks.data.added_items import AddedItems
 from recllm_tasks.data.specs import SPECS
 from recllm_tasks.errors import UserError, check_text
 from recllm_tasks.prompts import candidates, masking, p5, ratings, templates
@@ -333,6 +335,26 @@ def with_vocabulary(task: seqio.Task, path: str) -> seqio.Task:
             for metric in task.metric_fns
         ],
     )
+
+
+def with_added_items(task: seqio.Task, added: AddedItems | None) -> seqio.Task:
+    """A copy of the task, not registered, whose prompts and answers have the added items too.
+
+    The examples are the same. A task that reads no prepared dataset stays as it is.
+
+    Raises:
+      UserError: the items were added to another dataset.
+    """
+    if added is None or not isinstance(task.source, CatalogSource):
+        return task
+    added.check(task.source.dataset_name, task.source.info().fingerprint)
+    source = copy.copy(task.source)
+    source.added = added
+    steps = [
+        Prompt(step.template, source) if isinstance(step, Prompt) else step
+        for step in task.preprocessors
+    ]
+    return task.replace(source=source, preprocessors=steps)
 
 
 def kind_of(task: str, dataset: str) -> str | None:

@@ -1,7 +1,7 @@
 """The catalog: one row per item, with its short id and its texts."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,17 @@ class Catalog:
             "item": self.item[row],
             "title": self.title[row],
         }
+
+    def joined(self, later: "Catalog") -> "Catalog":
+        """The items of this catalog, and after them those of another one."""
+        columns = {name: getattr(self, name) + getattr(later, name) for name in _TEXT_COLUMNS}
+        train_count = np.concatenate([self.train_count, later.train_count])
+        return Catalog(**columns, train_count=train_count)
+
+    def take(self, rows: Sequence[int]) -> "Catalog":
+        """The items of these rows, in that order."""
+        columns = {name: [getattr(self, name)[row] for row in rows] for name in _TEXT_COLUMNS}
+        return Catalog(**columns, train_count=self.train_count[np.asarray(rows, np.int64)])
 
     @classmethod
     def build(

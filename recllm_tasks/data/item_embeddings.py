@@ -44,6 +44,7 @@ def embed(
     name: str,
     seed: int,
     advance: Callable[[int], None],
+    fitted: int | None = None,
 ) -> np.ndarray:
     """Float32 [N, D] of the items of `catalog`.
 
@@ -53,15 +54,23 @@ def embed(
       name: of the dataset, for errors.
       seed: for all randomness.
       advance: called with the number of items that a model has finished.
+      fitted: the first so many items get what they would get alone; None is all.
     """
     if source is None:
-        return embed_texts(catalog, name, seed)
+        return embed_texts(catalog, name, seed, fitted=fitted)
     if source.path.is_dir():
-        return embed_with_model(source.path, list(_texts(catalog, 0, len(catalog))), advance)
+        ends = sorted({fitted or len(catalog), len(catalog)})
+        parts = [
+            embed_with_model(source.path, list(_texts(catalog, start, stop)), advance)
+            for start, stop in zip([0, *ends], ends)
+        ]
+        return np.concatenate(parts)
     return read_embeddings(source.path, catalog.item)
 
 
-def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np.ndarray:
+def embed_texts(
+    catalog: Catalog, name: str, seed: int, axes: int = _AXES, fitted: int | None = None
+) -> np.ndarray:
     """TF-IDF of each item's title, brand, categories and description, reduced by an SVD.
 
     Args:
@@ -69,6 +78,7 @@ def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np
       name: of the dataset, for errors.
       seed: for the SVD.
       axes: D at most; fewer if there are fewer items or words.
+      fitted: words and axes are learned from the first so many items; None is all.
 
     Returns:
       float32 [N, D], rows of length 1; zeros for an item without a known word.
@@ -79,9 +89,10 @@ def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np
     import threadpoolctl
     from sklearn import decomposition
 
-    size, weights = len(catalog), WordWeights(catalog, name)
-    sample = weights(0)
-    axes = max(1, min(axes, sample.shape[1] - 1, size - 1))
+    size, fitted = len(catalog), fitted or len(catalog)
+    weights = WordWeights(catalog, name, fitted)
+    sample = weights(0)[:fitted]
+    axes = max(1, min(axes, sample.shape[1] - 1, fitted - 1))
     embeddings = np.empty([size, axes], np.float32)
     with threadpoolctl.threadpool_limits(1):
         svd = decomposition.TruncatedSVD(axes, random_state=seed).fit(sample)
@@ -95,23 +106,31 @@ def embed_texts(catalog: Catalog, name: str, seed: int, axes: int = _AXES) -> np
 class WordWeights:
     """TF-IDF of the words of each item's texts, and of its brand: `_SAMPLE` items at a time."""
 
-    def __init__(self, catalog: Catalog, name: str):
-        """Raises UserError if no item has a text; `name` is the dataset's, for errors."""
+    def __init__(self, catalog: Catalog, name: str, fitted: int | None = None):
+        """Args:
+        catalog: in random order.
+        name: of the dataset, for errors.
+        fitted: words are learned from the first so many items; None is all.
+
+        Raises:
+          UserError: no item has a text.
+        """
         self._catalog = catalog
+        sample = min(_SAMPLE, fitted or len(catalog))
         self._words = _tf_idf(token_pattern=_WORD)
         self._brands = None
         self.starts = range(0, len(catalog), _SAMPLE)
         try:
-            self._words.fit(_texts(catalog, 0, _SAMPLE))
+            self._words.fit(_texts(catalog, 0, sample))
         except ValueError as error:
             raise UserError(
                 f"texts of '{name}': got no words for its {len(catalog):,} items, expected titles, "
                 "brands, categories or descriptions; prepare it with --items, or with --embeddings "
                 "or other --ids than semantic"
             ) from error
-        if any(catalog.brand[:_SAMPLE]):
+        if any(catalog.brand[:sample]):
             self._brands = _tf_idf(analyzer=lambda brand: [brand] if brand else [])
-            self._brands.fit(catalog.brand[:_SAMPLE])
+            self._brands.fit(catalog.brand[:sample])
 
     def __call__(self, start: int) -> Any:
         """Sparse float32 [n, W] of the items from `start`, one of `starts`."""

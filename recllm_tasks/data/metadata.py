@@ -159,6 +159,11 @@ def read_metadata(
                     texts.tallies["repeated records of items left out"].add(repr(item))
                 else:
                     texts[item] = _item_text(item, record.values, layout, texts)
+    if sources and not texts and items is None:
+        raise UserError(
+            f"metadata for '{', '.join(str(source.path) for source in sources)}': got no items, "
+            f"expected some; correct {spec.metadata_address}"
+        )
     if sources and not texts:
         example = next(iter(items or ("",)))
         raise UserError(

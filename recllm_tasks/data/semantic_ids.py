@@ -12,6 +12,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize
@@ -57,7 +58,24 @@ class Collisions:
         return cls(int(shared.sum()), len(shared), int(sizes.max(initial=0)))
 
 
+class Codebooks(NamedTuple):
+    """What items that come later get their codes by.
+
+    Attributes:
+      centres: of each level, float32 [K, D].
+      shortest: a shorter residual of the first level is a rounding error.
+    """
+
+    centres: tuple[np.ndarray, ...]
+    shortest: float
+
+
 def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
+    """The codes of `fit_codes`."""
+    return fit_codes(embeddings_NxD, seed)[0]
+
+
+def fit_codes(embeddings_NxD: np.ndarray, seed: int) -> tuple[np.ndarray, Codebooks]:
     """Codes of all items and their numbers among items with equal codes, int64 [N, LEVELS + 1].
 
     All rows are distinct. Equal embeddings have equal codes; different ones have different codes,
@@ -80,11 +98,13 @@ def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
     num_codes = min(
         MAX_CODES, max(_CODES_BY_CUBE_ROOT * math.ceil(size ** (1 / 3)), size // _ITEMS_A_CODE)
     )
-    codes_MxL = np.zeros([size, LEVELS], np.int64)
+    codes_MxL, centres = np.zeros([size, LEVELS], np.int64), []
     with threadpoolctl.threadpool_limits(1):
-        shortest = _ROUNDING * np.linalg.norm(points_MxD, axis=1).max(initial=0)
+        first_shortest = _ROUNDING * np.linalg.norm(points_MxD, axis=1).max(initial=0)
+        shortest = first_shortest
         for level in range(LEVELS):
             codes_M, centres_KxD = _nearest_centres(points_MxD, num_codes, seed + level)
+            centres.append(centres_KxD)
             # Each further level can tell K items apart.
             room = num_codes ** (LEVELS - 1 - level)
             for rows in _groups(codes_MxL[:, :level]):
@@ -93,7 +113,76 @@ def assign_codes(embeddings_NxD: np.ndarray, seed: int) -> np.ndarray:
             _subtract(points_MxD, codes_M, centres_KxD, shortest)
             shortest = _ROUNDING
     codes_NxL = codes_MxL[number_N]
-    return np.concatenate([codes_NxL, _number_within_groups(codes_NxL)[:, np.newaxis]], axis=1)
+    codes_NxC = np.concatenate([codes_NxL, _number_within_groups(codes_NxL)[:, np.newaxis]], axis=1)
+    return codes_NxC, Codebooks(tuple(centres), float(first_shortest))
+
+
+def assign_later_codes(
+    embeddings_AxD: np.ndarray,
+    codebooks: Codebooks,
+    embeddings_NxD: np.ndarray,
+    codes_NxC: np.ndarray,
+    trained_N: np.ndarray,
+) -> np.ndarray | None:
+    """Codes of items that come after N others, whose codes stay: int64 [A, LEVELS + 1].
+
+    Our choice: only numbers that some trained item has at the same place, because the model has
+    learned no others. An item gets the nearest combination of codes that is free; with the content
+    of another item, it gets that one's codes and the next number, if there is one.
+
+    Args:
+      embeddings_AxD: of the items that come later.
+      codebooks: from `fit_codes`.
+      embeddings_NxD: of the items before them.
+      codes_NxC: of those.
+      trained_N: whether each of those is in the train split.
+
+    Returns:
+      The codes, or None if no combination is left for one of the items.
+    """
+    known = [np.unique(column) for column in codes_NxC[trained_N].T]
+    content = {_content(values): row for row, values in enumerate(embeddings_NxD)}
+    codes_of = {key: tuple(codes_NxC[row, :LEVELS].tolist()) for key, row in content.items()}
+    taken = {tuple(codes) for codes in codes_NxC.tolist()}
+    used = {codes[:LEVELS] for codes in taken}
+    found = []
+    for values in np.asarray(embeddings_AxD, np.float32):
+        key = _content(values)
+        free = (
+            (*codes_of[key], number)
+            for number in known[LEVELS].tolist()
+            if key in codes_of and (*codes_of[key], number) not in taken
+        )
+        chosen = next(free, None)
+        if chosen is None:
+            nearest = _by_nearness(values, codebooks, known)
+            codes = next((codes for codes in nearest if codes not in used), None)
+            if codes is None:
+                return None
+            chosen = (*codes, 0)
+        taken.add(chosen)
+        used.add(chosen[:LEVELS])
+        codes_of.setdefault(key, chosen[:LEVELS])
+        found.append(chosen)
+    return np.array(found, np.int64).reshape(len(found), LEVELS + 1)
+
+
+def _by_nearness(
+    point_D: np.ndarray, codebooks: Codebooks, known: Sequence[np.ndarray], level: int = 0
+) -> Iterator[tuple[int, ...]]:
+    """Combinations of known codes from this level on, the nearest of each level first."""
+    if level == LEVELS:
+        yield ()
+        return
+    centres_KxD = codebooks.centres[level][known[level]]
+    order = np.argsort(_squared_distances(point_D[np.newaxis], centres_KxD)[0], kind="stable")
+    for place in order.tolist():
+        residual = point_D - centres_KxD[place]
+        length = np.linalg.norm(residual)
+        is_clear = length > (codebooks.shortest if level == 0 else _ROUNDING)
+        residual = residual / length if is_clear else np.zeros_like(residual)
+        for rest in _by_nearness(residual, codebooks, known, level + 1):
+            yield (int(known[level][place]), *rest)
 
 
 def _distinct(rows_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,10 +190,14 @@ def _distinct(rows_NxD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     numbers: dict[bytes, int] = {}
     number_N = np.empty(len(rows_NxD), np.int64)
     for row, values in enumerate(rows_NxD):
-        # 0.0 and -0.0 are equal, but not their bytes.
-        key = hashlib.blake2b((values + np.float32(0)).tobytes(), digest_size=16).digest()
-        number_N[row] = numbers.setdefault(key, len(numbers))
+        number_N[row] = numbers.setdefault(_content(values), len(numbers))
     return number_N, np.unique(number_N, return_index=True)[1]
+
+
+def _content(values_D: np.ndarray) -> bytes:
+    """A key that equal embeddings have in common."""
+    # 0.0 and -0.0 are equal, but not their bytes.
+    return hashlib.blake2b((values_D + np.float32(0)).tobytes(), digest_size=16).digest()
 
 
 def _nearest_centres(

@@ -45,9 +45,9 @@ def answers_of(task: seqio.Task) -> Answers | None:
     """The answers of a task, or None if its target is free text.
 
     A catalog's trie is built once and cached beside the dataset's records as `trie-<key>.npy`. The
-    key covers everything that determines it: the dataset's fingerprint, the vocabulary, and how an
-    item is written. A damaged file is replaced. In a read-only folder nothing is cached, and a line
-    says so once.
+    key covers everything that determines it: the dataset's fingerprint, the items that were added
+    to it, the vocabulary, and how an item is written. A damaged file is replaced. In a read-only
+    folder nothing is cached, and a line says so once.
     """
     prompt, listed = tasks.prompt_of(task), tasks.answers(task)
     if prompt is None or listed is None:
@@ -76,6 +76,7 @@ def trie_path(source: CatalogSource, vocabulary: seqio.SentencePieceVocabulary, 
         hashlib.sha256(vocabulary.sp_model).hexdigest(),
         vocabulary.eos_id,
         form,
+        *([source.added.digest] if source.added else []),
     ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return os.path.join(source.dataset_dir(), f"trie-{key[:16]}.npy")

@@ -79,9 +79,10 @@ def infer(
         dataset, total = dataset.take(num_examples), min(total, num_examples)
     decoding = dataclasses.replace(decoding, constrained=True).resolved(info.keeps_repeats)
     decoding, _ = choose_prior(model_dir, saved, [found], decoding)
+    found = tasks.with_added_items(found, saved.added)
     max_steps = saved.run.lengths["targets"]
     decoder = TaskDecoder(found, saved.network, saved.mesh, decoding, max_steps)
-    line = _Line(source.catalog(), decoder.answers)
+    line = _Line(tasks.source_of(found).catalog(), decoder.answers)
     examples, written = dataset.as_numpy_iterator(), 0
     with atomic_write(output) as f, progress.work(f"infer {name}", total) as work:
         while chunk := list(itertools.islice(examples, BATCHES_IN_CHUNK * decoding.batch_size)):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import seqio
 
 from recllm_tasks import tasks
+from recllm_tasks.data.added_items import AddedItems
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.errors import UserError, check_text
@@ -31,6 +32,8 @@ class SavedRun:
       step: the chosen checkpoint's step.
       mesh: this machine's devices.
       vocabulary: the run's SentencePiece file.
+      added: items that `recllm catalog add` added to the run; None for none. Whoever recommends
+        uses them (`tasks.with_added_items`); measurements are those of the dataset.
     """
 
     run: Run
@@ -39,6 +42,7 @@ class SavedRun:
     step: int
     mesh: jax.sharding.Mesh
     vocabulary: str
+    added: AddedItems | None = None
 
     def tasks(self, name: str) -> list[seqio.Task]:
         """The tasks of a task or mixture with the run's vocabulary; copies, not registered.
@@ -97,7 +101,7 @@ def load(
             params = checkpoints.restore_params(LAST, like=like)
         step = checkpoints.require_step(kind)
     vocabulary = os.path.join(model_dir, run_folder.VOCABULARY)
-    return SavedRun(run, network, params, step, mesh, vocabulary)
+    return SavedRun(run, network, params, step, mesh, vocabulary, AddedItems.load(model_dir))
 
 
 def _config(run: Run, model_dir: str) -> T5Config:

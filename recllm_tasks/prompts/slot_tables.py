@@ -14,6 +14,7 @@ import os
 import seqio
 
 from recllm_tasks import checksums, progress
+from recllm_tasks.data.added_items import AddedItems
 from recllm_tasks.data.catalog import FILE_NAME as CATALOG_FILE
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
@@ -58,10 +59,11 @@ def slot_table(
     texts = () if isinstance(slot, Varied) else (slot.mask, slot.empty)
     # A catalog that was not prepared, but made by a program, has no folder to keep tables in.
     folder = source.dataset_dir() if hasattr(source.info(), "fingerprint") else None
-    whole = _stored_table(slot.forms, texts, catalog, folder, vocabulary, None)
+    added = getattr(source, "added", None)
+    whole = _stored_table(slot.forms, texts, catalog, folder, vocabulary, None, added)
     if max_tokens is None or whole.lengths.max(initial=0) <= max_tokens:
         return whole
-    return _stored_table(slot.forms, texts, catalog, folder, vocabulary, max_tokens)
+    return _stored_table(slot.forms, texts, catalog, folder, vocabulary, max_tokens, added)
 
 
 @functools.lru_cache(maxsize=64)
@@ -72,10 +74,11 @@ def _stored_table(
     folder: str | None,
     vocabulary: seqio.SentencePieceVocabulary,
     max_tokens: int | None,
+    added: AddedItems | None,
 ) -> TokenTable:
     if folder is None:
         return _build(forms, texts, catalog, vocabulary, max_tokens)
-    path = table_path(forms, texts, folder, vocabulary, max_tokens)
+    path = table_path(forms, texts, folder, vocabulary, max_tokens, added)
     stored = table_file.load(path)
     if stored is None:
         table = _build(forms, texts, catalog, vocabulary, max_tokens)
@@ -111,6 +114,7 @@ def table_path(
     folder: str,
     vocabulary: seqio.SentencePieceVocabulary,
     max_tokens: int | None,
+    added: AddedItems | None = None,
 ) -> str:
     """Where a table is kept."""
     facts = [
@@ -120,6 +124,7 @@ def table_path(
         forms,
         texts,
         max_tokens,
+        *([added.digest] if added else []),
     ]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     return os.path.join(folder, f"tokens-{key[:16]}.npy")

@@ -12,6 +12,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from recllm_tasks.data.added_items import AddedItems
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.data.co_occurrence import CoOccurrence
 from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
@@ -88,7 +89,14 @@ def data_dir() -> str:
 
 
 class CatalogSource:
-    """What every source of one dataset has: its folder, its facts, its catalog."""
+    """What every source of one dataset has: its folder, its facts, its catalog.
+
+    Attributes:
+      added: items that the catalog has too, after its own; None for none. See
+        `tasks.with_added_items`.
+    """
+
+    added: AddedItems | None = None
 
     def __init__(self, dataset_name: str, *, data_dir: str | None = None):
         """Args:
@@ -106,6 +114,8 @@ class CatalogSource:
 
     def catalog(self) -> Catalog:
         self.info()
+        if self.added is not None:
+            return _extended(self.dataset_dir(), self.added)
         return _catalog(self.dataset_dir())
 
     def num_users(self) -> int:
@@ -135,6 +145,11 @@ def opened_folders() -> Sequence[Path]:
 @functools.lru_cache(maxsize=16)
 def _catalog(directory: str) -> Catalog:
     return Catalog.load(directory)
+
+
+@functools.lru_cache(maxsize=4)
+def _extended(directory: str, added: AddedItems) -> Catalog:
+    return _catalog(directory).joined(added.catalog)
 
 
 class BatchSource(CatalogSource, seqio.DataSource):

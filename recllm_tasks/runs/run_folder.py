@@ -7,6 +7,7 @@ vocabulary.model       the SentencePiece model that the run reads and writes wit
 checksums.json         of vocabulary.model; JSON and config.gin hold their own
 checkpoints/<step>/    the last state, to resume from (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
+added_items.json       items that came after training: see data/added_items.py
 events.out.tfevents.*  TensorBoard scalars
 eval/<settings>/       beams of an unfinished evaluation
 results.json           the latest evaluation; results/ and per_user/ hold all: see results.py

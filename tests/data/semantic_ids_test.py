@@ -274,3 +274,49 @@ def test_embeddings_without_semantic_ids_and_ids_without_texts(shop, tmp_path):
     code, error, _, _ = shop("--ids", "semantic")
     assert code == 2
     assert "texts of 'shop': got no words for its 64 items" in error
+
+
+def _later(embeddings, later, trained=None):
+    codes, codebooks = semantic_ids.fit_codes(embeddings, 0)
+    trained = np.ones(len(embeddings), bool) if trained is None else trained
+    return codes, semantic_ids.assign_later_codes(later, codebooks, embeddings, codes, trained)
+
+
+def test_later_items_get_codes_near_those_of_like_items():
+    draw = np.random.Generator(np.random.Philox(5))
+    centres = draw.normal(size=(6, 16))
+    kinds = np.arange(300) % 6
+    embeddings = (centres[kinds] + 0.05 * draw.normal(size=(300, 16))).astype(np.float32)
+    later = (centres[np.arange(60) % 6] + 0.05 * draw.normal(size=(60, 16))).astype(np.float32)
+    codes, found = _later(embeddings, later)
+    together = np.concatenate([codes, found])
+    assert len(np.unique(together, axis=0)) == 360
+    assert (found[:, -1] == 0).all()
+    for column, of_all in zip(found.T, codes.T):
+        assert set(column) <= set(of_all)
+    for kind in range(6):
+        assert set(found[kind::6, 0]) <= set(codes[kinds == kind, 0])
+
+
+def test_later_items_of_equal_content_get_the_next_number_that_is_known():
+    draw = np.random.Generator(np.random.Philox(6))
+    embeddings = draw.normal(size=(40, 8)).astype(np.float32)
+    embeddings[1:4] = embeddings[0]  # numbers 0 to 3
+    codes, found = _later(embeddings, embeddings[[7, 0, 7]])
+    assert found[0].tolist() == [*codes[7, :3], 1]
+    assert found[2].tolist() == [*codes[7, :3], 2]
+    assert found[1].tolist()[:3] != codes[0, :3].tolist()
+    assert found[1, 3] == 0
+    # A number that only an untrained item has is not known.
+    trained = np.ones(40, bool)
+    trained[1:4] = False
+    codes, found = _later(embeddings, embeddings[[7]], trained)
+    assert found[0, 3] == 0
+    assert found[0].tolist()[:3] not in codes[:, :3].tolist()
+
+
+def test_no_code_is_left_for_a_later_item():
+    embeddings = np.eye(2, dtype=np.float32)[[0, 0]]
+    codes, found = _later(embeddings, np.eye(2, dtype=np.float32)[[1]])
+    assert found is None
+    assert len(codes) == 2
