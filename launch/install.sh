@@ -3,8 +3,10 @@
 # Does nothing if everything is already installed.
 #
 #   launch/install.sh                      # packages that recllm_tasks needs
+#   launch/install.sh cuda13               # and JAX for NVIDIA GPUs, with CUDA 13 (or cuda12)
+#   launch/install.sh tpu                  # and JAX for TPUs
 #   launch/install.sh --with-tests         # and packages that its tests need
-#   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11 or 3.12
+#   PYTHON=python3.12 launch/install.sh    # with this Python: 3.11, 3.12 or 3.13
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -16,15 +18,15 @@ fail() {
   exit 2
 }
 
-# Prints 311 or 312; nothing for another or no Python.
+# Prints 311, 312 or 313; nothing for another or no Python.
 supported_version() {
   "$1" -c 'import sys; v = sys.version_info; print(v[0] * 100 + v[1])' 2>/dev/null |
-    grep -E '^31[12]$' || true
+    grep -E '^31[123]$' || true
 }
 
 # Prints the first supported Python; considers only $PYTHON if it is set.
 find_python() {
-  local candidate candidates=(python3 python3.12 python3.11)
+  local candidate candidates=(python3 python3.13 python3.12 python3.11)
   [[ -z "${PYTHON:-}" ]] || candidates=("$PYTHON")
   for candidate in "${candidates[@]}"; do
     if [[ -n "$(supported_version "$candidate")" ]]; then
@@ -53,11 +55,23 @@ install_package() {
   cp "$root/setup.py" "$stamp"
 }
 
-with_tests=false
+# Installs JAX for a kind of device, in the release of the lock: its plugins are not locked, because
+# they are large and only for some machines.
+install_device() {
+  local release stamp="$venv/installed-$1"
+  release="$(sed -n 's/^jax==//p' "$runtime_lock")"
+  [[ "$(cat "$stamp" 2>/dev/null)" == "$release" ]] && return
+  echo "launch/install.sh: installing JAX for $1 into .venv"
+  "$venv/bin/python" -m pip install -qq "jax[$1]==$release"
+  echo "$release" >"$stamp"
+}
+
+with_tests=false device=""
 for argument in "$@"; do
   case "$argument" in
     --with-tests) with_tests=true ;;
-    *) fail "unknown argument: got $argument, expected --with-tests or none" ;;
+    cuda12 | cuda13 | tpu) device="$argument" ;;
+    *) fail "unknown argument: got $argument, expected cuda13, tpu, --with-tests or none" ;;
   esac
 done
 
@@ -65,7 +79,7 @@ if [[ ! -e "$venv" ]]; then
   python="$(find_python)"
   [[ -n "$python" ]] || fail "no supported Python for '${PYTHON:-python3}': got" \
     "$("${PYTHON:-python3}" --version 2>/dev/null || echo "no working program")," \
-    "expected 3.11 or 3.12; install one and name it: PYTHON=python3.12 launch/install.sh"
+    "expected 3.11, 3.12 or 3.13; install one and name it: PYTHON=python3.12 launch/install.sh"
   if ! "$python" -m venv "$venv"; then
     rm -rf "$venv"
     fail "could not create $venv with $python; on Debian, install python3-venv"
@@ -73,7 +87,7 @@ if [[ ! -e "$venv" ]]; then
 fi
 
 version="$(supported_version "$venv/bin/python")"
-[[ -n "$version" ]] || fail "no working Python 3.11 or 3.12 in $venv; remove that folder"
+[[ -n "$version" ]] || fail "no working Python 3.11, 3.12 or 3.13 in $venv; remove that folder"
 if [[ -n "${PYTHON:-}" && "$(supported_version "$PYTHON")" != "$version" ]]; then
   fail "another Python for '$venv': got PYTHON=$PYTHON, expected one of version ${version/3/3.};" \
     "remove that folder, or unset PYTHON"
@@ -85,3 +99,4 @@ if $with_tests; then
   install_lock "$root/launch/locks/py$version-test.txt"
 fi
 install_package
+[[ -z "$device" ]] || install_device "$device"

@@ -10,7 +10,5 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 pip=("$root/.venv/bin/python" -m pip install -qq)
 "${pip[@]}" --no-deps -r "$root/launch/locks/t5x.txt"
 if (($#)); then
-  # The release that is already installed.
-  release="$("$root/.venv/bin/python" -c 'import importlib.metadata as m; print(m.version("jax"))')"
-  "${pip[@]}" "jax[$1]==$release"
+  "$root/launch/install.sh" "$1"
 fi

@@ -6,7 +6,7 @@
 #   launch/quickstart.sh                 # data and run in ./quickstart
 #   launch/quickstart.sh FOLDER [SEED]   # elsewhere, or with another seed
 #
-# Needs Python 3.11 or 3.12 and PyPI; run again, it resumes where it stopped.
+# Needs Python 3.11, 3.12 or 3.13 and PyPI; run again, it resumes where it stopped.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table of the README: Toys and Beauty, all test users, seen items left out, row by row.
+# The table of docs/explanation/results.md: Toys and Beauty, all test users, seen items left out, row by row.
 #
 #   launch/table.sh FOLDER                # data, runs and report in FOLDER; the files are downloaded
 #   launch/table.sh FOLDER RAW [SEEDS]    # raw files in RAW/toys_and_games and RAW/beauty; "0 1 2"

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from recllm_tasks import __version__
-from recllm_tasks.commands import huge_pages, interrupts, session
+from recllm_tasks.commands import compile_cache, huge_pages, interrupts, session
 from recllm_tasks.errors import Terminated, UserError
 
 # One module of `commands/` each, in the order of the help. It has SUMMARY, EPILOG,
@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             huge_pages.restart_with_huge_pages()
         args.bindings = session.gin_bindings([*rest, *settings], args.parser)
         if args.command != "doctor":  # It diagnoses imports that fail.
+            compile_cache.use_compile_cache()
             _log_errors_only()
         with session.damage_reported():
             code = args.run(args)

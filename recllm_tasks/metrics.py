@@ -105,7 +105,7 @@ def ranks_of_targets(
 
     Args:
       targets: [U] decoded targets.
-      predictions: [U][K] decoded beams, worst first; K may differ between examples.
+      predictions: `[U][K]` decoded beams, worst first; K may differ between examples.
 
     Raises:
       UserError: an example has one string instead of a list of beams.

@@ -7,7 +7,7 @@ is retrieval whose history the decoder reads, as in `<dataset>_ids_sequence_rati
 in P5's wording, for comparison, `<dataset>_p5_{retrieval,ranking,rating}`. Registering reads no
 file: a dataset is opened when its examples are requested. `mixtures.register_stored` registers the
 tasks of custom datasets. The parts are public: a custom task is a `seqio.TaskRegistry.add` with a
-custom `Template`, see README.
+custom `Template`, see docs/tutorials/custom_task.md.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The commands as a user sees them: output, JSON, errors, and the custom task of the README."""
+"""The commands as a user sees them: output, JSON, errors, and the custom task of the tutorial."""
 
 import fcntl
 import json
@@ -18,7 +18,7 @@ from recllm_tasks import cli
 from recllm_tasks.files import read_json
 
 HEAVY = {"gin", "jax", "numpy", "seqio", "tensorflow"}
-README = pathlib.Path(__file__).parents[1] / "README.md"
+TUTORIAL = pathlib.Path(__file__).parents[1] / "docs/tutorials/custom_task.md"
 VERY_SMALL = [
     "--gin_file=models/tiny.gin",
     "--gin_file=runs/finetune.gin",
@@ -345,8 +345,9 @@ def test_a_missing_setting_is_named(movies, capsys):
     assert "give --gin.MODEL_DIR=FOLDER" in error
 
 
-def test_the_task_of_the_readme_trains_evaluates_and_shows(movies, tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"<!-- my_tasks.py -->\n```python\n(.*?)```", README.read_text(), re.S)
+def test_the_task_of_the_tutorial_trains_evaluates_and_shows(movies, tmp_path, monkeypatch, capsys):
+    pattern = r"<!-- file: my_tasks.py -->\n```python\n(.*?)```"
+    (code,) = re.findall(pattern, TUTORIAL.read_text(encoding="utf-8"), re.S)
     (tmp_path / "my_tasks.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     common = ["--module", "my_tasks", "--data_dir", str(movies)]

@@ -87,6 +87,7 @@ def test_gpus_of_one_machine_and_of_a_cluster():
         ),
         ("gpu_slurm.sbatch", ("--dry_run",), "missing option: got no --mixture"),
         ("install_baselines.sh", ("--with-tests",), "unknown argument: got --with-tests"),
+        ("install.sh", ("gpu",), "unknown argument: got gpu, expected cuda13, tpu"),
     ],
 )
 def test_errors_name_the_option(script, arguments, message):
@@ -106,6 +107,7 @@ def test_recboles_environment_needs_its_python_and_is_made_once(tmp_path, monkey
 
 def test_the_scripts_pass_shellcheck():
     scripts = [*sorted(LAUNCH.glob("*.sh")), *LAUNCH.glob("*.sbatch"), LAUNCH.parent / ".ci/run"]
+    scripts += sorted((LAUNCH.parent / "tools").glob("*.sh"))
     program = Path(sysconfig.get_path("scripts")) / "shellcheck"
     done = subprocess.run(
         [program, "-x", *scripts], capture_output=True, text=True, cwd=LAUNCH.parent

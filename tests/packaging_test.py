@@ -19,7 +19,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "launch" / "locks"
-PYTHONS = ("3.11", "3.12")
+PYTHONS = ("3.11", "3.12", "3.13")
 SITE_PACKAGES = sysconfig.get_paths()["purelib"]
 # Imported where they are present, and not ours to install.
 # T5X is not on PyPI; Apache Beam needs an older protobuf and pyarrow than all others.
@@ -118,7 +118,7 @@ def test_the_wheel_describes_the_package(wheel, description):
     )
     assert description["Name"] == "recllm_tasks"
     assert description["Version"] == version
-    assert description["Requires-Python"] == ">=3.11"
+    assert description["Requires-Python"] == ">=3.11,<3.14"
     assert description["License"] == "Apache-2.0"
     assert metadata.version("recllm_tasks") == version, "run launch/install.sh again"
     with zipfile.ZipFile(wheel) as archive:
@@ -172,7 +172,11 @@ def test_an_editable_install_finds_the_gin_files_of_the_checkout(tmp_path):
 
 def test_every_import_is_a_declared_requirement(description):
     distributions = metadata.packages_distributions()
-    declared = {**requirements(description), **requirements(description, "serve")}
+    declared = {
+        name: requirement
+        for extra in ("", "hub", "serve")
+        for name, requirement in requirements(description, extra).items()
+    }
     undeclared = set()
     # What runs in RecBole's environment: test_recboles_lock_is_what_recbole_works_with.
     elsewhere = ROOT / "recllm_tasks" / "baselines" / "recbole" / "process"
@@ -206,7 +210,17 @@ def test_the_locks_pin_every_requirement_within_its_range(python, description):
     for requirement in requirements(description).values():
         assert requirement.specifier.contains(runtime[canonicalize_name(requirement.name)])
     for requirement in requirements(description, "test").values():
-        assert requirement.specifier.contains(tests[canonicalize_name(requirement.name)])
+        # Some packages that runtime requirements bring are requirements of an extra too.
+        assert requirement.specifier.contains(
+            {**runtime, **tests}[canonicalize_name(requirement.name)]
+        )
+
+
+@pytest.mark.parametrize("device", ["cuda12", "cuda13", "tpu"])
+def test_jax_for_a_device_has_the_range_of_jax(description, device):
+    (added,) = requirements(description, device).values()
+    assert (added.name, added.extras) == ("jax", {device})
+    assert added.specifier == requirements(description)["jax"].specifier
 
 
 def test_recboles_lock_is_what_recbole_works_with():
@@ -217,16 +231,22 @@ def test_recboles_lock_is_what_recbole_works_with():
     assert {"torch", "pyarrow"} <= set(pins)
 
 
-def test_lower_bounds_are_what_the_locks_test(description):
-    pins = [
-        {**locked(f"{name}.txt"), **locked(f"{name}-test.txt")}
-        for name in (f"py{python.replace('.', '')}" for python in PYTHONS)
-    ]
-    declared = {**requirements(description), **requirements(description, "test")}
+def test_lower_bounds_are_the_releases_that_were_tested(description):
+    tested = locked("py311-lowest.txt")
+    declared = {**requirements(description), **requirements(description, "hub")}
     for name, requirement in declared.items():
         (lower,) = (bound.version for bound in requirement.specifier if bound.operator == ">=")
-        oldest = min(lock[name] for lock in pins)
-        assert oldest.release[: lower.count(".") + 1] == Version(lower).release, name
+        assert tested[name].release[: lower.count(".") + 1] == Version(lower).release, name
+        assert requirement.specifier.contains(tested[name]), name
+
+
+def test_extras_are_those_that_the_docs_name(description):
+    extras = "cuda12 cuda13 docs hub serve test text tpu"
+    assert sorted(description.get_all("Provides-Extra")) == extras.split()
+    tested = requirements(description, "test")
+    for extra in ("hub", "serve", "text"):
+        for name, requirement in requirements(description, extra).items():
+            assert requirement.specifier == tested[name].specifier, name
 
 
 def test_the_locks_are_complete_for_this_python(description):

@@ -162,7 +162,7 @@ def test_a_history_of_nothing_gets_what_is_popular(recommender):
 
 
 def test_a_custom_dataset_needs_no_registration(tmp_path, network):
-    """In a process that did nothing before, as in the README."""
+    """In a process that did nothing before."""
     lines = ["user,item,time"]
     lines += [f"u{u},p{(u * 3 + t) % 20},{t}" for u in range(20) for t in range(6)]
     (tmp_path / "log.csv").write_text("\n".join(lines))

@@ -1,6 +1,7 @@
 """Speed of a training step: ours, transformers, T5X and the hardware limit.
 
     tools/bench_train.py
+    tools/bench_train.py --shape compact --competitors ours
     tools/bench_train.py --packed toys --data_dir ~/recllm_data --vocabulary t5.spiece.model
 
 All competitors use the same random weights and batches, float32 and Adafactor. Each runs in a
@@ -40,7 +41,7 @@ def main() -> None:
         if args.packed:
             _compare_packed(args, folder)
         else:
-            sizes = {**SHAPES[args.shape], "vocab_size": 32_128}
+            sizes = {**SHAPES[args.shape], "vocab_size": args.vocabulary_size}
             write_weights(sizes, folder)
             for dropout in args.dropout:
                 _compare(args, sizes, folder, dropout, found)
@@ -51,9 +52,10 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", choices=SHAPES, default="small")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--inputs", type=int, default=512, help="tokens per input")
-    parser.add_argument("--targets", type=int, default=16, help="tokens per target")
+    parser.add_argument("--batch", type=int, help="default: 8; 16 if compact")
+    parser.add_argument("--inputs", type=int, help="tokens per input; default: 512; 16 if compact")
+    parser.add_argument("--targets", type=int, help="tokens per target; default: 16; 64 if compact")
+    parser.add_argument("--vocabulary_size", type=int, help="default: 32,128; 16,128 if compact")
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.1])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="timed steps per turn")
@@ -64,7 +66,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--packed_inputs", type=int, default=1024, help="tokens per packed row")
     parser.add_argument("--packed_targets", type=int, default=128)
     parser.add_argument("--rows", type=int, default=4, help="packed rows in a batch")
-    return parser.parse_args()
+    args = parser.parse_args()
+    # As runs/ids_sequence.gin trains on Toys, or prompts of the paper's form.
+    names = ("batch", "inputs", "targets", "vocabulary_size")
+    defaults = (16, 16, 64, 16_128) if args.shape == "compact" else (8, 512, 16, 32_128)
+    for name, default in zip(names, defaults):
+        setattr(args, name, getattr(args, name) or default)
+    return args
 
 
 def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worker]:
@@ -74,8 +82,9 @@ def _workers(names, sizes: dict, folder: str, dropout: float) -> dict[str, Worke
 
 def _compare(args, sizes: dict, folder: str, dropout: float, names: list[str]) -> None:
     rng = np.random.default_rng(0)
-    inputs = rng.integers(3, 32_000, (args.batch, args.inputs)).astype(np.int32)
-    targets = rng.integers(3, 32_000, (args.batch, args.targets)).astype(np.int32)
+    known = args.vocabulary_size - 128
+    inputs = rng.integers(3, known, (args.batch, args.inputs)).astype(np.int32)
+    targets = rng.integers(3, known, (args.batch, args.targets)).astype(np.int32)
     batch = {
         "encoder_input_tokens": inputs,
         "decoder_input_tokens": np.pad(targets, ((0, 0), (1, 0)))[:, :-1],

@@ -30,6 +30,8 @@ import pathlib
 import sys
 import time
 
+from recllm_tasks.engine import capacity
+
 GIN = pathlib.Path(__file__).resolve().parents[1] / "gin" / "models"
 
 # Makes the TPU compiler optimise speed less, so that large models compile.
@@ -37,9 +39,6 @@ TPU_OPTIONS = {"exec_time_optimization_effort": -1.0}
 
 # Share of the matrix units' peak.
 UTILIZATION = 0.4
-# Share of a device's memory; the rest is left to the runtime and to fragmentation.
-USABLE = 0.9
-
 # As in gin/runs/t5x_finetune.gin and t5x_eval.gin.
 LENGTHS = {"encoder": 1024, "decoder": 256}
 TRAIN_DTYPE, BEAM_DTYPE = "bfloat16", "float32"
@@ -57,8 +56,8 @@ class Accelerator:
     """Devices as JAX counts them.
 
     Attributes:
-      memory: of one device in GB, from the vendor's data sheet.
-      peak: of one device in bfloat16 TFLOP/s, from the vendor's data sheet.
+      memory: of one device in GB, as in `capacity.CHIPS`.
+      peak: of one device in bfloat16 TFLOP/s, likewise.
       topology: libtpu's description of it.
     """
 
@@ -69,12 +68,17 @@ class Accelerator:
     topology: dict | None = None
 
 
+def _accelerator(name: str, devices: int, kind: str, topology: dict | None = None) -> Accelerator:
+    chip = capacity.chip_of(kind)
+    return Accelerator(name, devices, chip.memory, chip.peak, topology)
+
+
 ACCELERATORS = (
-    Accelerator("TPU v3-8", 8, 16, 61.5, V3),
-    Accelerator("TPU v4-8", 4, 32, 275, V4),
-    Accelerator("TPU v5e-16", 16, 16, 197, V5E),
-    Accelerator("A100 80 GB x8", 8, 80, 312),
-    Accelerator("H100 x8", 8, 80, 989),
+    _accelerator("TPU v3-8", 8, "TPU v3", V3),
+    _accelerator("TPU v4-8", 4, "TPU v4", V4),
+    _accelerator("TPU v5e-16", 16, "TPU v5 lite", V5E),
+    _accelerator("A100 80 GB x8", 8, "A100"),
+    _accelerator("H100 x8", 8, "H100"),
 )
 
 
@@ -132,19 +136,25 @@ def bytes_on_a_device(tree) -> int:
 
 
 def lower_train(args, mesh, layers):
-    """(lowered step, bytes of the parameters, bytes of the optimizer state)."""
+    """(lowered step, bytes of parameters and of the optimizer state, FLOPs not counted in it).
+
+    XLA counts a loop once, whatever its length: that of the loss goes over chunks of positions.
+    """
     import jax
     import jax.numpy as jnp
 
     from recllm_tasks.engine import devices, optimizer, saved_run
     from recllm_tasks.engine.train_step import State, train_step
+    from recllm_tasks.models.cross_entropy import ACCELERATOR_BYTES, chunk_of
 
     network, _ = read_model(args, TRAIN_DTYPE, layers)
     rule = optimizer.adafactor(optimizer.constant_with_warmup())
     params, whole = saved_run.abstract_params(network, mesh), devices.replicated(mesh)
-    moments = jax.tree.map(
-        lambda x: abstract(x.shape, x.dtype, whole), jax.eval_shape(rule.init, params)
-    )
+    moments, split = jax.eval_shape(rule.init, params), whole
+    if mesh.shape["model"] > 1:
+        split = devices.moment_shardings(rule, params, mesh)
+    shardings = split if split is not whole else jax.tree.map(lambda _: whole, moments)
+    moments = jax.tree.map(lambda x, to: abstract(x.shape, x.dtype, to), moments, shardings)
     features = {"encoder": ("input_tokens",), "decoder": ("target_tokens", "input_tokens")}
     batch = {
         f"{side}_{name}": abstract(
@@ -155,12 +165,21 @@ def lower_train(args, mesh, layers):
     }
     state = State(abstract((), jnp.int32, whole), params, moments)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    lowered = train_step.lower(network, rule, state, batch, abstract(key.shape, key.dtype, whole))
-    return lowered, bytes_on_a_device(params), bytes_on_a_device(moments)
+    key = abstract(key.shape, key.dtype, whole)
+    parts = mesh.shape["data"]
+    positions = args.batch // parts * LENGTHS["decoder"]
+    chunk = chunk_of(positions, network.config.vocab_size, ACCELERATOR_BYTES)
+    lowered, at_once = (
+        train_step.lower(network, rule, state, batch, key, parts=parts, chunk=size)
+        for size in (chunk, positions)
+    )
+    counted = [program.cost_analysis()["flops"] for program in (lowered, at_once)]
+    missing = (counted[1] - counted[0]) / mesh.size
+    return lowered, bytes_on_a_device(params), bytes_on_a_device(moments), missing
 
 
 def lower_beam(args, mesh, layers):
-    """The same for a beam search over a catalog, which has no optimizer."""
+    """The same for a beam search over a catalog, which has no optimizer and no long loop."""
     import jax
     import jax.numpy as jnp
 
@@ -175,7 +194,7 @@ def lower_beam(args, mesh, layers):
     def search(params, inputs, trie):
         return beam_search(network, params, inputs, trie, num_beams=BEAMS, eos_id=1)
 
-    return jax.jit(search).lower(params, inputs, trie), bytes_on_a_device(params), 0
+    return jax.jit(search).lower(params, inputs, trie), bytes_on_a_device(params), 0, 0
 
 
 @functools.cache
@@ -197,13 +216,18 @@ def compile_need(args, lower, devices, mesh_shape, layers: int | None) -> Need:
     size = math.prod(mesh_shape)
     mesh = Mesh(np.array(devices[:size]).reshape(mesh_shape), ("data", "model"))
     start = time.monotonic()
-    lowered, parameters, optimizer = lower(args, mesh, layers)
+    lowered, parameters, optimizer, missing = lower(args, mesh, layers)
     compiled = lowered.compile(TPU_OPTIONS if devices[0].platform == "tpu" else None)
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     kept = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     temporary = memory.temp_size_in_bytes
     need = Need(
-        parameters, optimizer, temporary, kept + temporary, cost["flops"], cost["bytes accessed"]
+        parameters,
+        optimizer,
+        temporary,
+        kept + temporary,
+        cost["flops"] + missing,
+        cost["bytes accessed"],
     )
     which = f"{devices[0].device_kind} {mesh_shape}, {lower.__name__}, {layers or 'all'} layers"
     seconds = time.monotonic() - start
@@ -234,7 +258,7 @@ MEMORY_HEAD = (
 def memory_row(accelerator: Accelerator, mesh_shape, compiler, program, need: Need) -> str:
     """One row: needs per device of one step, or of one search for all prompts."""
     share = need.peak / 1e9 / accelerator.memory
-    fits = f"{share:.0%}, {'fits' if share <= USABLE else 'does not fit'}"
+    fits = f"{share:.0%}, {'fits' if share <= capacity.USABLE else 'does not fit'}"
     known = (f"{need.temporary / 1e9:.2f}", f"{need.peak / 1e9:.2f}", fits)
     cells = (
         accelerator.name,

@@ -12,23 +12,26 @@ from typing import Any
 
 from recllm_tasks.runs import memory
 
+
+def _shape(emb_dim: int, mlp_dim: int, layers: int, num_heads: int, head_dim: int) -> dict:
+    return {
+        "emb_dim": emb_dim,
+        "mlp_dim": mlp_dim,
+        "num_encoder_layers": layers,
+        "num_decoder_layers": layers,
+        "num_heads": num_heads,
+        "head_dim": head_dim,
+    }
+
+
+# T5 1.1 small, base, large and xl; a tiny one; that of models/ids.gin.
 SHAPES = {
-    "small": {
-        "emb_dim": 512,
-        "mlp_dim": 1024,
-        "num_encoder_layers": 8,
-        "num_decoder_layers": 8,
-        "num_heads": 6,
-        "head_dim": 64,
-    },
-    "tiny": {
-        "emb_dim": 128,
-        "mlp_dim": 256,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 2,
-        "num_heads": 4,
-        "head_dim": 32,
-    },
+    "tiny": _shape(128, 256, 2, 4, 32),
+    "compact": _shape(128, 128, 1, 1, 128),
+    "small": _shape(512, 1024, 8, 6, 64),
+    "base": _shape(768, 2048, 12, 12, 64),
+    "large": _shape(1024, 2816, 24, 16, 64),
+    "xl": _shape(2048, 5120, 24, 32, 64),
 }
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recllm_tasks import __version__, quiet
 from recllm_tasks.commands import file_checks, session
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 SUMMARY = "check the installation, or the files of datasets and runs, and say how to fix them"
 EPILOG = """\
 Without PATH it checks Python, the installed packages against the ranges that recllm_tasks requires,
-the devices that JAX finds, and T5X, which is optional.
+the devices that JAX finds, and T5X, which is optional. Of an accelerator it says its memory, its
+peak, and which batch of each FLAN-T5 should fit: an estimate, for bfloat16 and Adafactor.
 
 With PATH it reads every file of the datasets and runs there and compares it with its checksum. It
 names each file that is damaged or missing, and those that have no checksum.
@@ -40,7 +41,7 @@ examples:
   recllm doctor ~/recllm_data ~/runs/toys_ut
 """
 
-PYTHONS = ((3, 11), (3, 12))
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 
 # Shown by name, because a wrong version of these causes errors that never mention versions.
 _SHOWN = ("jax", "flax", "tensorflow", "tensorflow-text", "seqio", "gin-config")
@@ -103,7 +104,7 @@ def checkup() -> Iterator[Finding]:
         if _DISTRIBUTION.get(module, module) not in wrong_versions:
             yield finding
     if "jax" not in broken:
-        yield _devices()
+        yield from devices()
     if not broken:
         yield from t5x()
 
@@ -113,7 +114,7 @@ def _python() -> Finding:
     if sys.version_info[:2] in PYTHONS:
         return Finding("ok", "Python", found)
     return Finding(
-        "problem", "Python", found, f"expected 3.11 or 3.12, which are tested; {_REINSTALL}"
+        "problem", "Python", found, f"expected 3.11, 3.12 or 3.13, which are tested; {_REINSTALL}"
     )
 
 
@@ -193,8 +194,9 @@ def pairs(packages: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("problem", f"{first} and {second}", " and ".join(found), advice)
 
 
-def _devices() -> Finding:
-    found = []
+def devices() -> Iterator[Finding]:
+    """The devices that JAX finds; of accelerators, memory, peak, and what can be trained there."""
+    found: list[Any] = []
 
     def look():
         import jax
@@ -203,16 +205,84 @@ def _devices() -> Finding:
 
     error = _failure(look)
     if error:
-        return Finding(
+        yield Finding(
             "problem",
             "devices",
             f"JAX finds none: {error}",
-            "for a TPU: pip install 'jax[tpu]', and stop other programs that use it; for a GPU: "
-            "pip install 'jax[cuda13]'; for the CPU: export JAX_PLATFORMS=cpu",
+            "for a TPU: launch/install.sh tpu, and stop other programs that use it; for a GPU: "
+            "launch/install.sh cuda13; for the CPU: export JAX_PLATFORMS=cpu",
         )
+        return
     kinds = [f"{device.platform} ({device.device_kind})" for device in found]
     counted = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
-    return Finding("ok", "devices", counted)
+    yield Finding("ok", "devices", counted)
+    if found[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        yield Finding("ok", "memory", f"{memory:.0f} GB, {cores} cores")
+        yield from _unused_accelerator()
+        return
+    yield from accelerator(found[0].device_kind, len(found), found[0].memory_stats() or {})
+
+
+def _unused_accelerator() -> Iterator[Finding]:
+    """A note where a GPU is in this machine and JAX has no package for it."""
+    if os.path.exists("/proc/driver/nvidia/version") and not os.environ.get("JAX_PLATFORMS"):
+        advice = "launch/install.sh cuda13 installs JAX for it"
+        yield Finding("note", "GPU", "this machine has an NVIDIA GPU, JAX uses the CPU", advice)
+
+
+def accelerator(kind: str, number: int, stats: Mapping[str, int]) -> Iterator[Finding]:
+    """What `number` devices of a kind hold; `stats` is JAX's memory_stats of one."""
+    from recllm_tasks.engine import capacity
+
+    chip = capacity.chip_of(kind)
+    memory = stats.get("bytes_limit", chip.memory * 1e9 if chip else 0)
+    peak = f"{chip.peak:,.0f} TFLOP/s in bfloat16" if chip else "peak unknown"
+    if not memory:
+        yield Finding("note", "memory", f"unknown for {kind}; {peak}")
+        return
+    yield Finding("ok", "memory", f"{memory / 1e9:.0f} GB of each device; {peak}")
+    for name, config in _models():
+        yield Finding("ok", f"training {name}", _fitting(config, memory, number))
+
+
+def _fitting(config: Any, memory: float, number: int) -> str:
+    """The largest batch, over all devices, without remat and with it."""
+    from recllm_tasks.engine import capacity
+
+    length = {"inputs": 1024, "targets": 256}
+    for shared in (1, 2, 4, 8):
+        if number % shared:
+            break
+        parts: dict[int, str] = {}
+        for remat in (False, True):
+            rows = capacity.largest_batch(
+                config, memory, **length, remat=remat, model_parallel=shared
+            )
+            if rows:
+                total = rows * number // shared
+                parts.setdefault(total, f"{total} rows{' with remat' if remat else ''}")
+        if parts:
+            together = f", MODEL_PARALLEL={shared}" if shared > 1 else ""
+            rows = " or ".join(parts.values())
+            return f"up to {rows} of 1,024 + 256 tokens a step (estimate){together}"
+    return "does not fit"
+
+
+def _models() -> Iterator[tuple[str, Any]]:
+    """The published models and their sizes, from their gin files."""
+    import gin
+
+    from recllm_tasks import gin_files
+    from recllm_tasks.models import network
+
+    for name in ("flan_t5_small", "flan_t5_base", "flan_t5_large", "flan_t5_xl"):
+        gin.clear_config()
+        path = gin_files.find(f"models/{name}.gin")
+        gin.parse_config_files_and_bindings([path], ["DROPOUT_RATE = 0.1"], finalize_config=False)
+        yield name, gin.get_configurable(network.T5Config)()
+    gin.clear_config()
 
 
 def t5x() -> Iterator[Finding]:

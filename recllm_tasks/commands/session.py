@@ -4,6 +4,7 @@ It is imported for every command, `doctor` included, so packages are imported in
 """
 
 import argparse
+import ast
 import contextlib
 import dataclasses
 import importlib
@@ -137,6 +138,12 @@ def use_run(args, gin_file: str) -> None:
 def has_model_dir(args) -> bool:
     """Whether the command line sets MODEL_DIR."""
     return any(binding.startswith("MODEL_DIR = ") for binding in args.bindings)
+
+
+def model_dir(args) -> str:
+    """The last MODEL_DIR of the command line, which `has_model_dir`."""
+    last = [text for text in args.bindings if text.startswith("MODEL_DIR = ")][-1]
+    return ast.literal_eval(last.partition(" = ")[2])
 
 
 def bind_model_dir(args, folder: str | None, argument: str) -> None:

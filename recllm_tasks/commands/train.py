@@ -17,6 +17,7 @@ examples:
   recllm train --gin_file=models/tiny.gin --gin_file=runs/finetune.gin \\
     --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at --gin.MODEL_DIR=/tmp/run \\
     --data_dir ~/recllm_data
+  recllm train mystore --from google/flan-t5-base --out /tmp/flan
   The same command resumes a stopped run.
 
 with a dataset:
@@ -25,6 +26,13 @@ with a dataset:
   training starts, with what the dataset requires to be different. Your --gin_file and
   --gin.NAME=VALUE are read after them. A model file other than models/ids.gin gets the paper's
   prompts (mixtures/ut_at.gin, without ratings mixtures/reat.gin).
+
+with --from:
+  Sizes and vocabulary are the checkpoint's; prompts, steps and batch are the paper's; the batch and
+  the recomputing of layers (remat) are chosen for the memory of the devices; activations are
+  bfloat16 on a GPU or TPU. A model of the Hub needs `pip install 'recllm_tasks[hub]'`; it goes to
+  the cache of Hugging Face ($HF_HOME), and run.json records its commit, with which the run is
+  resumed. Without this option nothing is ever fetched.
 
 without:
   Give a model, a run, and a task or mixture.
@@ -44,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="RUN", help="folder of the run; the same as --gin.MODEL_DIR=RUN"
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="MODEL",
+        help="start from a T5 1.1 or FLAN-T5: NAME or NAME@REVISION of the Hugging Face Hub, which "
+        "is fetched, or a folder with config.json, safetensors and spiece.model",
+    )
     session.add_gin_arguments(parser)
     session.add_p5_argument(parser)
     session.add_data_arguments(parser)
@@ -53,6 +68,11 @@ def run(args) -> int:
     session.use_data_dir(args)
     session.register_tasks(args)
     session.bind_model_dir(args, args.out, "--out")
+    if args.start is not None and args.dataset is None:
+        raise UserError(
+            f"--from: got '{args.start}' without a dataset, expected one; give it: `recllm train "
+            "DATASET --from MODEL --out RUN`"
+        )
     chosen = "" if args.dataset is None else _choose(args)
     train = session.configured(args, "training.train", chosen)
     folder = train()
@@ -75,7 +95,10 @@ def _choose(args) -> str:
     models = [file for file in args.gin_file if "MODEL_NAME" in gin_files.values_in(file)]
     args.gin_file = [file for file in args.gin_file if file not in models]
     facts = recipe.facts_of(args.dataset)
-    found = recipe.choose(facts, *models[-1:])
+    if args.start is None:
+        found = recipe.choose(facts, *models[-1:])
+    else:
+        found = _from_checkpoint(args, models, facts.has_ratings)
     # After the files, each of which asks for it.
     args.bindings.insert(0, f"DATASET = {args.dataset!r}")
     console.print(f"{args.dataset}: {facts}", markup=False, soft_wrap=True)
@@ -85,6 +108,31 @@ def _choose(args) -> str:
     settings = "\n".join(f"  {line}" for line in [*found.text.splitlines(), *given])
     console.print(f"settings, as a gin file:\n{settings}", markup=False, soft_wrap=True)
     return found.text
+
+
+def _from_checkpoint(args, models: list[str], has_ratings: bool):
+    """The settings for --from, whose model is fetched unless it is here."""
+    from recllm_tasks.engine import recipe
+    from recllm_tasks.models import hub
+    from recllm_tasks.runs.run_folder import FILE_NAME, Run
+
+    others = [f"--gin_file={file}" for file in models]
+    others += [
+        "--gin.INITIAL_CHECKPOINT"
+        for text in args.bindings
+        if text.startswith("INITIAL_CHECKPOINT")
+    ]
+    if others:
+        raise UserError(
+            f"--from: got '{args.start}' and {others[0]}, expected one of them; leave one out"
+        )
+    folder = session.model_dir(args)
+    resumed = Run.load(folder) if pathlib.Path(folder, FILE_NAME).exists() else None
+    start = recipe.pretrained(args.start, resumed and resumed.initial_checkpoint)
+    where = start.vocabulary.parent
+    if start.checkpoint.startswith(hub.SCHEME):
+        console.print(f"{start.checkpoint} is in {where}", markup=False, soft_wrap=True)
+    return recipe.fine_tuned(start, has_ratings, recipe.this_machine())
 
 
 def _next_commands(args, model_dir: pathlib.Path) -> str:

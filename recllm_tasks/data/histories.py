@@ -30,6 +30,7 @@ from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_lookup import split_names
 from recllm_tasks.data.sources import MAX_LINE_BYTES, as_utf8, check_source, open_lines, shorten
 from recllm_tasks.data.specs import custom_spec
+from recllm_tasks.data.stages import keep_output_clean
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import from_object, read_json, write_json
 
@@ -173,8 +174,7 @@ def take_in(
         _readable(path, shown, reading, folder) as readable,
         duckdb.connect(config=settings) as connection,
     ):
-        # DuckDB's progress bar goes to standard output, which is the caller's.
-        connection.execute("set enable_progress_bar_print = false")
+        keep_output_clean(connection)
         form, found = _open(readable, shown, parse_columns(columns), reading)
         replaced: tuple = ()
         if isinstance(found, _Events):

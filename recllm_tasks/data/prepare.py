@@ -40,7 +40,7 @@ from recllm_tasks.data.records import Shard, write_locally
 from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
-from recllm_tasks.data.stages import Stages
+from recllm_tasks.data.stages import Stages, keep_output_clean
 from recllm_tasks.data.statistics import SplitCounts, Statistics
 from recllm_tasks.data.ties import count_ties, shuffle_ties
 from recllm_tasks.data.time_split import (
@@ -236,8 +236,7 @@ def _read(
             "lists them; give --items, or leave --catalog out"
         )
     with duckdb.connect(str(scratch / "work.duckdb"), config=settings) as connection:
-        # DuckDB's progress bar goes to standard output, which is the caller's.
-        connection.execute("set enable_progress_bar_print = false")
+        keep_output_clean(connection)
         note(f"reading {_names(interactions)}")
         with stages.stage("read", connection):
             has_ratings = read_interactions(

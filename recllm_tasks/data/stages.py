@@ -12,6 +12,16 @@ from recllm_tasks.progress import console, work
 _POLL_SECONDS = 0.5
 
 
+def keep_output_clean(connection: duckdb.DuckDBPyConnection) -> None:
+    """Turns off DuckDB's own progress bar, which goes to standard output.
+
+    Where it is off, as in a notebook without ipywidgets, DuckDB refuses the setting.
+    """
+    shown = connection.execute("select current_setting('enable_progress_bar')").fetchone()
+    if shown and shown[0]:
+        connection.execute("set enable_progress_bar_print = false")
+
+
 class Stages:
     """`seconds` maps the stages to their durations, in order."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+import optax
 from flax.linen import partitioning
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -63,3 +64,18 @@ def parameter_shardings(mesh: Mesh, variables: Any) -> Any:
         specs,
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
+
+
+def moment_shardings(optimizer: optax.GradientTransformation, params: Any, mesh: Mesh) -> Any:
+    """The sharding of every array of a fresh optimizer state: that which a step gives it.
+
+    The parameters, which may be abstract, have theirs. So moments are split as they are, a step
+    reuses the memory of the state, and it is compiled once.
+    """
+    if mesh.shape["model"] == 1:
+        return replicated(mesh)
+
+    def step(params):
+        return optimizer.update(params, optimizer.init(params), params)[1]
+
+    return jax.jit(step).lower(params).compile().output_shardings

@@ -16,6 +16,7 @@ from recllm_tasks.data.item_embeddings import check_embeddings, network_vectors
 from recllm_tasks.engine import devices, saved_run
 from recllm_tasks.engine.train_step import State
 from recllm_tasks.errors import UserError, check_number
+from recllm_tasks.models import hub
 from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.formats.checkpoint import Source
 from recllm_tasks.models.formats.parameters import (
@@ -171,30 +172,29 @@ def _fill(table_VxE: jax.Array, items: ItemRows) -> jax.Array:
 
 def _fresh(params: Any, optimizer, mesh: jax.sharding.Mesh, step: int) -> State:
     """A state with a new optimizer state, at the start of warm-up."""
-    replicated = devices.replicated(mesh)
-
-    def spread(x):
-        return x if len(x.sharding.device_set) == mesh.size else jax.device_put(x, replicated)
-
-    opt_state = jax.tree.map(spread, jax.jit(optimizer.init)(params))
-    return State(jax.device_put(jnp.int32(step), replicated), params, opt_state)
+    shardings = devices.moment_shardings(optimizer, params, mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    return State(jax.device_put(jnp.int32(step), devices.replicated(mesh)), params, opt_state)
 
 
 def open_checkpoint(
     path: str, network: Transformer, vocabulary: seqio.SentencePieceVocabulary
 ) -> Source:
-    """The checkpoint in a folder: Hugging Face's, T5X's, a run of ours, or a converted one.
+    """The checkpoint in a folder: Hugging Face's, T5X's, a run of ours, or a converted one; or one
+    that `recllm train --from` has fetched, by its address.
 
     Raises:
       UserError: it is not on this machine, is damaged, does not fit the network, or has another
         vocabulary.
     """
-    if "://" in path:
+    if path.startswith(hub.SCHEME):
+        path = str(hub.cached(path))
+    elif "://" in path:
         raise UserError(
             f"INITIAL_CHECKPOINT: got '{path}', expected a folder on this machine; download the "
-            "checkpoint (`gcloud storage cp -r`, or the same model of Hugging Face) and give "
-            "--gin.INITIAL_CHECKPOINT=FOLDER, or give --gin.INITIAL_CHECKPOINT=None to train from "
-            "scratch"
+            "checkpoint (`gcloud storage cp -r`) and give --gin.INITIAL_CHECKPOINT=FOLDER; or give "
+            "--from google/flan-t5-base in place of a model file, or give "
+            "--gin.INITIAL_CHECKPOINT=None to train from scratch"
         )
     source = conversion.open_any(path)
     check_shapes(source.where, shapes_of(source.config), shapes_of(network.config))

@@ -5,15 +5,23 @@ Beauty, `runs/quickstart.gin` on MovieLens 100k. A dataset like these gets them 
 others, only what does not fit is changed, and each change says why.
 """
 
+import dataclasses
 import math
+import os
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from recllm_tasks import gin_files
 from recllm_tasks.data.options import ATOMIC
+from recllm_tasks.engine import capacity
 from recllm_tasks.errors import UserError
+from recllm_tasks.models import hub
+from recllm_tasks.models.config import T5Config
+from recllm_tasks.models.formats import hugging_face_folder
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.prompts.vocabulary_training import MAX_SHARE_OF_IDS, NUM_PIECES
@@ -45,6 +53,17 @@ from recllm_tasks.models import network
 tasks.vocabulary_size.name = %MIXTURE_OR_TASK_NAME
 network.T5Config.vocab_size = @tasks.vocabulary_size()
 """
+
+
+# Of mixtures/ut_at.gin and mixtures/reat.gin.
+_PAPER_LENGTHS = {"inputs": 1024, "targets": 256}
+
+# Steps and batch of the paper for Base and XL (§4.1). Our choice: a model of more than
+# `_LARGE` parameters is trained as XL is, as gin/models/flan_t5_large.gin is.
+_STEPS_AND_BATCH = {False: (10_000, 64), True: (70_000, 16)}
+_LARGE = 500e6
+# Parameters that a processor trains in days; FLAN-T5-small has 77 million.
+_SLOW = 20e6
 
 
 class Facts(NamedTuple):
@@ -235,6 +254,183 @@ def _of_the_paper(model: str, has_ratings: bool) -> str:
     text = _text((model, "runs/finetune.gin", mixture))
     published = gin_files.values_in(model).get("PUBLISHED_VOCABULARY")
     return text + _OWN_VOCABULARY if published in (None, "None") else text
+
+
+class Pretrained(NamedTuple):
+    """A Hugging Face checkpoint to start from.
+
+    Attributes:
+      name: for tables, such as flan-t5-base.
+      checkpoint: INITIAL_CHECKPOINT: a folder, or the address of a commit of the Hub.
+      vocabulary: its SentencePiece file.
+      config: its sizes.
+    """
+
+    name: str
+    checkpoint: str
+    vocabulary: pathlib.Path
+    config: T5Config
+
+
+class Machine(NamedTuple):
+    """Devices to train on; `memory` in bytes of each. A processor is one device."""
+
+    devices: int
+    memory: float
+    is_accelerator: bool
+    kind: str = ""
+
+
+def pretrained(given: str, before: str | None = None) -> Pretrained:
+    """A folder, or NAME[@REVISION] of the Hugging Face Hub, which is fetched.
+
+    Args:
+      given: the value of --from.
+      before: INITIAL_CHECKPOINT of the run that may be resumed. Its commit is kept where `given`
+        names the same model and no revision: a branch may have moved since.
+
+    Raises:
+      UserError: there is no such checkpoint, it cannot be fetched, or it cannot be trained.
+    """
+    folder = pathlib.Path(given).expanduser()
+    asked = None if folder.is_dir() else hub.parse(given)
+    if asked is None and not folder.is_dir():
+        raise UserError(
+            f"--from: got '{given}', which is no folder here, expected one, or a model of the "
+            "Hugging Face Hub, such as google/flan-t5-base or google/flan-t5-base@REVISION; "
+            "correct it"
+        )
+    if asked is None:
+        folder = folder.resolve()
+        name, checkpoint = folder.name, str(folder)
+        if not hugging_face_folder.is_one(folder):
+            raise UserError(
+                f"--from: got '{folder}' without {hugging_face_folder.CONFIG}, expected a folder "
+                "of Hugging Face; convert others first (`recllm convert … --to hf`)"
+            )
+    else:
+        name, revision = asked
+        known = hub.parse(before) if before else None
+        if revision is None and known is not None and known[0] == name:
+            revision = known[1]
+        snapshot = hub.fetch(name, revision)
+        name, folder, checkpoint = name.split("/")[-1], snapshot.folder, snapshot.address
+    hugging_face_folder.check_trainable(folder)
+    vocabulary = folder / hugging_face_folder.VOCABULARY
+    if not vocabulary.is_file():
+        raise UserError(hugging_face_folder.no_vocabulary(f"--from '{given}'"))
+    source = hugging_face_folder.open_folder(folder)
+    return Pretrained(name, checkpoint, vocabulary, source.config)
+
+
+def this_machine() -> Machine:
+    """What training may use; of a processor, half of the memory of this machine."""
+    found = jax.local_devices()
+    first = found[0]
+    if first.platform == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
+        return Machine(len(found), memory / len(found), False, "CPU")
+    stats, chip = first.memory_stats() or {}, capacity.chip_of(first.device_kind)
+    memory = stats.get("bytes_limit", chip.memory * 1e9 if chip else 0)
+    if not memory:
+        raise UserError(
+            f"Memory of '{first.device_kind}': got no size from JAX, expected one; give a model "
+            "file and BATCH_SIZE in place of --from: --gin_file=models/flan_t5_base.gin"
+        )
+    return Machine(len(found), memory, True, first.device_kind)
+
+
+def fine_tuned(start: Pretrained, has_ratings: bool, machine: Machine) -> Recipe:
+    """The paper's prompts and schedule for a checkpoint, as the memory of the devices allows.
+
+    Our choice: where the paper's batch does not fit, layers are recomputed; where that is not
+    enough, a batch has fewer rows, and there are more steps, so that as many rows are seen.
+
+    Raises:
+      UserError: the model does not fit at all.
+    """
+    config = start.config
+    steps, batch_size = _STEPS_AND_BATCH[capacity.num_parameters(config) > _LARGE]
+    fit = _fit(config, machine, batch_size)
+    changes, notes = [], []
+    where = f"{machine.devices} x {machine.kind} of {machine.memory / 1e9:,.0f} GB, estimated"
+    if fit.remat:
+        changes.append(_Change("network.T5Config.remat", True, where))
+    if fit.model_parallel > 1:
+        changes.append(_Change("MODEL_PARALLEL", fit.model_parallel, where))
+    if fit.batch_size != batch_size:
+        changes.append(_Change("BATCH_SIZE", fit.batch_size, where))
+        more = steps * batch_size // fit.batch_size
+        changes.append(_Change("TRAIN_STEPS", more, f"{steps:,} steps of {batch_size} rows"))
+    if not machine.is_accelerator and capacity.num_parameters(config) > _SLOW:
+        notes.append(
+            "JAX finds no GPU or TPU (see `recllm doctor`): training takes days; fewer steps: "
+            "--gin.TRAIN_STEPS=N --gin.WARMUP_STEPS=N --gin.EVAL_PERIOD=N"
+        )
+    dtype = "bfloat16" if machine.is_accelerator else "float32"
+    mixture = "mixtures/ut_at.gin" if has_ratings else "mixtures/reat.gin"
+    text = _model_text(start, dtype, steps, batch_size)
+    return Recipe(text + _text(("runs/finetune.gin", mixture), changes), notes)
+
+
+class _Fit(NamedTuple):
+    batch_size: int
+    remat: bool
+    model_parallel: int
+
+
+def _fit(config: T5Config, machine: Machine, wanted: int) -> _Fit:
+    """The batch that is nearest to `wanted` rows; fewest devices to a copy, then no remat."""
+    # The estimate is of bfloat16; on a processor, activations are float32.
+    memory = machine.memory if machine.is_accelerator else machine.memory / 2
+    for shared in (1, 2, 4, 8):
+        if machine.devices % shared:
+            break
+        copies = machine.devices // shared
+        fits = []
+        for remat in (False, True):
+            rows = capacity.largest_batch(
+                config, memory, **_PAPER_LENGTHS, remat=remat, model_parallel=shared
+            )
+            most = max(1, wanted // copies)  # of a copy
+            if rows:
+                fits.append(_Fit(min(rows, most) * copies, remat, shared))
+        if fits:
+            return max(fits, key=lambda fit: (fit.batch_size, not fit.remat))
+    needed = capacity.training_bytes(config, 1, **_PAPER_LENGTHS, remat=True)
+    raise UserError(
+        f"Memory for --from: got {machine.devices} x {machine.kind} of {memory / 1e9:,.0f} GB, "
+        f"expected about {needed / capacity.USABLE / 1e9:,.0f} GB for a row; give a smaller model, "
+        "such as google/flan-t5-small, or use larger devices"
+    )
+
+
+def _model_text(start: Pretrained, dtype: str, steps: int, batch_size: int) -> str:
+    """What a file of gin/models says, for the sizes of a checkpoint."""
+    config = dataclasses.replace(start.config, dtype=jnp.dtype(dtype))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    written = {
+        name: value
+        for name, value in values.items()
+        if name not in ("dtype", "dropout_rate") and value != defaults[name]
+    }
+    lines = [
+        "from __gin__ import dynamic_registration",
+        "from recllm_tasks.models import network",
+        "from recllm_tasks.prompts import vocabulary",
+        f"MODEL_NAME = {start.name!r}",
+        f"PUBLISHED_CHECKPOINT = {start.checkpoint!r}",
+        f"FINETUNE_STEPS = {steps}",
+        f"FINETUNE_BATCH_SIZE = {batch_size}",
+        "FINETUNE_MODEL_PARALLEL = 1",
+        f"vocabulary.sentencepiece_file.path = {str(start.vocabulary)!r}",
+        "network.Transformer.config = @network.T5Config()",
+        f"network.T5Config.dtype = {dtype!r}",
+        "network.T5Config.dropout_rate = %DROPOUT_RATE",
+        *(f"network.T5Config.{name} = {value!r}" for name, value in written.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _text(files: Sequence[str], changes: Sequence[_Change] = ()) -> str:

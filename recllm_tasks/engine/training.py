@@ -315,7 +315,7 @@ class _Loop:
         key = jax.random.key(self._seed)
         step = int(state.step)
         steps, eval_period, _ = schedule
-        split = devices.split_batch(self._mesh)
+        parts = self._mesh.shape["data"]
         saved = self._checkpoints.latest_step(LAST)
         left = _TimeLeft(schedule)
         with progress.work(what, steps, step) as work:
@@ -326,13 +326,15 @@ class _Loop:
                 self._validate(state, step, work, stop)
             window = _Window()
             is_over = schedule.is_over(step, self._best())
-            while not is_over:
-                batch = next(stream)
-                examples = num_examples(batch)
+            following = None if is_over else self._sent(stream)
+            while following is not None and not is_over:
+                examples, batch = following
                 state, measures = train_step(
-                    self._network, self._optimizer, state, devices.put(batch, split), key
+                    self._network, self._optimizer, state, batch, key, parts=parts
                 )
                 step += 1
+                # While the devices compute, and before anything waits for them.
+                following = None if step == steps else self._sent(stream)
                 window.add(examples, measures)
                 if left.is_timed(measures):
                     work.say(left.announcement(step))
@@ -360,6 +362,11 @@ class _Loop:
                     f"stopped early at step {step:,}: no validation since step {best['step']:,} "
                     f"gave a better {best['metric']}"
                 )
+
+    def _sent(self, stream) -> tuple[int, dict[str, jax.Array]]:
+        """The next batch, on its way to the devices, and the number of its examples."""
+        batch = next(stream)
+        return num_examples(batch), devices.put(batch, devices.split_batch(self._mesh))
 
     def _best(self) -> dict[str, Any]:
         """best.json; empty before the first validation."""

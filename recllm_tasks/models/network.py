@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from recllm_tasks.models import layers
 from recllm_tasks.models.config import T5Config
+from recllm_tasks.models.cross_entropy import OutputTable
 from recllm_tasks.models.stacks import Decoder, Encoder, mask_bias
 
 __all__ = ["T5Config", "Transformer"]
@@ -60,6 +61,28 @@ class Transformer(nn.Module):
         """
         if decode:
             raise NotImplementedError("T5X's cached decoding; use recllm_tasks.models.beam_search")
+        x = self._decoded(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            enable_dropout,
+        )
+        return self.logits(x)
+
+    def _decoded(
+        self,
+        encoded,
+        encoder_input_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids,
+        decoder_segment_ids,
+        enable_dropout,
+    ):
+        """The decoder's output [B, Q, E] under teacher forcing."""
         length = decoder_input_tokens.shape[1]
         causal = jnp.tril(jnp.ones((length, length), bool))
         visible = causal[None] & (decoder_target_tokens > 0)[:, None, :]
@@ -71,10 +94,40 @@ class Transformer(nn.Module):
             same = decoder_segment_ids[:, :, None] == encoder_segment_ids[:, None, :]
             cross_visible = cross_visible & same
         x = self.token_embedder(decoder_input_tokens)
-        x = self.decoder(
+        return self.decoder(
             x, encoded, mask_bias(visible), mask_bias(cross_visible), not enable_dropout
         )
-        return self.logits(x)
+
+    def hidden(
+        self,
+        encoder_input_tokens,
+        decoder_input_tokens,
+        decoder_target_tokens,
+        encoder_segment_ids=None,
+        decoder_segment_ids=None,
+        *,
+        enable_dropout=True,
+    ):
+        """Float32 [B, Q, E], whose product with `output_table` is the logits of `__call__`."""
+        encoded = self.encode(encoder_input_tokens, encoder_segment_ids, enable_dropout)
+        x = self._decoded(
+            encoded,
+            encoder_input_tokens,
+            decoder_input_tokens,
+            decoder_target_tokens,
+            encoder_segment_ids,
+            decoder_segment_ids,
+            enable_dropout,
+        )
+        x = jnp.asarray(x, jnp.float32)
+        scaled = self.config.logits_via_embedding and self.config.scaled_logits
+        return x / jnp.sqrt(self.config.emb_dim) if scaled else x
+
+    def output_table(self, params) -> OutputTable:
+        """The parameters that `logits` multiplies by."""
+        if self.config.logits_via_embedding:
+            return OutputTable(params["token_embedder"]["embedding"], 0)
+        return OutputTable(params["decoder"]["logits_dense"]["kernel"], 1)
 
     def logits(self, x):
         """Float32 logits [..., V] of the decoder's output [..., E]."""

@@ -21,14 +21,15 @@ body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--ground
   color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { margin-top: 2.5rem; font-size: 1.25rem;
   border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
-nav ul { columns: 15rem; padding-left: 1.2rem; } a { color: var(--c0); }
+nav { margin-top: 1.2rem; } nav h2 { margin: 0; font-size: 1rem; border: 0; }
+nav ul { columns: 15rem; padding-left: 1.2rem; margin: .3rem 0; } a { color: var(--c0); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; font-size: 1rem; }
 th, td { padding: .2rem .5rem; text-align: right; vertical-align: top; white-space: nowrap; }
 thead th { border-bottom: 1px solid var(--line); font-weight: 600; vertical-align: bottom; }
 thead th.group { text-align: center; border-left: 1px solid var(--line); }
-tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; min-width: 9rem;
+tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; min-width: 15rem;
   max-width: 20rem; white-space: normal; background: var(--ground); }
 td.first, thead th.first { border-left: 1px solid var(--line); }
 tr.part > * { border-top: 1px solid var(--line); }
@@ -38,9 +39,16 @@ td.text { text-align: left; } td.long { white-space: normal; overflow-wrap: anyw
 td small { display: block; color: var(--quiet); font-size: .72rem; }
 td small.paper { font-style: italic; }
 td strong { font-weight: 700; }
+p.lead { margin: .3rem 0; max-width: 60rem; }
 .notes, p.quiet { color: var(--quiet); font-size: .85rem; margin: .3rem 0; max-width: 60rem; }
-figure { margin: 1.2rem 0; } figcaption { font-weight: 600; }
-svg { display: block; width: 100%; min-width: 34rem; max-width: 46rem; font-size: 12px; }
+figure { margin: 1.2rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+.plot { font-size: 12px; } .plot > svg, .rows > svg { display: block; overflow: visible; }
+.plot p.axis { margin: 0; text-align: center; color: var(--quiet); }
+.rows { display: grid; grid-template-columns: fit-content(38%) 1fr; column-gap: .8rem; }
+.rows > span { text-align: right; padding: 1px 0; overflow-wrap: anywhere; }
+ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: 12px;
+  margin: .4rem 0; padding: 0; } ul.legend li { display: flex; gap: .4rem; }
+ul.legend svg { flex: none; }
 svg text { fill: var(--text); } svg .axis { fill: var(--quiet); }
 svg .grid { stroke: var(--line); fill: none; } svg .line { fill: none; stroke-width: 1.8; }
 svg .whisker { fill: none; stroke-width: 1.4; opacity: .75; } svg .mark { stroke-width: 1.5; }
@@ -52,7 +60,9 @@ svg .paper { fill: none; stroke: var(--quiet); stroke-width: 1.5; }
     )
     + """
 @media (max-width: 40rem) { body { padding: .6rem; font-size: 14px; }
-  tbody th { min-width: 6.5rem; max-width: 8rem; } th, td { padding: .2rem .35rem; } }
+  tbody th { min-width: 6.5rem; max-width: 8rem; } th, td { padding: .2rem .35rem; }
+  .rows { grid-template-columns: 1fr; } .rows > span { text-align: left; padding-top: 4px; }
+  .rows > .corner { display: none; } }
 @media print { :root { color-scheme: light; --text: #000; --quiet: #555; --ground: #fff;
   --line: #bbb; --shade: #fff; --c0: #0072b2; --c1: #d55e00; --c2: #00805c; --c3: #b3568d;
   --c4: #b37400; --c5: #2b8cc4; --c6: #000; }
@@ -60,7 +70,7 @@ svg .paper { fill: none; stroke: var(--quiet); stroke-width: 1.5; }
   nav { display: none; } .wide { overflow: visible; } tbody th { position: static; }
   table { font-size: 7pt; } td small { font-size: 6pt; } th, td { padding: .1rem .25rem; }
   figure, tr { break-inside: avoid; } thead { display: table-header-group; }
-  h2, caption { break-after: avoid; } svg { min-width: 0; max-width: 17cm; } }
+  h2, caption { break-after: avoid; } .plot, ul.legend { max-width: 20cm; font-size: 8pt; } }
 """
 )
 
@@ -79,7 +89,8 @@ def render(report: Report) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{title}</title>\n<style>{_STYLE}</style></head>\n<body>\n<h1>{title}</h1>\n"
-        f"{_paragraphs(report.lead)}<nav><ul>{contents}</ul></nav>\n{body}</body></html>\n"
+        f'{_paragraphs(report.lead, "lead")}<nav aria-label="Contents"><h2>Contents</h2>'
+        f"<ul>{contents}</ul></nav>\n{body}</body></html>\n"
     )
 
 
@@ -91,8 +102,8 @@ def _section(number: int, section: Section) -> str:
     return "".join([*parts, "</section>\n"])
 
 
-def _paragraphs(texts: Sequence[str]) -> str:
-    return "".join(f'<p class="quiet">{html.escape(text)}</p>\n' for text in texts)
+def _paragraphs(texts: Sequence[str], kind: str = "quiet") -> str:
+    return "".join(f'<p class="{kind}">{html.escape(text)}</p>\n' for text in texts)
 
 
 def _table(table: Table) -> str:

@@ -53,22 +53,38 @@ class Report:
         return [i for section in self.sections for i in section.items if isinstance(i, Table)]
 
 
-READING = (
-    "Numbers in italics beneath ours are the paper's, as printed. Small ranges are "
-    f"{100 * bootstrap.LEVEL:.0f} % bootstrap intervals: percentiles of {bootstrap.REPLICATES:,} "
-    "resamplings of the users, the same for every row (of AUC by the users' placements). A row "
-    "without an interval has no per-user results.",
-    f"{result_tables.BASELINE} marks the best baseline of a column: the highest of all rows but "
-    "language models that were fine-tuned on our prompts; P5 and zero-shot rows are baselines. "
-    f"{result_tables.BETTER} and {result_tables.WORSE}: better or worse than it, with p < "
-    f"{significance.ALPHA} in a two-sided test paired by user: sign-flip permutation of the users' "
-    f"differences ({significance.PERMUTATIONS:,} permutations) for HR and NDCG, paired bootstrap "
-    "for AUC; p values are adjusted after Holm over the rows of a column. The best baseline is "
-    "chosen on the same users. Bold is the best of a column.",
+# What the metrics of a section's tables say, in plain words.
+_METRICS = {
+    "retrieval": "Retrieval asks for a user's next item, of all items of the catalog. HR@10 is the "
+    "share of users whose next item is among the first ten of their list. NDCG@10 counts it the "
+    "more the higher it stands: 1 in the first place, 0.63 in the second, 0.29 in the tenth.",
+    "ranking": "Ranking asks for a user's next item, of a few that are given and of which one is "
+    "right. HR@1 is the share of users for whom it comes first; NDCG@10 counts it the more the "
+    "higher it stands: 1 in the first place, 0.63 in the second, 0.29 in the tenth.",
+    "rating": "Rating asks whether a user would like an item. AUC is the chance that an item that "
+    "was liked has a higher score than one that was not; 50 % is guessing.",
+}
+_INTERVALS = (
+    f"The range beneath a number is its {100 * bootstrap.LEVEL:.0f} % bootstrap interval: users "
+    f"are drawn again, with replacement, {bootstrap.REPLICATES:,} times, alike for every row, and "
+    f"the range holds the middle {100 * bootstrap.LEVEL:.0f} % of what comes out"
+)
+_TEST = (
+    f"{result_tables.BETTER} and {result_tables.WORSE} say that a row is better or worse than the "
+    f"best baseline with p < {significance.ALPHA} in a two-sided test that compares them user by "
+    "user: {how}. p values are adjusted after Holm, over the rows of a column. The best baseline "
+    "is chosen on the same users."
+)
+_HOW = {
+    "rating": "a paired bootstrap",
+    "": f"the signs of the users' differences are flipped at random, {significance.PERMUTATIONS:,} "
+    "times",
+}
+_SHARED = (
     "Rows share a column only if they were measured on the same dataset with the same fingerprint "
     "(of the data without short ids), the same protocol, split, number of users and rule for seen "
     "items: whether lists leave out or keep what the user already has. Ranking and rating are "
-    "about given items, where the rule says nothing. Empty cells were not measured.",
+    "about given items, where the rule says nothing.",
 )
 
 
@@ -91,10 +107,34 @@ def build(runs: Sequence[Run], prepared: Mapping[str, Prepared]) -> Report:
     sections = [_results(kind, found) for kind, found in measured.items()]
     sections += [_ablations(measured), _ties(measured), _lists(measured, prepared)]
     sections += [_groups(measured, prepared), _training(runs), _cost(measured)]
-    sections.append(Section("Fingerprints", [run_tables.fingerprint_table(runs, prepared)]))
-    datasets = ", ".join(dict.fromkeys(of.condition.title for m in measured.values() for of in m))
-    lead = [f"{len(runs)} rows of {datasets}.", *READING]
+    fingerprints = run_tables.fingerprint_table(runs, prepared)
+    sections.append(Section("Fingerprints", [fingerprints], _SHARED))
+    lead = _lead(runs, [of for found in measured.values() for of in found])
     return Report("Recommendation results", lead, [s for s in sections if s.items])
+
+
+def _lead(runs: Sequence[Run], measured: Sequence[Measured]) -> list[str]:
+    """What the page is, in three lines."""
+    datasets = ", ".join(dict.fromkeys(of.condition.title for of in measured))
+    estimates_of = [e for of in measured for found in of.estimates.values() for e in found.values()]
+    lead = [
+        f"{len(runs)} rows of {datasets}: ways to recommend, measured on the same users where they "
+        "share a column.",
+        "Higher is better in every column; bold is the best of a column; an empty cell was not "
+        "measured.",
+    ]
+    if any(estimate.best_baseline for estimate in estimates_of):
+        marks = (
+            f"{result_tables.BASELINE} is the best baseline, the highest of all rows but language "
+            "models fine-tuned on our prompts"
+        )
+        if any(estimate.difference for estimate in estimates_of):
+            marks += (
+                f"; {result_tables.BETTER} is better and {result_tables.WORSE} worse than it, by "
+                "more than chance explains"
+            )
+        lead.append(f"{marks}.")
+    return lead
 
 
 def _results(kind: str, measured: Sequence[Measured]) -> Section:
@@ -103,7 +143,27 @@ def _results(kind: str, measured: Sequence[Measured]) -> Section:
         items += [figure for of in measured if (figure := _forest(kind, of))]
         items += result_tables.difference_tables(kind, measured)
     title = {"rating": "Rating prediction"}.get(kind, kind.capitalize() if kind in KINDS else kind)
-    return Section(title, items)
+    return Section(title, items, _explained(kind, measured))
+
+
+def _explained(kind: str, measured: Sequence[Measured]) -> list[str]:
+    """The metrics and statistics that the section's tables show."""
+    shown = [e for of in measured for found in of.estimates.values() for e in found.values()]
+    text = [_METRICS[kind]] if kind in _METRICS else []
+    if any(not math.isnan(estimate.low) for estimate in shown):
+        drawn = " (of AUC by the users' placements)" if kind == "rating" else ""
+        missing = ". A row without a range has no per-user results."
+        text.append(f"{_INTERVALS}{drawn}{missing}")
+    if any(estimate.difference for estimate in shown):
+        text.append(_TEST.format(how=_HOW.get(kind, _HOW[""])))
+    if any(
+        cell.paper
+        for table in result_tables.main_tables(kind, measured)
+        for row in table.rows
+        for cell in row.cells
+    ):
+        text.append("Numbers in italics beneath ours are the paper's, as printed.")
+    return text
 
 
 def _forest(kind: str, of: Measured) -> Figure | None:

@@ -66,15 +66,15 @@ def main_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
             Row(name, _cells(sheet, places, keys, methods.paper_row(places[0].run, kind)), part)
             for (part, name), places in rows.items()
         ]
+        beside = any(cell.paper for row in table_rows for cell in row.cells)
         if paper:
-            table_rows += _delta(kind, sheet, keys)
-        title = f"Table {paper.number}. {paper.title}" if paper else kind
-        title = _named(title, sheet)
+            table_rows += _delta(kind, sheet, keys, beside)
+        title = _named(_title(paper, beside) if paper else kind, sheet)
         notes = [of.condition.text for of in sheet]
-        if paper and any(cell.paper for row in table_rows for cell in row.cells):
+        if paper and beside:
             notes += _of_paper(sheet)
-        if paper and (missing := _missing(paper, sheet)):
-            notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
+            if missing := _missing(paper, sheet):
+                notes.append(f"In the paper, without a run here: {', '.join(missing)}.")
         if cut_short := _cut_short(sheet):
             notes.append(
                 "Training reached its budget of epochs or minutes before validation stopped "
@@ -112,10 +112,13 @@ def ablation_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
             table_rows.insert(0, Row("best baseline", _cells(sheet, best, keys, ""), "baseline"))
         notes = [of.condition.text for of in sheet]
         notes += [f"Best baseline, {at.measured.condition.title}: {at.label}." for at in best]
-        if any(of.condition.is_papers for of in sheet):
+        beside = any(cell.paper for row in table_rows for cell in row.cells)
+        if beside:
             notes += _of_paper(sheet)
-        notes.append("Paper: the rows of FLAN-T5-Base for a run of that size, else of FLAN-T5-XL.")
-        title = _named(f"Table {paper.number}. {paper.title}", sheet)
+            notes.append(
+                "Paper: the rows of FLAN-T5-Base for a run of that size, else of FLAN-T5-XL."
+            )
+        title = _named(_title(paper, beside), sheet)
         found.append(_table(title, sheet, keys, table_rows, notes))
     return found
 
@@ -147,6 +150,11 @@ def difference_tables(kind: str, measured: Sequence[Measured]) -> list[Table]:
 def _sheets(measured: Sequence[Measured]) -> list[list[Measured]]:
     of = {one.condition: one for one in measured}
     return [[of[condition] for condition in sheet] for sheet in sheets(list(of))]
+
+
+def _title(paper: paper_results.PaperTable, beside: bool) -> str:
+    """The paper's title; with its number if there are numbers of the paper in the table."""
+    return f"Table {paper.number}. {paper.title}" if beside else paper.title
 
 
 def _named(title: str, sheet: Sequence[Measured]) -> str:
@@ -222,8 +230,8 @@ def _is_best(of: Measured, place: int, key: str) -> bool:
     return len(values) > 1 and of.estimates[place][key].value == max(values)
 
 
-def _delta(kind: str, sheet: Sequence[Measured], keys) -> list[Row]:
-    """Δ (%): our best run over the best baseline, where both exist."""
+def _delta(kind: str, sheet: Sequence[Measured], keys, beside: bool) -> list[Row]:
+    """Δ (%): our best run over the best baseline, where both exist; the paper's if `beside`."""
     cells, any_found = [], False
     for of in sheet:
         for key in keys:
@@ -237,7 +245,8 @@ def _delta(kind: str, sheet: Sequence[Measured], keys) -> list[Row]:
                 continue
             any_found = True
             change = 100 * (max(values[False]) / max(values[True]) - 1)
-            cells.append(Cell(signed(f"{change:.2f}"), paper=printed(of, paper_results.DELTA, key)))
+            theirs = printed(of, paper_results.DELTA, key) if beside else ""
+            cells.append(Cell(signed(f"{change:.2f}"), paper=theirs))
     return [Row("Δ (%), best of ours over best baseline", cells, "Δ")] if any_found else []
 
 

@@ -197,7 +197,7 @@ def read(path: pathlib.Path) -> Results:
     if "constrained" in fields:
         raise fields.error("constrained", "results of this version, with 'decoding'")
     split = fields.name("split", "|".join(SPLITS), "'validation' or 'test'")
-    metrics = _metrics(fields.within("metrics"))
+    metrics = _metrics(fields.within("metrics"), fields.within("undefined"))
     if not metrics:
         raise fields.error("metrics", "metrics by task", "nothing")
     baselines, num_examples = fields.within("baselines"), fields.within("num_examples")
@@ -314,7 +314,11 @@ def _settings(fields: Fields) -> Mapping[str, Any]:
     return settings.content
 
 
-def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
+def _metrics(tasks: Fields, undefined: Fields | None = None) -> dict[str, dict[str, float]]:
+    """Metrics by task, without those that are null.
+
+    With `undefined`, reasons by task and key, each of those needs one.
+    """
     found = {}
     for task in tasks:
         # A task's name becomes part of a path.
@@ -322,7 +326,10 @@ def _metrics(tasks: Fields) -> dict[str, dict[str, float]]:
             raise tasks.error(task, "a name of letters, digits, '_', '-', '.'", "that name")
         values = tasks.within(task)
         numbers = {key: values.number(key, 0, 1) for key in values}
-        # Without those that are undefined.
+        explained = undefined.within(task) if undefined is not None and task in undefined else ()
+        for key, value in numbers.items():
+            if value is None and undefined is not None and key not in explained:
+                raise values.error(key, "a number from 0 to 1, or null with its reason")
         found[task] = {key: value for key, value in numbers.items() if value is not None}
     return found
 

@@ -24,6 +24,7 @@ def test_this_environment_fits(without_t5x, capsys):
         "Python: 3.1",
         "jax: ",
         "devices: 1 x cpu",
+        "memory: ",
         "T5X: not installed",
         "fits together",
     ):
@@ -103,6 +104,25 @@ def test_the_report_for_people_needs_no_package():
         done.stdout
     )
     assert done.stdout.endswith(" to fix\n")
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_an_accelerators_memory_peak_and_batches_are_named():
+    found = {
+        f.what: f.found for f in doctor.accelerator("NVIDIA L4", 4, {"bytes_limit": 22 * 10**9})
+    }
+    assert found["memory"] == "22 GB of each device; 121 TFLOP/s in bfloat16"
+    assert found["training flan_t5_small"].startswith(
+        "up to 128 rows or 256 rows with remat of 1,024"
+    )
+    assert "(estimate)" in found["training flan_t5_base"]
+    assert found["training flan_t5_xl"].endswith(", MODEL_PARALLEL=2")
+    (alone,) = (
+        f.found for f in doctor.accelerator("NVIDIA L4", 1, {}) if f.what == "training flan_t5_xl"
+    )
+    assert alone == "does not fit"
+    (unknown,) = doctor.accelerator("Another 9000", 1, {})
+    assert (unknown.kind, unknown.found) == ("note", "unknown for Another 9000; peak unknown")
 
 
 def _problems(findings):

@@ -1,6 +1,7 @@
 """The settings that `recllm train DATASET` chooses."""
 
 import ast
+import pathlib
 
 import gin
 import hypothesis
@@ -8,7 +9,10 @@ import pytest
 from hypothesis import strategies as st
 
 from recllm_tasks import gin_files, mixtures  # noqa: F401
-from recllm_tasks.engine.recipe import Facts, choose
+from recllm_tasks.engine import capacity
+from recllm_tasks.engine.recipe import Facts, Machine, Pretrained, choose, fine_tuned
+from recllm_tasks.errors import UserError
+from recllm_tasks.models import network
 
 # As `recllm prepare` counts them, with --ids atomic for Toys and Beauty.
 TOYS = Facts(19_412, 11_924, 128_773, True, True, "atomic", 1, 20)
@@ -135,3 +139,81 @@ def test_an_own_file_of_ids_keeps_the_recipe(tmp_path):
     text = configured(choose(TOYS, str(file)).text)
     assert "emb_dim = 256" in text
     assert "kind = 'ids_sequence'" in text
+
+
+BASE = {
+    "emb_dim": 768,
+    "mlp_dim": 2048,
+    "num_heads": 12,
+    "num_encoder_layers": 12,
+    "num_decoder_layers": 12,
+}
+XL = {
+    "emb_dim": 2048,
+    "mlp_dim": 5120,
+    "num_heads": 32,
+    "num_encoder_layers": 24,
+    "num_decoder_layers": 24,
+}
+
+
+def _value(name: str):
+    """A macro's value, through macros."""
+    value = gin.query_parameter(name)
+    return _value(str(value)) if isinstance(value, gin.config.ConfigurableReference) else value
+
+
+def from_checkpoint(sizes, devices=1, memory=80e9, kind="A100") -> tuple:
+    """(settings that gin read, the network's sizes, the text) for a checkpoint on some devices."""
+    config = network.T5Config(vocab_size=32128, **sizes)
+    start = Pretrained("flan", "hf://a/flan@0", pathlib.Path("/c/spiece.model"), config)
+    text = fine_tuned(start, True, Machine(devices, memory, kind != "CPU", kind)).text
+    configured(text, (), [*GIVEN, "vocabulary.sentencepiece_file.path = None"])
+    names = ("BATCH_SIZE", "TRAIN_STEPS", "MODEL_PARALLEL", "INITIAL_CHECKPOINT", "LEARNING_RATE")
+    values = {name: _value(f"%{name}") for name in names}
+    return values, gin.get_configurable("network.T5Config")(), text
+
+
+def test_a_checkpoint_gets_its_sizes_and_the_papers_schedule():
+    values, config, text = from_checkpoint(BASE, memory=141e9)
+    paper = network.T5Config(vocab_size=32128, dtype="bfloat16", **BASE)
+    assert config == paper
+    assert values["INITIAL_CHECKPOINT"] == "hf://a/flan@0"
+    assert "include 'mixtures/ut_at.gin'" in text
+    assert "vocabulary.sentencepiece_file.path = '/c/spiece.model'" in text
+
+
+@pytest.mark.parametrize("memory", [16e9, 24e9, 40e9, 80e9, 141e9])
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize(("sizes", "steps", "rows"), [(BASE, 10_000, 64), (XL, 70_000, 16)])
+def test_the_batch_fits_and_as_many_rows_are_seen(memory, devices, sizes, steps, rows):
+    plain = network.T5Config(vocab_size=32128, **sizes)
+    if (
+        capacity.training_bytes(plain, 1, 1024, 256, remat=True, model_parallel=devices)
+        > 0.9 * memory
+    ):
+        with pytest.raises(UserError, match="such as google/flan-t5-small"):
+            from_checkpoint(sizes, devices, memory)
+        return
+    values, config, _ = from_checkpoint(sizes, devices, memory)
+    copies = devices // values["MODEL_PARALLEL"]
+    taken = capacity.training_bytes(
+        config,
+        values["BATCH_SIZE"] // copies,
+        *(1024, 256),
+        remat=config.remat,
+        model_parallel=values["MODEL_PARALLEL"],
+    )
+    assert taken < 0.9 * memory
+    assert values["BATCH_SIZE"] % copies == 0
+    assert values["TRAIN_STEPS"] * values["BATCH_SIZE"] == steps * rows
+
+
+def test_a_large_device_does_not_recompute_and_a_small_one_does():
+    assert not from_checkpoint(BASE, memory=900e9)[1].remat
+    assert from_checkpoint(BASE, memory=16e9)[1].remat
+
+
+def test_a_processor_computes_in_float32():
+    _, config, _ = from_checkpoint(BASE, memory=64e9, kind="CPU")
+    assert config.dtype == "float32"

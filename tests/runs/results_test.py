@@ -170,10 +170,17 @@ def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
         SMALL.save(tmp_path)
 
 
-def test_an_undefined_metric_is_left_out(tmp_path):
+def test_an_undefined_metric_is_null_with_its_reason(tmp_path):
     """The AUC of users who all like their item; JSON has no NaN."""
     metrics = {"toys_rating": {"auc": math.nan}, "toys_retrieval": {"hr@10": 0.5}}
     dataclasses.replace(SMALL, metrics=metrics, baselines={"popularity": metrics}).save(tmp_path)
     found = results.read(tmp_path / "results.json")
     assert found.metrics == {"toys_rating": {}, "toys_retrieval": {"hr@10": 0.5}}
     assert found.baselines["popularity"] == found.metrics
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["metrics"]["toys_rating"] == {"auc": None}
+    assert "all users like their item" in written["undefined"]["toys_rating"]["auc"]
+    del written["undefined"], written["checksum"]
+    (tmp_path / "results.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="or null with its reason"):
+        results.read(tmp_path / "results.json")

@@ -108,7 +108,7 @@ def test_the_lock_names_the_commit_that_is_tested():
     assert t5x == f"t5x @ git+https://github.com/google-research/t5x@{imports.COMMIT}"
     pinned = {line.split("==")[0].replace("-", "_") for line in wanted if line != t5x}
     assert set(imports.REQUIRED) <= pinned
-    for python in ("py311.txt", "py312.txt"):
+    for python in ("py311.txt", "py312.txt", "py313.txt"):
         runtime = (ROOT / "launch" / "locks" / python).read_text()
         for name in pinned:
             assert f"\n{name.replace('_', '-')}==" not in runtime, f"{name} is in {python} too"

@@ -150,15 +150,52 @@ def open_folder(folder: pathlib.Path) -> Source:
     return Source(str(folder), config, None, read, vocabulary if vocabulary.is_file() else None)
 
 
+def check_trainable(folder: pathlib.Path) -> T5Config:
+    """The sizes of a model that prompts can be made for; reads config.json alone.
+
+    Raises:
+      UserError: it is no T5, an encoder alone, or an mT5.
+    """
+    config, _ = _read_config(folder)
+    stored = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if stored["model_type"] == "mt5":
+        raise UserError(
+            f"Model in '{folder}': got an mT5, whose vocabulary of 250,000 pieces joins words "
+            "that prompts are assembled from, expected T5's vocabulary; give a FLAN-T5 or T5 1.1, "
+            "such as google/flan-t5-base"
+        )
+    if stored.get("architectures") == ["T5EncoderModel"]:
+        raise UserError(_encoder_alone(folder))
+    return config
+
+
+def no_vocabulary(what: str) -> str:
+    """The message for a model without its SentencePiece vocabulary."""
+    return (
+        f"{what}: got no {VOCABULARY}, expected the SentencePiece vocabulary that it was trained "
+        f"with; tokenizer.json is not read: put the {VOCABULARY} of the model that it was made "
+        "from (google/flan-t5-base has T5's) into a folder with its files, and give --from FOLDER"
+    )
+
+
+def shards(folder: pathlib.Path) -> list[str]:
+    """The files that the index names."""
+    return sorted(set(_files(folder).values()))
+
+
 def _check_kind(folder: pathlib.Path, found: Mapping[str, Any]) -> None:
     """Raises UserError for arrays of an encoder alone."""
     if any(name.startswith("encoder.block.") for name in found) and not any(
         name.startswith("decoder.block.") for name in found
     ):
-        raise UserError(
-            f"Parameters in '{folder}': got an encoder without a decoder (T5EncoderModel), "
-            "expected both; save the whole model, a T5ForConditionalGeneration"
-        )
+        raise UserError(_encoder_alone(folder))
+
+
+def _encoder_alone(folder: pathlib.Path) -> str:
+    return (
+        f"Parameters in '{folder}': got an encoder without a decoder (T5EncoderModel), expected "
+        "both; save the whole model, a T5ForConditionalGeneration"
+    )
 
 
 def _read_config(folder: pathlib.Path) -> tuple[T5Config, bool]:
