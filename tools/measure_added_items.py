@@ -18,11 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import seqio
 from rich.console import Console
 from rich.table import Table
 
-from recllm_tasks import mixtures
 from recllm_tasks.baselines.interactions import read_split
 from recllm_tasks.data.added_items import AddedItems
 from recllm_tasks.data.catalog import Catalog
@@ -61,8 +59,7 @@ def main() -> None:
 
 def _split(args) -> tuple[list[list[str]], list[str]]:
     """Writes the log and the items without those taken out; the users to ask, by raw ids."""
-    seqio.set_tfds_data_dir_override(args.data_dir)
-    source = SequenceSource(args.dataset)
+    source = SequenceSource(args.dataset, data_dir=args.data_dir)
     catalog, users = source.catalog(), read_split(source, "test")
     is_new = withheld_items(catalog.item, source.info().seed, args.share)
     assert is_new is not None
@@ -91,7 +88,6 @@ def _recllm(*arguments: str) -> None:
 def _measured(
     run: Path, data_dir: Path, names: Sequence[Sequence[str]], targets: Sequence[str]
 ) -> Table:
-    mixtures.register_stored(str(data_dir))
     added = AddedItems.load(run)
     assert added is not None
     base = Catalog.load(dataset_dir(data_dir, NAME))
