@@ -15,7 +15,7 @@ from recllm_tasks.audit.records import Records
 from recllm_tasks.errors import UserError
 from recllm_tasks.pipeline.examples import batches_of
 from recllm_tasks.prompts.candidates import OFFERS
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, ItemSource
 
 _LOOKED_AT = ("user", "window", "inputs", "targets", *OFFERS)
 
@@ -70,8 +70,9 @@ class Batch:
 def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
     """Registered tasks over a dataset that offer a split, in the order of their names.
 
-    A task that needs ratings is left out where the dataset has none; one that writes items as bare
-    numbers, unless `with_numbers`: their text is read, which takes as long as all the others.
+    A task that needs ratings, or texts of items, is left out where the dataset has none; one that
+    writes items as bare numbers, unless `with_numbers`: their text is read, which takes as long as
+    all the others.
     """
     found = []
     for name in sorted(seqio.TaskRegistry.names()):
@@ -82,6 +83,8 @@ def tasks_of(dataset: str, split: str, with_numbers: bool) -> list[seqio.Task]:
         if id_readers.writes_numbers(task) and not with_numbers:
             continue
         needs_ratings = getattr(source, "needs_ratings", False)
+        if isinstance(source, ItemSource) and not source.num_examples():
+            continue
         if split in task.splits and (source.info().has_ratings or not needs_ratings):
             found.append(task)
     return found
