@@ -133,10 +133,10 @@ def test_sigterm_saves_the_state_of_the_step(tmp_path, settings, monkeypatch):
     step = training.train_step
     for stop_at in (3, 5, 7):
 
-        def stopped(network, rule, state, *args, stop_at=stop_at):
+        def stopped(network, rule, state, *args, stop_at=stop_at, **settings):
             if int(state.step) + 1 == stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return step(network, rule, state, *args)
+            return step(network, rule, state, *args, **settings)
 
         monkeypatch.setattr(training, "train_step", stopped)
         with pytest.raises(Terminated, match=f"step {stop_at}.*same command") as stop:
@@ -213,7 +213,7 @@ def test_what_is_open_is_closed_when_an_error_passes(tmp_path, settings, monkeyp
         checkpoints.Checkpoints, "close", lambda self: (closed.append("checkpoints"), close(self))
     )
 
-    def fail(*args):
+    def fail(*args, **settings):
         raise Crash
 
     monkeypatch.setattr(training, "train_step", fail)

@@ -50,7 +50,7 @@ def test_a_checkout_is_found_before_an_installed_package(monkeypatch, tmp_path):
 def test_what_t5x_needs_from_pypi_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("T5X_DIR", str(_checkout(tmp_path / "t5x_checkout")))
     _absent(monkeypatch, "fiddle", "chex")
-    with pytest.raises(UserError, match=r"no module .*chex, fiddle.*; do `pip install"):
+    with pytest.raises(UserError, match=r"no module .*chex, fiddle.*; do `grep .* \| pip install"):
         imports.prepare()
 
 
