@@ -476,7 +476,7 @@ def trie_step(args, num_items: int) -> dict:
     scores = jax.random.normal(jax.random.key(0), (batch, beams, width))
 
     def step(_, nodes_BxJ, trie, scores):
-        allowed = search._Allowed(None, None)
+        allowed = search._Allowed(None, None, None)
         choices = search._choices_in_trie(trie, nodes_BxJ, width, allowed, None, 0.0)
         valid = jnp.where(choices.valid_BxJxC, scores, search.DEAD).reshape(batch, -1)
         best, index = jax.lax.top_k(valid, beams)

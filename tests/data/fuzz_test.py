@@ -153,7 +153,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", FILES)
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), min_size=1, max_size=4), st.booleans())
 def test_a_rows_verdict_depends_on_nothing_beside_it(tmp_path, name, rows, quote):
@@ -190,7 +190,7 @@ def test_a_rows_verdict_depends_on_nothing_beside_it(tmp_path, name, rows, quote
         assert read_lines(sound, *lines, broken, sound)[1:-1] == alone
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     times=st.lists(st.none() | st.floats() | st.integers(0, 2**40), min_size=1, max_size=4),
     ratings=st.lists(st.none() | st.floats(width=32), min_size=4, max_size=4),

@@ -56,11 +56,11 @@ def _separator(lines: list[str], layout: Layout) -> str:
 
     def fitness(delimiter: str) -> tuple[bool, int, int]:
         chosen = _with_quoting(layout, delimiter, lines[0])
-        widths = [len(_split(line, chosen) or ()) for line in lines]
         if layout.header:
             fields = _header_fields(lines[0], chosen)
             found = sum(layout.find(role, fields) is not None for role in layout.columns)
-            return found > 0, found, widths[0]
+            return found > 0, found, len(fields)
+        widths = [len(_split(line, chosen) or ()) for line in lines]
         is_even = min(widths) == max(widths)
         return is_even and widths[0] > 1, 0, widths[0] if is_even else 0
 
