@@ -116,7 +116,7 @@ def _about(source: SourceFile, layout: Layout, stated: Layout) -> str:
             for role, value in record.values.items():
                 if value is not None:
                     column = " or ".join(layout.columns.get(role, ()))
-                    facts.append(f"{role} from {column}: {shorten(value)}")
+                    facts.append(f"{role} from {shorten(column)}: {shorten(value)}")
         break
     return f"{source.path.name}: {'; '.join(facts)}"
 

@@ -73,7 +73,7 @@ class ItemTexts(dict[str, ItemText]):
         """What was dropped, derived or left unused, in lines for people, each with an example."""
         lines = []
         for path, columns in self.columns.items():
-            named = ", ".join(f"{role} from '{name}'" for role, name in columns.items())
+            named = ", ".join(f"{role} from {shorten(name)}" for role, name in columns.items())
             unused = self.unused[path]
             rest = f"; not used: {shorten(', '.join(unused))}" if unused else ""
             lines.append(f"{path.name}: {named}{rest}")

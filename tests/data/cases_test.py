@@ -361,3 +361,11 @@ def test_tables_that_are_none(tmp_path):
     floats = pd.DataFrame({"user": [1.0, None], "item": ["i", "j"], "time": [1, 2]})
     with pytest.raises(UserError, match="write whole numbers as integers"):
         recllm_tasks.prepare("shop", interactions=floats, data_dir=tmp_path)
+
+
+def test_names_of_columns_do_not_reach_the_terminal_as_they_are(tmp_path):
+    log = write(tmp_path / "x.csv", text(rows(), header="user,item,rating,\x1b[31mtime"))
+    items = write(tmp_path / "y.csv", "item,title,\x1b[2J\ni0,T0,x\n")
+    _, said = look(log, items, columns="time=\x1b[31mtime")
+    assert "\x1b" not in said
+    assert "time from '\\x1b[31mtime'" in said
