@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 
 from recllm_tasks.commands import session
 from recllm_tasks.errors import UserError, check_whole
@@ -21,12 +22,18 @@ Parameters are converted one at a time, so memory holds only the largest few. Al
 are checked first, and DST appears only once it is complete. --verify reads both checkpoints again;
 if transformers is installed and memory allows, PyTorch reads the hf side.
 
+With --to hf, --push uploads the folder with its model card to the Hugging Face Hub, as one commit.
+The repository is private unless you give --public: a model of a shop's sales says something about
+them. It needs `pip install 'recllm_tasks[hub]'` and a token (`hf auth login`, or $HF_TOKEN).
+Without this option nothing is ever uploaded.
+
 exit code: 0 done, 1 --verify found a difference, 2 SRC is missing, damaged, or does not fit.
 
 examples:
   recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --verify \\
     --data_dir ~/recllm_data
   python /tmp/for_transformers/recommend.py I17 I4
+  recllm convert --from recllm --to hf /tmp/run /tmp/for_transformers --push myshop/recommender
   recllm convert --from t5x --to hf ~/flan_t5_xl/checkpoint_1138000 /tmp/for_transformers
   recllm convert --from hf --to recllm ~/flan-t5-xl /tmp/flan_t5_xl --dtype bfloat16
 """
@@ -50,10 +57,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the output of an earlier conversion"
     )
+    parser.add_argument(
+        "--push",
+        metavar="NAME",
+        help="with --to hf: upload DST to the Hugging Face Hub as NAME or OWNER/NAME, private",
+    )
+    parser.add_argument("--public", action="store_true", help="with --push: all may read it")
     session.add_data_arguments(parser)
 
 
 def run(args) -> int:
+    from recllm_tasks.models import hub
     from recllm_tasks.models.formats import conversion
 
     for option, value, known in (
@@ -65,8 +79,10 @@ def run(args) -> int:
             raise UserError(f"{option}: got '{value}', expected one of {', '.join(known)}")
     if args.step is not None:
         check_whole("--step", args.step, 0)
+    _check_push(args)
     source = conversion.open_source(args.source_format, args.source)
     prompts = _prompts(args, source) if args.verify else None
+    name = hub.owned(args.push) if args.push else None
     made = conversion.convert(
         source,
         args.target_format,
@@ -74,13 +90,49 @@ def run(args) -> int:
         dtype=args.dtype,
         step=args.step,
         overwrite=args.overwrite,
-        beside=_beside(args, source) if args.target_format == "hf" else None,
+        beside=_beside(args, source, name) if args.target_format == "hf" else None,
     )
     console.print(f"{source.where} → {made.where}")
-    return 0 if prompts is None else _verify(args, source, made, prompts)
+    code = 0 if prompts is None else _verify(args, source, made, prompts)
+    if name is not None and code == 0:
+        _push(args, made, name)
+    return code
 
 
-def _beside(args, source):
+def _check_push(args) -> None:
+    """Raises UserError for wrong uses of --push, before anything is converted."""
+    from recllm_tasks.models import hub
+
+    if args.public and args.push is None:
+        raise UserError("--public: got it without --push, expected both; give --push NAME")
+    if args.push is None:
+        return
+    if args.target_format != "hf":
+        raise UserError(
+            f"--push: got --to {args.target_format}, expected --to hf, which the Hub's readers "
+            "know; change it, or leave out --push"
+        )
+    hub.check_name(args.push)
+
+
+def _push(args, made, name: str) -> None:
+    import pathlib
+
+    from recllm_tasks.models import hub
+
+    try:
+        address = hub.push(pathlib.Path(made.where), name, args.public)
+    except UserError as error:
+        private = "" if args.public else " --private"
+        raise UserError(
+            f"{error}. '{made.where}' is complete: run the command again with --overwrite, or "
+            f"`hf upload {name} {shlex.quote(made.where)}{private}`"
+        ) from error
+    who = "public" if args.public else "private"
+    console.print(f"{made.where} → {address} ({who})", markup=False, soft_wrap=True)
+
+
+def _beside(args, source, name: str | None):
     """A function that writes what transformers needs besides the parameters."""
     from recllm_tasks.engine import hugging_face_export
 
@@ -88,7 +140,7 @@ def _beside(args, source):
     session.register_tasks(args)
 
     def write(folder) -> None:
-        if not hugging_face_export.write(folder, source, needs_catalog=bool(args.data_dir)):
+        if not hugging_face_export.write(folder, source, name, bool(args.data_dir)):
             console.print(
                 "without catalog and recommend.py: no run, or its dataset is not in the data "
                 "folder; name that with --data_dir",

@@ -21,8 +21,9 @@ from recllm_tasks.data.dataset_info import DatasetInfo
 from recllm_tasks.engine.recommend_script import SCRIPT
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
+from recllm_tasks.models import hub
 from recllm_tasks.models.formats.checkpoint import Source
-from recllm_tasks.models.formats.conversion import CARD
+from recllm_tasks.models.formats.conversion import CARD, last_parts
 from recllm_tasks.models.formats.parameters import shapes_of
 from recllm_tasks.prompts import hugging_face_tokenizer
 from recllm_tasks.prompts.source import CatalogSource
@@ -37,12 +38,15 @@ CATALOG, SETTINGS, PROGRAM = "catalog.jsonl", "recommender.json", "recommend.py"
 _DECIMALS = 4
 
 
-def write(folder: pathlib.Path, source: Source, *, needs_catalog: bool = False) -> bool:
+def write(
+    folder: pathlib.Path, source: Source, name: str | None = None, needs_catalog: bool = False
+) -> bool:
     """Writes the files into an existing folder; returns whether a catalog is among them.
 
     Args:
       folder: of the converted checkpoint.
       source: what it was converted from.
+      name: OWNER/NAME on the Hugging Face Hub, if it will be there.
       needs_catalog: whether it is an error that a run's dataset is not in the data folder.
 
     Raises:
@@ -52,13 +56,13 @@ def write(folder: pathlib.Path, source: Source, *, needs_catalog: bool = False) 
         hugging_face_tokenizer.write_tokenizer(source.vocabulary, folder)
     model_dir = pathlib.Path(source.where).parents[1]
     if source.vocabulary is None or not (model_dir / run_folder.FILE_NAME).is_file():
-        _write(folder / CARD, _card(source, None, None, None))
+        _write(folder / CARD, _card(source, name, None, None, None))
         return False
     run = Run.load(str(model_dir))
     info = _info(run, needs_catalog)
     if info is not None:
         _write_recommender(folder, run, str(source.vocabulary))
-    _write(folder / CARD, _card(source, run, info, _measured(model_dir, source.step)))
+    _write(folder / CARD, _card(source, name, run, info, _measured(model_dir, source.step)))
     return info is not None
 
 
@@ -126,19 +130,18 @@ def _measured(model_dir: pathlib.Path, step: int | None) -> results.Results | No
 
 
 def _card(
-    source: Source, run: Run | None, info: DatasetInfo | None, measured: results.Results | None
+    source: Source,
+    name: str | None,
+    run: Run | None,
+    info: DatasetInfo | None,
+    measured: results.Results | None,
 ) -> str:
     numbers = sum(math.prod(shape) for shape in shapes_of(source.config).values())
-    config, name = source.config, run.dataset if run else "T5"
+    config = source.config
     lines = [
-        "---",
-        "library_name: transformers",
-        "tags:",
-        "- recommendation",
-        "- t5",
-        "---",
+        *_head(run),
         "",
-        f"# {'A recommender for ' + name if run else 'T5'}",
+        f"# {'A recommender for ' + run.dataset if run else 'T5'}",
         "",
         f"A T5 encoder-decoder of {numbers:,} parameters ({config.num_encoder_layers} and "
         f"{config.num_decoder_layers} layers, width {config.emb_dim}, {config.vocab_size:,} "
@@ -157,10 +160,26 @@ def _card(
         ]
     if measured:
         lines += ["", "## Results", "", *_metrics(measured)]
-    use = _use(has_catalog=info is not None, has_tokenizer=source.vocabulary is not None)
+    use = _use(name, has_catalog=info is not None, has_tokenizer=source.vocabulary is not None)
     lines += ["", "## Use", "", *use]
     lines += ["", "## Limits and license", "", *_limits(run)]
     return "\n".join(lines) + "\n"
+
+
+def _head(run: Run | None) -> Iterator[str]:
+    """What the Hub reads. A license is stated only by those who publish the model."""
+    yield "---"
+    yield "library_name: transformers"
+    yield "pipeline_tag: text2text-generation"
+    if run and run.initial_checkpoint and run.initial_checkpoint.startswith(hub.SCHEME):
+        parsed = hub.parse(run.initial_checkpoint)
+        assert parsed is not None
+        yield f"base_model: {parsed[0]}"
+    yield "tags:"
+    if run:
+        yield "- recommendation"
+    yield "- t5"
+    yield "---"
 
 
 def _data(run: Run, info: DatasetInfo | None) -> str:
@@ -197,13 +216,14 @@ def _metrics(measured: results.Results) -> Iterator[str]:
         yield f"| {task} | {measured.num_examples.get(task, 0):,} | {' | '.join(cells)} |"
 
 
-def _use(*, has_catalog: bool, has_tokenizer: bool) -> Iterator[str]:
+def _use(name: str | None, *, has_catalog: bool, has_tokenizer: bool) -> Iterator[str]:
+    where = name or "FOLDER"
     yield "```python"
     yield "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer"
     yield ""
-    yield 'model = AutoModelForSeq2SeqLM.from_pretrained("FOLDER")'
+    yield f'model = AutoModelForSeq2SeqLM.from_pretrained("{where}")'
     if has_tokenizer:
-        yield 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+        yield f'tokenizer = AutoTokenizer.from_pretrained("{where}")'
     yield "```"
     yield ""
     if has_tokenizer:
@@ -219,6 +239,8 @@ def _use(*, has_catalog: bool, has_tokenizer: bool) -> Iterator[str]:
         )
         yield ""
         yield "```bash"
+        if name:
+            yield f"hf download {name} --local-dir FOLDER && cd FOLDER"
         yield f"python {PROGRAM} I17 I4 -k 10"
         yield "```"
         yield ""
@@ -243,7 +265,7 @@ def _limits(run: Run | None) -> Iterator[str]:
             "- Where ids have several tokens of different numbers, `generate` may drop an item "
             "that ends outside of the best beams of its step; more beams help."
         )
-        start = run.initial_checkpoint
+        start = last_parts(run.initial_checkpoint or "")
         origin = f"`{start}`, whose license holds" if start else "random parameters"
         yield (
             f"- License: none is chosen here. Training started from {origin}; the terms of the "

@@ -1,18 +1,26 @@
-"""Checkpoints of the Hugging Face Hub: fetched when asked, pinned to a commit, checked.
+"""Checkpoints of the Hugging Face Hub: fetched when asked, pinned to a commit, checked; and pushed.
 
-`fetch` is the only function of the package that reads from the Hub. Files go to the cache that all
-programs of Hugging Face share ($HF_HOME/hub, ~/.cache/huggingface/hub). There the name of a file is
-the checksum that the Hub gave for it; every use compares the two.
+`fetch` is the only function of the package that reads models from the Hub. Files go to the cache
+that all programs of Hugging Face share ($HF_HOME/hub, ~/.cache/huggingface/hub). There the name of
+a file is the checksum that the Hub gave for it; every use compares the two.
+
+`push` is the only one that writes. It makes one commit, so that a dropped connection leaves no half
+of a model. Our choice: it sends files in the way that every server of the Hub's API understands
+(LFS), not through hf_xet, which commits large folders in parts.
 """
 
+import contextlib
+import fnmatch
 import hashlib
+import io
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+import recllm_tasks
 from recllm_tasks import progress
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
@@ -31,6 +39,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 # The kind of tokenizer tells a ByT5.
 _SETTINGS = "tokenizer_config.json"
 _BLOCK = 2**22
+
+# Files of an earlier push that would be read in place of the new ones.
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 
 _Result = TypeVar("_Result")
 
@@ -124,6 +135,149 @@ def fetch(name: str, revision: str | None = None) -> Snapshot:
     _get(name, info.sha, {file: sizes[file] for file in (VOCABULARY, *weights)})
     _remember(folder, revision)
     return Snapshot(name, info.sha, folder)
+
+
+def check_name(name: str) -> None:
+    """Raises UserError unless a repository can have this name: NAME or OWNER/NAME."""
+    try:
+        _library().utils.validate_repo_id(name)
+    except ValueError as error:
+        raise UserError(
+            f"--push: got '{name}', expected NAME or OWNER/NAME of letters, digits, '-', '_' and "
+            "'.'; correct it"
+        ) from error
+
+
+def owned(name: str) -> str:
+    """OWNER/NAME, where the owner is the one who is logged in if none is given.
+
+    Raises:
+      UserError: nobody is logged in, or the Hub cannot be reached.
+    """
+    if _library().get_token() is None:
+        raise UserError(
+            f"--push {name}: got no token, expected one that may write; log in with `hf auth "
+            "login`, or set $HF_TOKEN"
+        )
+    with _pushing(name):
+        user = _retried(lambda: _api().whoami())["name"]
+    return name if "/" in name else f"{user}/{name}"
+
+
+def push(folder: pathlib.Path, name: str, is_public: bool) -> str:
+    """Uploads a folder for transformers as one commit; returns the commit's address.
+
+    Weights of an earlier push are deleted by the same commit where the folder has no such file.
+
+    Args:
+      folder: all its files are uploaded, byte for byte.
+      name: OWNER/NAME; made if there is none.
+      is_public: whether all may read it. Our choice: only those who asked for it publish what was
+        learned from people's purchases.
+
+    Raises:
+      UserError: the Hub cannot be reached or refuses; or there is a repository that is private
+        where this one shall be public, or the reverse.
+    """
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    sizes = sum(path.stat().st_size for path in files.values())
+    with (
+        contextlib.ExitStack() as stack,
+        _pushing(name),
+        progress.work(f"push {name}", sizes) as work,
+    ):
+        _retried(lambda: _api().create_repo(name, private=not is_public, exist_ok=True))
+        found = _retried(lambda: _api().model_info(name, timeout=30))
+        if bool(found.private) == is_public:
+            have, asked = ("private", "--public") if is_public else ("public", "no --public")
+            do = "leave out --public" if is_public else "give --public"
+            raise UserError(
+                f"--push {name}: got {asked} and a {have} repository, expected the two to agree; "
+                f"{do}, or change the repository in its settings"
+            )
+        opened = {file: stack.enter_context(_Counted(path)) for file, path in files.items()}
+        stale = [
+            file.rfilename
+            for file in found.siblings or ()
+            if file.rfilename not in files
+            and any(fnmatch.fnmatchcase(file.rfilename, pattern) for pattern in _WEIGHTS)
+        ]
+        operations = [
+            *(_library().CommitOperationAdd(file, stream) for file, stream in opened.items()),
+            *(_library().CommitOperationDelete(file) for file in stale),
+        ]
+        for file, stream in opened.items():
+            stream.show(work, file)
+        made = _api().create_commit(
+            name, operations, commit_message=f"Upload of recllm_tasks {recllm_tasks.__version__}"
+        )
+    return str(made.commit_url)
+
+
+class _Counted(io.BufferedReader):
+    """A file whose sending is shown.
+
+    huggingface_hub sends files that are given open without hf_xet.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__(io.FileIO(path))
+        self._work, self._name, self._sent = None, "", 0
+
+    def show(self, work: progress.Work, name: str) -> None:
+        """From here on; before, its checksum is computed."""
+        self._work, self._name = work, name
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        # What is sent again after a failure counts once.
+        if self._work is not None and self.tell() > self._sent:
+            self._work.advance(self.tell() - self._sent, self._name)
+            self._sent = self.tell()
+        return content
+
+
+@contextlib.contextmanager
+def _pushing(name: str) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a UserError."""
+    utils = _library().utils
+    had_bars = not utils.are_progress_bars_disabled()
+    if had_bars:
+        utils.disable_progress_bars()
+    try:
+        yield
+    except UserError:
+        raise
+    # A ValueError says what of the folder the Hub refuses, a RuntimeError which file broke off.
+    except (*_unreachable(), ValueError, RuntimeError) as error:
+        raise _not_pushed(name, error) from error
+    finally:
+        if had_bars:
+            utils.enable_progress_bars()
+
+
+def _not_pushed(name: str, error: Exception) -> UserError:
+    cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if isinstance(cause, _library().errors.OfflineModeIsEnabled):
+        do = "unset $HF_HUB_OFFLINE"
+    elif status == 401:
+        do = "the token is not valid: log in with `hf auth login`, or correct $HF_TOKEN"
+    elif status in (403, 404):
+        owner = name.partition("/")[0]
+        do = f"give a token that may write to '{owner}', or a name of your own: --push NAME"
+    elif isinstance(cause, _unreachable()) and _is_transient(cause):
+        do = "check the network (and $HF_ENDPOINT), and push again"
+    else:
+        do = "look at its page"
+    return UserError(
+        f"--push {name}: got {_short(cause)}, expected to commit all files (never a part of them); "
+        f"{do}"
+    )
 
 
 def _remember(folder: pathlib.Path, revision: str | None) -> None:
@@ -323,8 +477,9 @@ def _library() -> Any:
         import huggingface_hub.errors
     except ImportError as error:
         raise UserError(
-            "The Hugging Face Hub: got no package huggingface_hub, expected it where --from names "
-            "a model; run `pip install 'recllm_tasks[hub]'`, or give the folder of a copy"
+            "The Hugging Face Hub: got no package huggingface_hub, expected it where --from or "
+            "--push names a model; run `pip install 'recllm_tasks[hub]'`, or leave the Hub out: "
+            "--from FOLDER, no --push"
         ) from error
     huggingface_hub.logging.set_verbosity_error()
     return huggingface_hub

@@ -1,10 +1,12 @@
 """`recllm train --from`, and the fetching, against a local server that speaks the Hub's API."""
 
+import base64
 import hashlib
 import http.server
 import json
 import pathlib
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ import sentencepiece
 import seqio
 
 from recllm_tasks import cli
+from recllm_tasks.commands import convert
 from recllm_tasks.errors import UserError
 from recllm_tasks.models import hub
 from recllm_tasks.models.config import T5Config
@@ -28,6 +31,7 @@ huggingface_hub = pytest.importorskip("huggingface_hub")
 
 NAME = "google/flan-t5-tiny"
 COMMIT = "1" * 40
+TOKEN = "hf_of_a_test"
 CONFIG = T5Config(
     vocab_size=512,
     emb_dim=16,
@@ -88,18 +92,22 @@ def models(tmp_path_factory):
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """The Hub's API for one model of one commit.
+    """The Hub's API for one model of one commit, and for repositories to push to.
 
     `drops` says after how many bytes the next answers with a file break off; `bytes_of` replaces
-    the bytes of a file, but not what is said of them; `status` answers everything so.
+    the bytes of a file, but not what is said of them; `status` answers everything so. `breaks` is
+    a part of an address: requests to it are read half, and the connection is closed.
     """
 
     daemon_threads = True
+    breaks = ""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__(("127.0.0.1", 0), Handler)
         self.folder, self.drops, self.bytes_of, self.status = folder, [], {}, 200
         self.commit, self.asked, self.sent = COMMIT, [], 0
+        # Of a repository: {"private": bool, "files": {name: bytes}}.
+        self.pushed, self.large = {}, {}
 
     @property
     def address(self) -> str:
@@ -115,8 +123,79 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer(body=True)
 
+    def do_POST(self):
+        self._write()
+
+    def do_PUT(self):
+        self._write()
+
     def log_message(self, *_):
         pass
+
+    def _write(self) -> None:
+        server, path = self.server, urllib.parse.unquote(self.path)
+        server.asked.append((self.command, path, None))
+        size = int(self.headers["Content-Length"])
+        if server.breaks and server.breaks in path:
+            self.rfile.read(size // 2)
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        content = self.rfile.read(size)
+        if path.startswith("/large/"):
+            server.large[path.removeprefix("/large/")] = content
+            self._send(b"", 200, {}, True)
+        elif server.status != 200 or self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            status = server.status if server.status != 200 else 401
+            self._send(b"{}", status, {"X-Error-Message": "no"}, True)
+        else:
+            self._send(json.dumps(self._changed(path, content)).encode(), 200, {}, True)
+
+    def _changed(self, path: str, content: bytes) -> dict:
+        """The answer to a request that writes."""
+        server = self.server
+        if path.endswith("/commit/main"):
+            lines = [json.loads(line) for line in content.splitlines()]
+            name = path.removeprefix("/api/models/").removesuffix("/commit/main")
+            self._commit(server.pushed[name]["files"], lines)
+            return {"commitUrl": f"{server.address}/{name}/commit/1", "commitOid": COMMIT}
+        asked = json.loads(content)
+        if path == "/api/repos/create":
+            name = f"{asked['organization']}/{asked['name']}"
+            repository = {"private": asked["visibility"] == "private", "files": {}}
+            server.pushed.setdefault(name, repository)
+            return {"url": f"{server.address}/{name}"}
+        if path == "/api/validate-yaml":
+            return {"warnings": [], "errors": []}
+        if path.endswith("/preupload/main"):
+            mode = {True: "lfs", False: "regular"}
+            is_large = {file["path"]: file["path"].endswith("s") for file in asked["files"]}
+            files = [
+                {"path": file, "uploadMode": mode[large], "shouldIgnore": False}
+                for file, large in is_large.items()
+            ]
+            return {"files": files}
+        assert path.endswith(".git/info/lfs/objects/batch")
+        objects = [
+            {
+                **entry,
+                "actions": {"upload": {"href": f"{server.address}/large/{entry['oid']}"}},
+            }
+            for entry in asked["objects"]
+        ]
+        return {"transfer": "basic", "objects": objects}
+
+    def _commit(self, files: dict[str, bytes], lines: list[dict]) -> None:
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                content = self.server.large[value["oid"]]
+                assert hashlib.sha256(content).hexdigest() == value["oid"]
+                files[value["path"]] = content
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
 
     def _answer(self, body: bool) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
@@ -124,6 +203,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.asked.append((self.command, path, self.headers.get("Range")))
         if server.status != 200:
             self._send(b"{}", server.status, {}, body)
+        elif path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+            self._send(json.dumps({"name": "me"}).encode(), 200 if known else 401, {}, body)
+        elif path.removeprefix("/api/models/") in server.pushed:
+            found = server.pushed[path.removeprefix("/api/models/")]
+            files = [{"rfilename": file} for file in found["files"]]
+            about = {"_id": "1", "id": "me/x", "private": found["private"], "siblings": files}
+            self._send(json.dumps(about).encode(), 200, {}, body)
         elif path.startswith("/api/models/"):
             self._info(path.removeprefix("/api/models/"), body)
         else:
@@ -391,6 +478,11 @@ def test_one_command_fetches_trains_and_resumes_the_same_commit(serve, shop, tmp
     }
     copied = pathlib.Path(run, "vocabulary.model").read_bytes()
     assert copied == (server.folder / "spiece.model").read_bytes()
+    made = ["convert", "--from", "recllm", "--to", "hf", run, str(tmp_path / "made")]
+    assert cli.main([*made, "--data_dir", shop]) == 0
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert f"base_model: {NAME}\ntags:\n- recommendation\n" in card
+    assert f"`{address}`, whose license holds" in card
     # The branch moves on; the run stays with its commit, and asks nobody for it.
     server.commit = "2" * 40
     del server.asked[:]
@@ -444,3 +536,113 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'recllm_tasks\[hub\]'"):
         hub.fetch(NAME)
+
+
+@pytest.fixture
+def push(serve, models, tmp_path, monkeypatch):
+    """(a server to push to, a function that runs `recllm convert … --push`, what it writes)."""
+    server = serve("whole")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    made = tmp_path / "made"
+
+    def run(name: str, *options: str) -> int:
+        command = ["convert", "--from", "hf", "--to", "hf", str(models["whole"]), str(made)]
+        return cli.main([*command, "--push", name, "--overwrite", *options])
+
+    return server, run, made
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("has_xet", [True, False])
+def test_push_uploads_the_folder_byte_for_byte_in_one_commit(push, monkeypatch, capsys, has_xet):
+    server, run, made = push
+    monkeypatch.setattr(huggingface_hub._commit_api, "is_xet_available", lambda: has_xet)
+    monkeypatch.setattr(huggingface_hub.hf_api, "is_xet_available", lambda: has_xet)
+    with monkeypatch.context() as patch:
+        patch.setattr(hugging_face_folder, "SHARD_BYTES", 2**15)
+        assert run("recommender") == 0
+    assert server.pushed == {"me/recommender": {"private": True, "files": contents(made)}}
+    assert f"{server.address}/me/recommender/commit/1 (private)" in capsys.readouterr().err
+    files = server.pushed["me/recommender"]["files"]
+    card = files["README.md"].decode()
+    assert card.startswith(
+        "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\ntags:\n- t5\n---\n"
+    )
+    assert 'from_pretrained("me/recommender")' in card
+    assert str(made.parent).encode() not in b"".join(files.values())
+    # Shards of before would be read in place of the one file of now.
+    assert sum(name.startswith("model-") for name in files) > 1
+    files["notes.txt"] = b"of the owner"
+    assert run("me/recommender") == 0
+    assert files == {**contents(made), "notes.txt": b"of the owner"}
+    commits = [path for _, path, _ in server.asked if path.endswith("/commit/main")]
+    assert len(commits) == 2
+
+
+def test_what_does_not_verify_is_not_pushed(push, monkeypatch):
+    server, run, _ = push
+    monkeypatch.setattr(convert, "_prompts", lambda *_: ())
+    monkeypatch.setattr(convert, "_verify", lambda *_: 1)
+    assert run("me/x", "--verify") == 1
+    assert server.pushed == {}
+
+
+def test_push_publishes_only_where_asked(push, capsys):
+    server, run, made = push
+    assert run("me/shown", "--public") == 0
+    files = dict(server.pushed["me/shown"]["files"])
+    assert server.pushed["me/shown"]["private"] is False
+    assert run("me/shown") == 2
+    error = capsys.readouterr().err
+    assert "got no --public and a public repository, expected the two to agree" in error
+    assert server.pushed["me/shown"]["files"] == files
+    assert made.is_dir()
+
+
+@pytest.mark.parametrize("part", ["/large/", "/commit/", "/preupload/", "/repos/create"])
+def test_a_push_that_breaks_off_commits_nothing(push, capsys, part):
+    server, run, made = push
+    server.breaks = part
+    assert run("me/recommender") == 2
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert "expected to commit all files (never a part of them); check the network" in line
+    assert f"`hf upload me/recommender {made} --private`" in line
+    assert all(not repository["files"] for repository in server.pushed.values())
+    server.breaks = ""
+    assert run("me/recommender") == 0
+    assert server.pushed["me/recommender"]["files"] == contents(made)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a/b/c", [], "--push: got 'a/b/c', expected NAME or OWNER/NAME"),
+        ("me/--x", [], "--push: got 'me/--x', expected NAME or OWNER/NAME"),
+        ("me/x", ["--to", "t5x"], "--push: got --to t5x, expected --to hf"),
+    ],
+)
+def test_wrong_uses_of_push_end_before_anything_is_converted(push, capsys, name, options, message):
+    server, run, made = push
+    assert run(name, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not made.exists()
+    assert server.asked == []
+
+
+def test_push_says_how_to_get_a_token_that_may_write(push, monkeypatch, tmp_path, capsys):
+    server, run, made = push
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    assert run("me/x") == 2
+    assert "log in with `hf auth login`, or correct $HF_TOKEN" in capsys.readouterr().err
+    monkeypatch.delenv("HF_TOKEN")
+    assert run("me/x") == 2
+    assert "got no token, expected one that may write; log in with" in capsys.readouterr().err
+    assert not made.exists()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    server.status = 403
+    with pytest.raises(UserError, match="give a token that may write to 'others', or a name of"):
+        hub.push(tmp_path, "others/x", is_public=False)

@@ -107,11 +107,19 @@ def convert(
             shutil.copyfile(source.vocabulary, made / _VOCABULARIES[format])
         if beside is not None:
             beside(made)
-        note = {"source": source.where, "step": step, "dtype": dtype}
+        note = {"source": last_parts(source.where), "step": step, "dtype": dtype}
         (made / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
         names = [p.relative_to(made).as_posix() for p in made.rglob("*") if p.is_file()]
         checksums.write(made, (name for name in names if name != CARD))
     return open_source("t5x" if format == "t5x_legacy" else format, folder)
+
+
+def last_parts(path: str) -> str:
+    """The end of an absolute path: enough to recognise it, without a home folder's name.
+
+    Converted folders are published. Other texts, such as hf://google/flan-t5-base, stay.
+    """
+    return "/".join(pathlib.PurePath(path).parts[-3:]) if os.path.isabs(path) else path
 
 
 def _check_free(folder: pathlib.Path, source: Source, overwrite: bool) -> None:
