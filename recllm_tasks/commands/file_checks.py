@@ -100,9 +100,10 @@ def check_folder(folder: pathlib.Path) -> Iterator[Finding]:
 
 
 def _files_in(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Every file beneath a folder but hidden ones, such as a lock."""
+    """Every file beneath a folder but hidden ones, such as a lock, and those of wandb."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not path.name.startswith("."))
+    ours = (path for path in found if path.relative_to(folder).parts[0] != "wandb")
+    return sorted(path for path in ours if not path.name.startswith("."))
 
 
 def _by_checksums(path: pathlib.Path) -> dict[pathlib.Path, str]:

@@ -5,7 +5,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gin
@@ -17,7 +17,7 @@ import seqio
 from clu import metric_writers
 
 from recllm_tasks import progress, tasks
-from recllm_tasks.engine import devices, initial_state
+from recllm_tasks.engine import devices, initial_state, tracking
 from recllm_tasks.engine.checkpoints import BEST, LAST, Checkpoints
 from recllm_tasks.engine.evaluation import Evaluation
 from recllm_tasks.engine.preemption import Preemption, preemption
@@ -62,6 +62,7 @@ def train(
     model_parallel: int = 1,
     initial_checkpoint: str | None = None,
     initial_step: int = 0,
+    log_to: Sequence[str] = (),
 ) -> pathlib.Path:
     """Trains for `steps`; resumes from the last checkpoint in `model_dir` if there is one.
 
@@ -87,6 +88,7 @@ def train(
         (initial_state.py); None starts from random ones.
       initial_step: the step that counting starts from. With `steps` 0 the checkpoint is validated
         and saved unchanged.
+      log_to: where scalars go besides TensorBoard: "wandb", "mlflow" (tracking.py).
 
     Returns:
       The folder of the best checkpoint.
@@ -104,6 +106,7 @@ def train(
     if patience is not None:
         check_whole("PATIENCE (None is never to stop early)", patience, 1)
     check_whole("RANDOM_SEED", seed, 0, MAX_SEED)
+    tracking.check(log_to)
     mesh = devices.make_mesh(model_parallel)
     check_batch_size(batch_size, mesh)
     check_lengths(lengths)
@@ -129,8 +132,9 @@ def train(
         run = describe_run(
             found, model_name, lengths, network, seed, initial_checkpoint, initial_step
         )
+        asked = gin.operative_config_str()
         changes = run_folder.open_for_training(
-            model_dir, run, vocabulary.sentencepiece_model_file, gin.operative_config_str(), done
+            model_dir, run, vocabulary.sentencepiece_model_file, asked, done
         )
         for change in changes:
             progress.console.print(f"other settings than before: {change}", markup=False)
@@ -144,7 +148,7 @@ def train(
             restored = checkpoints.restore(LAST, like=state.stored(), step=done)
             state = State(restored["step"], restored["params"], restored["optimizer"])
             progress.console.print(f"resumed at step {done:,} from {model_dir}")
-        writer = metric_writers.create_default_writer(model_dir, just_logging=False)
+        writer = tracking.writer(model_dir, log_to, asked)
         stack.enter_context(contextlib.closing(writer))
         if patience is not None and validation is None:
             raise UserError(

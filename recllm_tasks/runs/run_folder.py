@@ -7,6 +7,7 @@ vocabulary.model       the SentencePiece model that the run reads and writes wit
 checksums.json         of vocabulary.model; JSON and config.gin hold their own
 checkpoints/<step>/    the last state, to resume from (Orbax)
 best/<step>/           the state that did best in validation, and `best.json`
+tracking.json          ids of the run in Weights & Biases and MLflow: see engine/tracking.py
 added_items.json       items that came after training: see data/added_items.py
 events.out.tfevents.*  TensorBoard scalars
 eval/<settings>/       beams of an unfinished evaluation
@@ -179,7 +180,7 @@ def open_for_training(
 
 def changed_settings(before: str, now: str) -> list[str]:
     """The settings, texts of gin, that differ, one line each."""
-    then, new = _bindings(before), _bindings(now)
+    then, new = bindings(before), bindings(now)
     return [
         f"{name}: started with {then.get(name, 'nothing')}, now {new.get(name, 'nothing')}"
         for name in sorted({*then, *new})
@@ -187,7 +188,7 @@ def changed_settings(before: str, now: str) -> list[str]:
     ]
 
 
-def _bindings(settings: str) -> dict[str, str]:
+def bindings(settings: str) -> dict[str, str]:
     """The values of gin's text by name; a value may go on over several lines."""
     found, name = {}, ""
     for line in settings.splitlines():

@@ -15,6 +15,7 @@ from recllm_tasks.engine import checkpoints, optimizer, saved_run, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.pipeline import training as pipeline
+from recllm_tasks.report import curves
 
 MIXTURE = "gift_cards_ut_at"
 LENGTHS = {"inputs": 512, "targets": 64}
@@ -49,10 +50,20 @@ def _last_params(model_dir, network):
     return found.step, jax.tree.map(np.asarray, found.params)
 
 
-def test_a_stopped_run_resumes_as_if_it_had_not_stopped(tmp_path, settings, network):
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(tmp_path, settings, network, stand_in):
     training.train(mixture=MIXTURE, model_dir=str(tmp_path / "whole"), steps=6, **settings)
+    assert not stand_in.runs
+    settings["log_to"] = ["mlflow"]
     for steps in (3, 6):
         training.train(mixture=MIXTURE, model_dir=str(tmp_path / "parts"), steps=steps, **settings)
+    (run,) = stand_in.runs.values()
+    logged = curves.load(tmp_path / "parts")
+    assert {step for step, _ in logged["loss"]} == {3, 6}
+    assert set(run.scalars) == {name.replace("@", "_at_") for name in logged}
+    with pytest.raises(UserError, match="LOG_TO: got"):
+        training.train(
+            mixture=MIXTURE, model_dir=str(tmp_path), steps=1, **{**settings, "log_to": ["x"]}
+        )
     (step_1, whole), (step_2, parts) = (
         _last_params(str(tmp_path / name), network) for name in ("whole", "parts")
     )
