@@ -27,7 +27,7 @@ _TFRECORD_OVERHEAD = 16
 _CITATION = """
 @inproceedings{cao-etal-2024-aligning,
   title = {Aligning Large Language Models with Recommendation Knowledge},
-  author = {Cao, Yuwei and Mehta, Nikhil and Yi, Xinyang and Keshavan, Raghunandan Hulikal and
+  author = {Cao, Yuwei and Mehta, Nikhil and Yi, Xinyang and Hulikal Keshavan, Raghunandan and
             Heldt, Lukasz and Hong, Lichan and Chi, Ed and Sathiamoorthy, Maheswaran},
   booktitle = {Findings of the Association for Computational Linguistics: NAACL 2024},
   year = {2024},

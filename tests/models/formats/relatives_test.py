@@ -4,17 +4,24 @@ import json
 import pathlib
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 import safetensors.torch
 import torch
 import transformers
+from flax import traverse_util
 
 from recllm_tasks import cli
+from recllm_tasks.engine import train_step
 from recllm_tasks.errors import UserError
 from recllm_tasks.models.formats import conversion, verification
+from recllm_tasks.models.formats.parameters import shapes_of
 from recllm_tasks.models.formats.scores import token_scores
+from recllm_tasks.models.hugging_face import parameter_names
+from recllm_tasks.models.network import Transformer
 
 FLOAT32 = np.dtype(np.float32)
 SIZES = {"vocab_size": 60, "d_model": 24, "d_kv": 8, "d_ff": 40, "num_layers": 1, "num_heads": 4}
@@ -150,6 +157,43 @@ def test_log_probabilities_are_those_of_the_models_own_class(name, tmp_path, bat
     made = conversion.convert(source, "hf", tmp_path / "hf")
     back = verification._torch_scores(made, *_targets(batch), FLOAT32)
     np.testing.assert_allclose(back, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["t5 1.0", "t5 1.1 published"])
+def test_gradients_are_those_of_the_models_own_class(name, tmp_path, batch, monkeypatch):
+    monkeypatch.setattr(train_step, "Z_LOSS", 0.0)
+    folder = tmp_path / "source"
+    READ[name](folder)
+    inputs, shifted, targets = batch
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
+    rows = {"input_ids": inputs, "attention_mask": inputs > 0, "decoder_input_ids": shifted}
+    logits = theirs(**{key: torch.tensor(value) for key, value in rows.items()}).logits
+    torch.nn.functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), torch.tensor(targets).reshape(-1)
+    ).backward()
+    source = conversion.open_source("hf", folder)
+    flat = {path: jnp.asarray(source.read(path)) for path in shapes_of(source.config)}
+    rows = {
+        "encoder_input_tokens": inputs,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": targets,
+    }
+
+    @jax.grad
+    def gradient(params):
+        measured = train_step.measure(Transformer(source.config), params, rows, None)
+        return measured.total_loss
+
+    ours = gradient(traverse_util.unflatten_dict(flat, sep="/"))
+    grads = {key: weight.grad.numpy() for key, weight in theirs.named_parameters()}
+    names = parameter_names(source.config)
+    found = traverse_util.flatten_dict(ours, sep="/")
+    assert ("lm_head.weight" in grads) == (not source.config.logits_via_embedding)
+    assert len(found) == len(grads)
+    for path, value in found.items():
+        key, transposed = names[path]
+        expected = grads[key].T if transposed else grads[key]
+        np.testing.assert_allclose(value, expected, rtol=2e-3, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize("target", ["recllm", "t5x"])
