@@ -1,5 +1,6 @@
 """Every task on a whole small dataset: counts, seeds, leaks, and what a user may register."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -35,13 +36,29 @@ def _records(split):
     return {record["user"]: record for record in records}
 
 
-def _text(kind, example, side="inputs"):
+_OPENED = contextlib.ExitStack()
+
+
+@functools.cache
+def _vocabulary(kind, side):
+    """The file is looked up once: looking takes longer than decoding."""
     vocabulary = seqio.TaskRegistry.get(f"gift_cards_{kind}").output_features[side].vocabulary
-    return vocabulary.decode_with_sentinels(example[side].tolist())
+    _OPENED.enter_context(vocabulary.opened())
+    return vocabulary
+
+
+def _text(kind, example, side="inputs"):
+    return _vocabulary(kind, side).decode_with_sentinels(example[side].tolist())
 
 
 @pytest.mark.usefixtures("small_data")
 class TestTasks:
+    @pytest.fixture(scope="class", autouse=True)
+    def _close_vocabularies(self):
+        yield
+        _OPENED.close()
+        _vocabulary.cache_clear()
+
     @pytest.mark.parametrize("kind", [k for k in TRAINING if k not in ("ie", *EVERY_TARGET)])
     def test_training_examples_are_the_windows(self, kind):
         expected = sum(max(1, len(r["items"]) - 20) for r in _records("train").values())

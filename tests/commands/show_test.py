@@ -6,6 +6,7 @@ import pytest
 
 from recllm_tasks import cli
 from recllm_tasks.commands import show
+from recllm_tasks.pipeline import throughput
 from recllm_tasks.pipeline.throughput import PACKING, Throughput
 
 
@@ -14,7 +15,12 @@ def short(monkeypatch):
     monkeypatch.setattr(show, "_SECONDS", 0.2)
 
 
-def test_throughput_names_every_stage_and_the_slowest(small_data, capsys):
+def test_throughput_names_every_stage_and_the_slowest(small_data, capsys, monkeypatch):
+    measured = []
+    measure = throughput.measure
+    monkeypatch.setattr(
+        throughput, "measure", lambda *asked: measured.append(measure(*asked)) or measured[0]
+    )
     arguments = ["show", "gift_cards_raat", "--throughput", "--data_dir", str(small_data)]
     assert cli.main([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -24,6 +30,7 @@ def test_throughput_names_every_stage_and_the_slowest(small_data, capsys):
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert found["examples"] > found["rows"] > 0
     assert found["one_by_one"] == []
+    monkeypatch.setattr(throughput, "measure", lambda *asked: measured[0])
     assert cli.main(arguments) == 0
     assert "limited by: " in capsys.readouterr().out
 

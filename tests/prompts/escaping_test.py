@@ -1,5 +1,7 @@
 """No catalog text turns into a sentinel, a mask or another item's id."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,6 +83,7 @@ def vocabulary(request, tmp_path_factory):
     return DatasetVocabulary(lambda: path)
 
 
+@functools.cache
 def reserved_tokens(vocabulary):
     """Tokens that titles must not contain: sentinels, EOS, PAD, ids and the prompts' phrases."""
     first = vocabulary.vocab_size - SENTINELS

@@ -159,11 +159,11 @@ def test_log_probabilities_are_those_of_the_models_own_class(name, tmp_path, bat
     np.testing.assert_allclose(back, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["t5 1.0", "t5 1.1 published"])
-def test_gradients_are_those_of_the_models_own_class(name, tmp_path, batch, monkeypatch):
+def test_gradients_of_t5_1_0_are_those_of_its_class(tmp_path, batch, monkeypatch):
+    """Its table is read by both stacks and by the logits; of T5 1.1, see network_test.py."""
     monkeypatch.setattr(train_step, "Z_LOSS", 0.0)
     folder = tmp_path / "source"
-    READ[name](folder)
+    READ["t5 1.0"](folder)
     inputs, shifted, targets = batch
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(folder).eval()
     rows = {"input_ids": inputs, "attention_mask": inputs > 0, "decoder_input_ids": shifted}
@@ -188,7 +188,7 @@ def test_gradients_are_those_of_the_models_own_class(name, tmp_path, batch, monk
     grads = {key: weight.grad.numpy() for key, weight in theirs.named_parameters()}
     names = parameter_names(source.config)
     found = traverse_util.flatten_dict(ours, sep="/")
-    assert ("lm_head.weight" in grads) == (not source.config.logits_via_embedding)
+    assert source.config.logits_via_embedding
     assert len(found) == len(grads)
     for path, value in found.items():
         key, transposed = names[path]
