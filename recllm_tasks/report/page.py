@@ -22,15 +22,18 @@ body { margin: 0 auto; max-width: 84rem; padding: 1rem; background: var(--ground
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { margin-top: 2.5rem; font-size: 1.25rem;
   border-bottom: 1px solid var(--line); padding-bottom: .2rem; }
 nav { margin-top: 1.2rem; } nav h2 { margin: 0; font-size: 1rem; border: 0; }
-nav ul { columns: 15rem; padding-left: 1.2rem; margin: .3rem 0; } a { color: var(--c0); }
+nav ul { columns: 15rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .3rem 0; }
+a { color: var(--c0); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; font-size: 1rem; }
+caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; font-size: 1rem;
+  position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 th, td { padding: .2rem .5rem; text-align: right; vertical-align: top; white-space: nowrap; }
 thead th { border-bottom: 1px solid var(--line); font-weight: 600; vertical-align: bottom; }
 thead th.group { text-align: center; border-left: 1px solid var(--line); }
 tbody th { text-align: left; font-weight: 400; position: sticky; left: 0; min-width: 15rem;
-  max-width: 20rem; white-space: normal; background: var(--ground); }
+  max-width: 20rem; white-space: normal; overflow-wrap: break-word; z-index: 1;
+  background: var(--ground); }
 td.first, thead th.first { border-left: 1px solid var(--line); }
 tr.part > * { border-top: 1px solid var(--line); }
 tbody tr:hover > * { background: var(--shade); }
@@ -47,7 +50,8 @@ figure { margin: 1.2rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem
 .rows { display: grid; grid-template-columns: fit-content(38%) 1fr; column-gap: .8rem; }
 .rows > span { text-align: right; padding: 1px 0; overflow-wrap: anywhere; }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: 12px;
-  margin: .4rem 0; padding: 0; } ul.legend li { display: flex; gap: .4rem; }
+  margin: .4rem 0; padding: 0; } ul.legend li { display: flex; gap: .4rem;
+  overflow-wrap: anywhere; }
 ul.legend svg { flex: none; }
 svg text { fill: var(--text); } svg .axis { fill: var(--quiet); }
 svg .grid { stroke: var(--line); fill: none; } svg .line { fill: none; stroke-width: 1.8; }
@@ -60,7 +64,7 @@ svg .paper { fill: none; stroke: var(--quiet); stroke-width: 1.5; }
     )
     + """
 @media (max-width: 40rem) { body { padding: .6rem; font-size: 14px; }
-  tbody th { min-width: 6.5rem; max-width: 8rem; } th, td { padding: .2rem .35rem; }
+  tbody th { min-width: 6.5rem; max-width: 9.5rem; } th, td { padding: .2rem .35rem; }
   .rows { grid-template-columns: 1fr; } .rows > span { text-align: left; padding-top: 4px; }
   .rows > .corner { display: none; } }
 @media print { :root { color-scheme: light; --text: #000; --quiet: #555; --ground: #fff;
@@ -68,6 +72,7 @@ svg .paper { fill: none; stroke: var(--quiet); stroke-width: 1.5; }
   --c4: #b37400; --c5: #2b8cc4; --c6: #000; }
   @page { size: A4 landscape; margin: 12mm; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; } .wide { overflow: visible; } tbody th { position: static; }
+  caption { position: static; max-width: none; }
   table { font-size: 7pt; } td small { font-size: 6pt; } th, td { padding: .1rem .25rem; }
   figure, tr { break-inside: avoid; } thead { display: table-header-group; }
   h2, caption { break-after: avoid; } .plot, ul.legend { max-width: 20cm; font-size: 8pt; } }
