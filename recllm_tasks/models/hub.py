@@ -261,7 +261,8 @@ def _pushing(name: str) -> Iterator[None]:
 
 
 def _not_pushed(name: str, error: Exception) -> UserError:
-    cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
+    inner = error.__cause__
+    cause = inner if type(error) is RuntimeError and isinstance(inner, Exception) else error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, _library().errors.OfflineModeIsEnabled):
         do = "unset $HF_HUB_OFFLINE"
