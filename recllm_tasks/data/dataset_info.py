@@ -137,8 +137,8 @@ class DatasetInfo:
     results on them can be compared; older datasets use their fingerprint. `records_digest` is
     `digest_records` of what was written, and "" for datasets prepared before there was one.
     `catalog` is as in `Options`. `single_item_users` counts users with one item in train; 0 for
-    datasets that are older. `appended` holds the size of the catalog before each `--append`: the
-    items of each part are in random order.
+    datasets that are older. `appended` holds the size of the catalog before each `--append` (the
+    items of each part are in random order), `appended_to` the fingerprints of those datasets.
     """
 
     dataset: str
@@ -178,6 +178,7 @@ class DatasetInfo:
     catalog: str = Options.catalog
     single_item_users: int = 0
     appended: list[int] = dataclasses.field(default_factory=list)
+    appended_to: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def keeps_repeats(self) -> bool:

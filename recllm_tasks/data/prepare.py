@@ -394,6 +394,7 @@ def _read(
         single_item_users=int(np.count_nonzero(sizes["train"] == 1)),
         source_files=_hashes([*interactions, *metadata], before),
         appended=[*before.info.appended, len(before.catalog)] if before else [],
+        appended_to=[*before.info.appended_to, before.info.fingerprint] if before else [],
         fingerprint="",
         statistics=Statistics.from_lengths(
             longest[has_record], len(items), options.window, sizes["train"][has_record]
