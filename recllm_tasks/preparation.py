@@ -56,7 +56,7 @@ def prepare(
       progress: called with a line of text now and then.
       **settings: those of `formats.Reading`, of `options.Options` (`k_core=5`, `repeats="keep"`),
         the wording (`noun`, `verb`, `title`) and what `data.prepare.prepare` takes besides
-        (`embeddings`, `bad_records`, `overwrite`).
+        (`embeddings`, `bad_records`, `overwrite`, `append`).
 
     Raises:
       UserError: each message names the file or column, the line and the setting that helps.
