@@ -1,5 +1,6 @@
 """Leaks planted in tasks: each is found in the tokens, and its record is named."""
 
+import itertools
 import re
 
 import numpy as np
@@ -313,10 +314,11 @@ def test_the_ids_of_the_tokens_are_those_of_the_text(small_data, published, requ
     records = read_records(CatalogSource(NAME))
     reader = BatchReader(records, task, "train", 0)
     vocabulary = task.output_features["inputs"].vocabulary
-    for arrays in examples.arrays(task, "train", 0):
-        batch = reader.read(arrays)
-        for example in range(len(batch)):
-            for side, ids in ((batch.inputs, batch.in_inputs), (batch.targets, batch.in_targets)):
+    batches = map(reader.read, examples.arrays(task, "train", 0))
+    with vocabulary.opened():
+        for batch in batches:
+            sides = ((batch.inputs, batch.in_inputs), (batch.targets, batch.in_targets))
+            for example, (side, ids) in itertools.product(range(len(batch)), sides):
                 text = vocabulary.decode(side[example].tolist())
                 written = re.findall(r"\bI(\d+)", text)
                 assert [str(r + 1) for r in ids.row[ids.example == example]] == written
@@ -330,6 +332,7 @@ def test_corrupted_tokens_are_reassembled(small_data):
     (arrays,) = examples.arrays(task, "train", 0)
     batch = reader.read(arrays)
     whole = reader._ids.reassemble(batch.inputs, batch.targets)
-    for example in range(len(batch)):
-        text = vocabulary.decode(whole[example].tolist())
+    with vocabulary.opened():
+        texts = [vocabulary.decode(whole[example].tolist()) for example in range(len(batch))]
+    for text in texts:
         assert re.fullmatch(r"(Item ID: I\d+, Title: Gift card of store [^;]*; ?)+", text)

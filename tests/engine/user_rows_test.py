@@ -43,10 +43,10 @@ def test_lists_keep_items_invalid_beams_and_duplicates(tmp_path):
     beams = beams_of(texts, vocabulary)
     with vocabulary.opened():
         rows = user_rows.rows(task, examples, beams)
+        targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
+        predictions = [[vocabulary.decode(b.tolist()) for b in found[::-1]] for found in beams[0]]
     per_user.write(tmp_path / "rows", [rows], {})
 
-    targets = [vocabulary.decode(example["targets"].tolist()) for example in examples]
-    predictions = [[vocabulary.decode(b.tolist()) for b in found[::-1]] for found in beams[0]]
     expected = tasks.RankedItems(task.source)(targets, predictions)
     assert 0 < expected["invalid"] < 1
     assert 0 < expected["hr@10"] < 1

@@ -35,10 +35,12 @@ def _examples(split, lengths=LENGTHS):
 def test_training_writes_each_item_after_the_first_once_and_evaluation_is_given_the_history():
     catalog = tasks.source_of(_task()).catalog()
     vocabulary = _task().output_features["targets"].vocabulary
-    written = collections.Counter()
-    for example in _examples("train"):
+    written, examples = collections.Counter(), _examples("train")
+    with vocabulary.opened():
+        texts = [vocabulary.decode(example["targets"].tolist()) for example in examples]
+    for example, text in zip(examples, texts, strict=True):
         items = [*example["history"], example["target"]]
-        assert vocabulary.decode(example["targets"].tolist()) == _text(catalog, items)
+        assert text == _text(catalog, items)
         assert example["inputs"].tolist() == [vocabulary.eos_id]
         assert "beginning" not in example
         written.update((example["user"], int(item)) for item in items[1:] or items)
@@ -156,12 +158,13 @@ def test_a_rating_is_asked_after_the_ratings_before_it():
         asked = vocabulary.decode(example["beginning"].tolist()).split()
         history = rated(example["history"], example["history_ratings"])
         assert asked == ["rate", *history, catalog.short_id[example["target"]]]
-    learned = task.get_dataset(LENGTHS, split="train", shuffle=False).as_numpy_iterator()
-    for example in learned:
+    learned = list(task.get_dataset(LENGTHS, split="train", shuffle=False).as_numpy_iterator())
+    with vocabulary.opened():
+        texts = [vocabulary.decode(example["targets"].tolist()) for example in learned]
+    for example, text in zip(learned, texts, strict=True):
         rows = [*example["history"], example["target"]]
         ratings = [*example["history_ratings"], example["target_rating"]]
-        words = vocabulary.decode(example["targets"].tolist()).split()
-        assert words == ["rate", *rated(rows, ratings)]
+        assert text.split() == ["rate", *rated(rows, ratings)]
 
 
 def test_an_item_without_a_rating_has_no_mark():
