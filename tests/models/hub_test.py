@@ -557,7 +557,9 @@ def contents(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("has_xet", [True, False])
-def test_push_uploads_the_folder_byte_for_byte_in_one_commit(push, monkeypatch, capsys, has_xet):
+def test_push_uploads_the_folder_byte_for_byte_in_one_commit(
+    push, models, monkeypatch, capsys, has_xet
+):
     server, run, made = push
     monkeypatch.setattr(huggingface_hub._commit_api, "is_xet_available", lambda: has_xet)
     monkeypatch.setattr(huggingface_hub.hf_api, "is_xet_available", lambda: has_xet)
@@ -572,7 +574,7 @@ def test_push_uploads_the_folder_byte_for_byte_in_one_commit(push, monkeypatch, 
         "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\ntags:\n- t5\n---\n"
     )
     assert 'from_pretrained("me/recommender")' in card
-    assert str(made.parent).encode() not in b"".join(files.values())
+    assert str(models["whole"]).encode() not in b"".join(files.values())
     # Shards of before would be read in place of the one file of now.
     assert sum(name.startswith("model-") for name in files) > 1
     files["notes.txt"] = b"of the owner"
