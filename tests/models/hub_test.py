@@ -574,7 +574,9 @@ def test_push_uploads_the_folder_byte_for_byte_in_one_commit(
         "---\nlibrary_name: transformers\npipeline_tag: text2text-generation\ntags:\n- t5\n---\n"
     )
     assert 'from_pretrained("me/recommender")' in card
-    assert str(models["whole"]).encode() not in b"".join(files.values())
+    # SentencePiece wrote the folder into the vocabulary of this test.
+    written = b"".join(content for name, content in files.items() if name != "spiece.model")
+    assert str(models["whole"]).encode() not in written
     # Shards of before would be read in place of the one file of now.
     assert sum(name.startswith("model-") for name in files) > 1
     files["notes.txt"] = b"of the owner"
