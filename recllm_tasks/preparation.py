@@ -23,7 +23,7 @@ from recllm_tasks.data.formats import Reading
 from recllm_tasks.data.prepare import prepare as prepare_records
 from recllm_tasks.data.specs import DatasetSpec, custom_spec
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, forget_datasets
 from recllm_tasks.prompts.source import data_dir as data_dir_in_force
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
@@ -56,7 +56,7 @@ def prepare(
       progress: called with a line of text now and then.
       **settings: those of `formats.Reading`, of `options.Options` (`k_core=5`, `repeats="keep"`),
         the wording (`noun`, `verb`, `title`) and what `data.prepare.prepare` takes besides
-        (`embeddings`, `bad_records`, `overwrite`).
+        (`embeddings`, `bad_records`, `overwrite`, `append`).
 
     Raises:
       UserError: each message names the file or column, the line and the setting that helps.
@@ -95,7 +95,9 @@ def prepare(
             spec = dataset
         prepare_records(spec, data_dir, raw_dir, progress=progress, **settings)
     name = spec if isinstance(spec, str) else spec.name
-    ensure_vocabulary(CatalogSource(name, data_dir=data_dir))
+    forget_datasets()
+    if ensure_vocabulary(CatalogSource(name, data_dir=data_dir)):
+        forget_datasets()
     return open_dataset(data_dir, name)
 
 

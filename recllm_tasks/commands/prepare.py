@@ -27,7 +27,9 @@ examples:
     --columns user=customer,item=sku,time=date,title=name --noun products --verb purchased
   recllm prepare grocer --interactions log.csv --repeats keep --split time \\
     --validation_from 2014-01-31 --test_from 2014-03-31
-  recllm prepare mystore --interactions orders.csv --columns user=1,item=2,time=3 \
+  recllm prepare mystore --append --interactions week_49.csv --items products.csv \\
+    --columns user=customer,item=sku,time=date,title=name
+  recllm prepare mystore --interactions orders.csv --columns user=1,item=2,time=3 \\
     --separator ';' --encoding cp1252 --time_format '%d/%m/%Y' --dry_run
   recllm prepare books --format amazon_2023 --interactions Books.jsonl.gz \\
     --items meta_Books.jsonl.gz
@@ -40,6 +42,13 @@ custom files:
   names, or the numbers of fields, from 1, if text has no header; rating=- reads none. Times are
   seconds since 1970 or dates such as 2020-12-31 or 2020-12-31 23:59:00+01:00, in UTC without an
   offset. Ratings and items are optional. Start with --dry_run: it says what it understood.
+
+--append:
+  The dataset becomes what it would be if its files had held the new events too: other k-core,
+  split and negatives. Its options stay, and so do the ids and texts of its items; new items follow
+  after them (their texts: --items). Exports may overlap: an event that the log has already counts
+  once. In a split by time the cuts stay where they are, unless they are given as shares or anew.
+  Runs that were trained before go on with `recllm train DATASET --from OLD_RUN --out NEW_RUN`.
 """
 
 # Records that --dry_run reads.
@@ -166,6 +175,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "would be left out, and store nothing",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared dataset")
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="--interactions are new events of a custom dataset that is prepared: see below",
+    )
     parser.add_argument("--json", action="store_true", help="statistics as JSON")
     session.add_data_arguments(parser)
 
@@ -178,10 +192,15 @@ def _say(line: str) -> None:
 def run(args) -> int:
     if args.dry_run:
         return _dry_run(args)
+    if args.append and not args.interactions:
+        raise UserError(
+            f"interactions to append to '{args.dataset}': got none, expected the files of new "
+            "events; give --interactions FILE"
+        )
     data_dir = session.use_data_dir(args)
     from recllm_tasks.data.download import download_published
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
-    from recllm_tasks.prompts.source import CatalogSource
+    from recllm_tasks.prompts.source import CatalogSource, forget_datasets
     from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
     from recllm_tasks.prompts.vocabulary_training import NUM_PIECES, ensure_vocabulary
 
@@ -198,12 +217,14 @@ def run(args) -> int:
         embeddings=args.embeddings,
         bad_records=args.bad_records,
         overwrite=args.overwrite,
+        append=args.append,
         progress=_say,
     )
     source = CatalogSource(args.dataset)
     if ensure_vocabulary(source):
+        forget_datasets()
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
-        console.print(f"trained the vocabulary: {size:,} ids")
+        console.print(f"wrote the vocabulary: {size:,} ids")
         if size > NUM_PIECES + SENTINELS:
             console.print(
                 f"models/tiny.gin needs --gin.network.T5Config.vocab_size={size}; "
@@ -279,6 +300,7 @@ def _as_json(info) -> dict:
         "bad_records": info.bad_records,
         "ids": info.ids,
         "collisions": info.collisions and dataclasses.asdict(info.collisions),
+        "appended": info.appended,
         "fingerprint": info.fingerprint,
     }
 

@@ -18,6 +18,7 @@ examples:
     --gin.MIXTURE_OR_TASK_NAME=movielens_100k_ut_at --gin.MODEL_DIR=/tmp/run \\
     --data_dir ~/recllm_data
   recllm train mystore --from google/flan-t5-base --out /tmp/flan
+  recllm train mystore --from /tmp/run --out /tmp/next_run
   The same command resumes a stopped run.
 
 with a dataset:
@@ -27,7 +28,12 @@ with a dataset:
   --gin.NAME=VALUE are read after them. A model file other than models/ids.gin gets the paper's
   prompts (mixtures/ut_at.gin, without ratings mixtures/reat.gin).
 
-with --from:
+with --from RUN:
+  All settings are those of the run, and training starts from its best parameters; new items start
+  from the mean of all. The run itself stays as it is. --gin.EPOCHS=5 or --gin.LEARNING_RATE=0.001
+  and the like change a setting.
+
+with --from MODEL:
   Sizes and vocabulary are the checkpoint's; prompts, steps and batch are the paper's; the batch and
   the recomputing of layers (remat) are chosen for the memory of the devices; activations are
   bfloat16 on a GPU or TPU. A model of the Hub needs `pip install 'recllm_tasks[hub]'`; it goes to
@@ -57,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="start",
         metavar="MODEL",
         help="start from a T5 1.1 or FLAN-T5: NAME or NAME@REVISION of the Hugging Face Hub, which "
-        "is fetched, or a folder with config.json, safetensors and spiece.model",
+        "is fetched, or a folder with config.json, safetensors and spiece.model; or go on from a "
+        "run on the same dataset, after `prepare --append`",
     )
     session.add_gin_arguments(parser)
     session.add_p5_argument(parser)
@@ -99,8 +106,9 @@ def _choose(args) -> str:
         found = recipe.choose(facts, *models[-1:])
     else:
         found = _from_checkpoint(args, models, facts.has_ratings)
-    # After the files, each of which asks for it.
-    args.bindings.insert(0, f"DATASET = {args.dataset!r}")
+    if not _is_run(args.start):
+        # After the files, each of which asks for it.
+        args.bindings.insert(0, f"DATASET = {args.dataset!r}")
     console.print(f"{args.dataset}: {facts}", markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
@@ -108,6 +116,13 @@ def _choose(args) -> str:
     settings = "\n".join(f"  {line}" for line in [*found.text.splitlines(), *given])
     console.print(f"settings, as a gin file:\n{settings}", markup=False, soft_wrap=True)
     return found.text
+
+
+def _is_run(start: str | None) -> bool:
+    """Whether --from is the folder of a run of ours."""
+    from recllm_tasks.runs.run_folder import FILE_NAME
+
+    return start is not None and pathlib.Path(start, FILE_NAME).expanduser().exists()
 
 
 def _from_checkpoint(args, models: list[str], has_ratings: bool):
@@ -126,6 +141,8 @@ def _from_checkpoint(args, models: list[str], has_ratings: bool):
         raise UserError(
             f"--from: got '{args.start}' and {others[0]}, expected one of them; leave one out"
         )
+    if _is_run(args.start):
+        return recipe.continued(pathlib.Path(args.start), args.dataset)
     folder = session.model_dir(args)
     resumed = Run.load(folder) if pathlib.Path(folder, FILE_NAME).exists() else None
     start = recipe.pretrained(args.start, resumed and resumed.initial_checkpoint)

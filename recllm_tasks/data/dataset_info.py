@@ -57,11 +57,13 @@ def compute_fingerprint(
     options: Options,
     bad_records: str,
     ids_digest: str = "",
+    before: str = "",
 ) -> str:
     """SHA-256 (hex) of all that determines a prepared dataset; paths and file names do not.
 
     `ids_digest` is that of semantic ids, because k-means may differ between releases of a library;
-    it is "" for other ids.
+    it is "" for other ids. `before` is the fingerprint of the dataset that the sources were
+    appended to; "" for none.
     """
     chosen = dataclasses.asdict(options)
     ids = chosen.pop("ids")
@@ -84,19 +86,26 @@ def compute_fingerprint(
         # Fingerprints of datasets with random ids are older than id schemes, and stay the same.
         *([] if ids == RANDOM else [ids, ids_digest]),
         *([changed] if changed else []),
+        *([{"appended to": before}] if before else []),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def compute_split_fingerprint(
-    spec: DatasetSpec, sources: Sequence[SourceFile], options: Options, bad_records: str
+    spec: DatasetSpec,
+    sources: Sequence[SourceFile],
+    options: Options,
+    bad_records: str,
+    before: str = "",
 ) -> str:
     """SHA-256 (hex) of what determines records and catalog rows, but not short ids.
 
     It is the fingerprint of the same dataset with random ids. `sources` excludes item embeddings,
-    which only semantic ids depend on.
+    which only semantic ids depend on. `before` is the split fingerprint of the dataset that the
+    sources were appended to.
     """
-    return compute_fingerprint(spec, sources, dataclasses.replace(options, ids=RANDOM), bad_records)
+    with_random_ids = dataclasses.replace(options, ids=RANDOM)
+    return compute_fingerprint(spec, sources, with_random_ids, bad_records, before=before)
 
 
 def digest_records(directory: str | Path) -> str:
@@ -128,7 +137,8 @@ class DatasetInfo:
     results on them can be compared; older datasets use their fingerprint. `records_digest` is
     `digest_records` of what was written, and "" for datasets prepared before there was one.
     `catalog` is as in `Options`. `single_item_users` counts users with one item in train; 0 for
-    datasets that are older.
+    datasets that are older. `appended` holds the size of the catalog before each `--append` (the
+    items of each part are in random order), `appended_to` the fingerprints of those datasets.
     """
 
     dataset: str
@@ -167,6 +177,8 @@ class DatasetInfo:
     split_counts: SplitCounts | None = None
     catalog: str = Options.catalog
     single_item_users: int = 0
+    appended: list[int] = dataclasses.field(default_factory=list)
+    appended_to: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def keeps_repeats(self) -> bool:

@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from recllm_tasks import checksums
 from recllm_tasks.data import findings
 from recllm_tasks.data import sequences as sequences_lib
+from recllm_tasks.data.appending import Before, join_log, keep_log
 from recllm_tasks.data.bad_records import FILE_NAME as BAD_RECORDS_FILE
 from recllm_tasks.data.bad_records import MODES as BAD_RECORDS_MODES
 from recllm_tasks.data.bad_records import BadRecords
@@ -30,14 +31,20 @@ from recllm_tasks.data.dataset_info import (
 )
 from recllm_tasks.data.dataset_lock import lock_dataset, replace_folder
 from recllm_tasks.data.download import fetch_from_wheel
-from recllm_tasks.data.id_schemes import write_codes
+from recllm_tasks.data.id_schemes import read_numbers, write_codes
 from recllm_tasks.data.interactions import read_interactions
 from recllm_tasks.data.item_embeddings import check_embeddings, embed
 from recllm_tasks.data.metadata import ItemTexts, read_metadata
 from recllm_tasks.data.negatives import check_enough_items, few_items_left
 from recllm_tasks.data.options import ALL, KEEP, MIN_INTERACTIONS, SEMANTIC, SHUFFLED, Options
 from recllm_tasks.data.records import Shard, write_locally
-from recllm_tasks.data.semantic_ids import Collisions, assign_codes, digest
+from recllm_tasks.data.semantic_ids import (
+    Collisions,
+    assign_codes,
+    assign_later_codes,
+    digest,
+    fit_codes,
+)
 from recllm_tasks.data.sources import SourceFile, check_source, find_sources
 from recllm_tasks.data.specs import DatasetSpec, get_spec
 from recllm_tasks.data.stages import Stages, keep_output_clean
@@ -69,6 +76,7 @@ def prepare(
     embeddings: str | Path | None = None,
     bad_records: str = "error",
     overwrite: bool = False,
+    append: bool = False,
     progress: Callable[[str], None] | None = None,
     write: Callable[[Sequence[Shard]], None] | None = None,
     **options: Any,
@@ -84,6 +92,9 @@ def prepare(
       bad_records: `error` stops at the first bad line; `quarantine` writes bad lines to
         `bad_records.jsonl` beside the records.
       overwrite: replace a dataset that is damaged or was prepared with other options.
+      append: the files hold new events of a prepared custom dataset, which becomes what it would be
+        if its log had had them; its options and the ids of its items stay. `options` may only cut a
+        split by time anew.
       progress: called with a line of text now and then.
       write: writes the shards of records (`records.write_shard` for each), such as
         `records.write_on_beam`; by default, one process per core does.
@@ -91,7 +102,8 @@ def prepare(
 
     Returns:
       The counts of the dataset. If it already exists, prepared from the same files with the same
-      options, nothing is done. A run that fails or is stopped changes nothing.
+      options, or has all events that are to be appended, nothing is done. A run that fails or is
+      stopped changes nothing.
 
     Raises:
       UserError: each message names the file, the line or the option.
@@ -104,6 +116,13 @@ def prepare(
         raise UserError(
             f"bad_records for '{name}': got '{bad_records}', expected one of "
             f"{', '.join(BAD_RECORDS_MODES)}; correct it"
+        )
+    if append and (spec.custom_files is None or overwrite):
+        raise UserError(
+            f"append for '{name}': got "
+            f"{'overwrite too' if overwrite else 'no interactions of a custom dataset'}, expected "
+            "files with new events of a dataset that is prepared; "
+            f"{'leave one of them out' if overwrite else 'give --interactions'}"
         )
     data_dir = _check_data_dir(data_dir)
     if raw_dir is None and spec.in_wheel:
@@ -120,20 +139,37 @@ def prepare(
             [check_source(path) for path in paths] for paths in find_sources(spec, raw_dir)
         )
         vectors = [check_embeddings(embeddings)] if embeddings else []
-    sources = [*interactions, *items, *vectors]
-
-    def fingerprint(ids_digest: str) -> str:
-        return compute_fingerprint(spec, sources, chosen, bad_records, ids_digest)
-
-    of_split = compute_split_fingerprint(spec, [*interactions, *items], chosen, bad_records)
     with _disk_errors(name, data_dir), lock_dataset(data_dir, name, say) as scratch:
-        stored = _find_stored(data_dir, name, fingerprint, overwrite)
+        before = Before.open(data_dir, name) if append else None
+        if before is not None:
+            spec, chosen = before.spec(spec), before.options(chosen)
+            chosen.check(name)
+
+        def fingerprint(ids_digest: str) -> str:
+            sources = [*interactions, *items, *vectors]
+            earlier = before.info.fingerprint if before else ""
+            return compute_fingerprint(spec, sources, chosen, bad_records, ids_digest, earlier)
+
+        stored = None if before else _find_stored(data_dir, name, fingerprint, overwrite)
         if stored:
             say(f"{name}: already prepared in {dataset_dir(data_dir, name)}, from the same files")
             return stored.statistics
         bad = BadRecords(scratch / BAD_RECORDS_FILE if bad_records == "quarantine" else None)
-        prepared = _read(spec, interactions, items, chosen, bad, scratch, say, stages)
-        prepared = _with_ids(prepared, chosen, vectors, fingerprint, of_split, say, stages)
+        prepared = _read(
+            spec, interactions, items, chosen, bad, scratch, say, stages, before=before
+        )
+        if prepared is None:
+            assert before is not None
+            say(f"{name}: has all these events already; nothing was changed")
+            return before.info.statistics
+        of_split = compute_split_fingerprint(
+            spec,
+            [*interactions, *items],
+            chosen,
+            bad_records,
+            before.info.split_fingerprint if before else "",
+        )
+        prepared = _with_ids(prepared, chosen, vectors, fingerprint, of_split, say, stages, before)
         say(f"{name}: writing {prepared.info.statistics.users:,} users' records")
         with stages.stage("records"):
             _write(prepared, data_dir, scratch, write or _write_locally(stages.show))
@@ -164,9 +200,11 @@ def examine(
     )
     with tempfile.TemporaryDirectory(prefix="recllm-") as scratch:
         bad, stages = BadRecords(counted=True), Stages(spec.name, show=False)
-        return _read(
+        examined = _read(
             spec, interactions, items, chosen, bad, Path(scratch), progress, stages, most
-        ).info
+        )
+        assert examined is not None
+        return examined.info
 
 
 def _check_data_dir(data_dir: str | Path) -> Path:
@@ -220,7 +258,9 @@ def _read(
     say: Callable[[str], None],
     stages: Stages,
     most: int | None = None,
-) -> Prepared:
+    before: Before | None = None,
+) -> Prepared | None:
+    """The dataset without its ids; None if there is nothing to append to `before`."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         "temp_directory": str(scratch),
         "memory_limit": _MEMORY_LIMIT,
@@ -230,7 +270,7 @@ def _read(
     def note(line: str) -> None:
         say(f"{spec.name}: {line}")
 
-    if options.catalog == ALL and not metadata:
+    if options.catalog == ALL and not metadata and before is None:
         raise UserError(
             f"catalog for '{spec.name}': got all without a file of items, expected the file that "
             "lists them; give --items, or leave --catalog out"
@@ -242,20 +282,28 @@ def _read(
             has_ratings = read_interactions(
                 connection, spec, interactions, bad, scratch, most, note
             )
+            if before is not None:
+                joined = join_log(connection, spec, before)
+                note(f"{joined.new:,} new events; the log has {joined.known:,} others already")
+                if not joined.new and not metadata and before.options(options) == options:
+                    return None
+                has_ratings |= before.info.has_ratings
+            keeps_log = spec.custom_files is not None and most is None
+            log = keep_log(connection, spec, scratch) if keeps_log else None
         for line in findings.of_interactions(connection, spec, options):
             note(line)
         with stages.stage("core", connection):
             if options.ties == SHUFFLED:
                 shuffle_ties(connection, options.seed)
             cuts = find_cuts(connection, spec.name, options)
-            before = sequences_lib.count_raw(connection)
+            num_events = sequences_lib.count_raw(connection)
             train_until = cuts.validation if cuts else None
             duplicates = sequences_lib.build_core(
                 connection, spec.name, options.k_core, options.repeats, train_until
             )
             for line in findings.of_ids(connection):
                 note(line)
-            for line in findings.of_core(connection, before - duplicates, options):
+            for line in findings.of_core(connection, num_events - duplicates, options):
                 note(line)
             new_users = count_new_users(connection, cuts) if cuts else {}
             if cuts:
@@ -270,7 +318,14 @@ def _read(
                 texts = read_metadata(spec, metadata, None, bad, scratch)
         with stages.stage("order", connection):
             items, folder = _order(
-                connection, spec.name, scratch / "sequences", texts, options, cuts, note
+                connection,
+                spec.name,
+                scratch / "sequences",
+                before.catalog.item if before else (),
+                texts,
+                options,
+                cuts,
+                note,
             )
             interactions_left = sequences_lib.count_core(connection)
             tie_counts = count_ties(connection, options.ties, cuts.test if cuts else None)
@@ -310,6 +365,9 @@ def _read(
         with stages.stage("metadata"):
             texts = read_metadata(spec, metadata, items, bad, scratch)
     catalog = Catalog.build(items, texts or {}, train_count)
+    if before is not None:
+        catalog = before.with_texts(catalog)
+        note(f"{len(catalog) - len(before.catalog):,} new items; ids and texts of the others stay")
     for line in _about_texts(catalog, texts, options):
         note(line)
     for line in findings.of_degenerate(sizes["train"]):
@@ -317,6 +375,10 @@ def _read(
     if bad.count:
         done = f"wrote {bad.count:,} bad lines to {BAD_RECORDS_FILE}"
         note(f"{done if bad.path else f'{bad.count:,} bad lines'}, such as {bad.example}")
+    bad_file = (bad.path,) if bad.path and bad.count else ()
+    if before is not None and before.info.bad_records:
+        before.with_bad_records(scratch / BAD_RECORDS_FILE)
+        bad_file = (scratch / BAD_RECORDS_FILE,)
     info = DatasetInfo(
         dataset=spec.name,
         title=spec.title,
@@ -328,9 +390,11 @@ def _read(
         duplicates_dropped=duplicates,
         repeats_kept=repeats,
         short_users_dropped=short_users,
-        bad_records=bad.count,
+        bad_records=bad.count + (before.info.bad_records if before else 0),
         single_item_users=int(np.count_nonzero(sizes["train"] == 1)),
-        source_files=_hashes([*interactions, *metadata]),
+        source_files=_hashes([*interactions, *metadata], before),
+        appended=[*before.info.appended, len(before.catalog)] if before else [],
+        appended_to=[*before.info.appended_to, before.info.fingerprint] if before else [],
         fingerprint="",
         statistics=Statistics.from_lengths(
             longest[has_record], len(items), options.window, sizes["train"][has_record]
@@ -340,13 +404,15 @@ def _read(
     )
     for line in describe(info):
         say(f"{spec.name}: {line}")
-    return Prepared(info, catalog, folder, (bad.path,) if bad.path and bad.count else ())
+    files = (*bad_file, *((log,) if log else ()), *(before.files if before else ()))
+    return Prepared(info, catalog, folder, files)
 
 
 def _order(
     connection: duckdb.DuckDBPyConnection,
     name: str,
     folder: Path,
+    known: Sequence[str],
     texts: ItemTexts | None,
     options: Options,
     cuts: Cuts | None,
@@ -354,13 +420,14 @@ def _order(
 ) -> tuple[list[str], Path]:
     """The catalog of `core` and the folder of its sequences, for `Sequences.open`.
 
-    Users whose items leave too few others to rank them with are left out.
+    The catalog begins with the items that are `known`, in their order. Users whose items leave too
+    few others to rank them with are left out.
 
     Our choice: one such user should not keep others from their dataset. If most are so, the options
     are wrong, and `UserError` says which.
     """
     for attempt in itertools.count():
-        items = sequences_lib.order_items(connection, options.seed, texts or ())
+        items = sequences_lib.order_items(connection, options.seed, texts or (), known)
         part = folder / str(attempt)
         part.mkdir(parents=True)
         withheld = sequences_lib.withheld_items(items, options.seed, options.withhold_items)
@@ -409,6 +476,7 @@ def _with_ids(
     split_fingerprint: str,
     say: Callable[[str], None],
     stages: Stages,
+    before: Before | None = None,
 ) -> Prepared:
     """Adds semantic ids, if they were chosen, and the fingerprints."""
     info = dataclasses.replace(prepared.info, split_fingerprint=split_fingerprint)
@@ -424,9 +492,17 @@ def _with_ids(
         slow = stages.show and source and source.path.is_dir()
         with work("embed texts", len(catalog)) if slow else contextlib.nullcontext() as bar:
             embeddings = embed(
-                catalog, source, name, options.seed, lambda done: bar and bar.advance(done)
+                catalog,
+                source,
+                name,
+                options.seed,
+                lambda done: bar and bar.advance(done),
+                fitted=info.appended[0] if info.appended else None,
             )
-        codes = assign_codes(embeddings, options.seed)
+        if before is None:
+            codes = assign_codes(embeddings, options.seed)
+        else:
+            codes = _later_codes(embeddings, before, options.seed)
     collisions = Collisions.of(codes)
     say(
         f"{name}: {collisions.items:,} of {len(codes):,} items share their codes with another "
@@ -444,13 +520,44 @@ def _with_ids(
     return dataclasses.replace(prepared, info=info, catalog=catalog)
 
 
+def _later_codes(embeddings_NxD: np.ndarray, before: Before, seed: int) -> np.ndarray:
+    """Codes of a dataset that was appended to, int64 [N, C]: those of known items stay."""
+    name, known = before.info.dataset, before.catalog.short_id
+    fitted, size = [*before.info.appended, len(known)][0], len(known)
+    first, codebooks = fit_codes(embeddings_NxD[:fitted], seed)
+    if write_codes(first) != known[:fitted]:
+        raise UserError(
+            f"ids of '{name}': got other codes for its own items than `recllm prepare` stored, "
+            "expected the same; give the --embeddings that it was prepared with, or none if it was "
+            "prepared without, and use the same release of scikit-learn; or prepare all files "
+            "together with --overwrite"
+        )
+    codes_KxC = read_numbers(known)
+    if size == len(embeddings_NxD):
+        return codes_KxC
+    later = assign_later_codes(
+        embeddings_NxD[size:],
+        codebooks,
+        embeddings_NxD[:size],
+        codes_KxC,
+        before.catalog.train_count > 0,
+    )
+    if later is None:
+        raise UserError(
+            f"codes for '{name}': got {len(embeddings_NxD) - size:,} more items, expected no more "
+            "than there are free combinations of codes; prepare all files together with "
+            "--overwrite"
+        )
+    return np.concatenate([codes_KxC, later])
+
+
 def _names(sources: list[SourceFile]) -> str:
     return ", ".join(str(source.path) for source in sources)
 
 
-def _hashes(sources: list[SourceFile]) -> dict[str, str]:
-    """SHA-256 by file name; repeated names get a number."""
-    hashes: dict[str, str] = {}
+def _hashes(sources: list[SourceFile], before: Before | None = None) -> dict[str, str]:
+    """SHA-256 by file name, after those of `before`; repeated names get a number."""
+    hashes: dict[str, str] = dict(before.info.source_files) if before else {}
     for source in sources:
         name, number = source.path.name, 1
         while name in hashes:

@@ -282,11 +282,15 @@ def drop_users(connection: duckdb.DuckDBPyConnection, users: Sequence[str]) -> N
 
 
 def order_items(
-    connection: duckdb.DuckDBPyConnection, seed: int, others: Collection[str] = ()
+    connection: duckdb.DuckDBPyConnection,
+    seed: int,
+    others: Collection[str] = (),
+    known: Sequence[str] = (),
 ) -> list[str]:
     """The raw ids of the items of `core` in the random order of the catalog, fixed by `seed`.
 
-    `others` are ids of items that the catalog has too.
+    `others` are ids of items that the catalog has too. Items that are `known` come first, in that
+    order, and stay even if `core` has them no more.
 
     Our choice: by the SHA-256 of `seed:item`, which depends neither on the order of the file nor on
     a library's version. Random ids leak no neighbourhood (Paper §A.1). Creates the table
@@ -297,14 +301,20 @@ def order_items(
         create or replace table item_rows as
         with items as (
             select item_id, item from item_codes where item in (select item from core)
-        ), others as (select unnest(?::varchar[]) as item_id)
-        select item_id, item,
-            (row_number() over (order by sha256(? || ':' || item_id)) - 1)::integer as item_row
+        ), known as (
+            select unnest(ids) as item_id, generate_subscripts(ids, 1) as place
+            from (select ?::varchar[] as ids)
+        ), others as (
+            select unnest(?::varchar[]) as item_id union select item_id from known
+        )
+        select item_id, item, (row_number() over (
+            order by place nulls last, sha256(? || ':' || item_id)) - 1)::integer as item_row
         from (
             from items union all
-            select item_id, null from others where item_id not in (select item_id from items))
+            select item_id, null from others where item_id not in (select item_id from items)
+        ) left join known using (item_id)
         """,
-        [list(others), str(seed)],
+        [list(known), list(others), str(seed)],
     )
     rows = connection.sql("select item_id from item_rows order by item_row")
     return rows.to_arrow_table().column(0).to_pylist()

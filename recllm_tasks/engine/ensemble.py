@@ -71,9 +71,6 @@ class _Member:
             (self.task,) = (task for task in found if task.name == name)
             self.source = tasks.source_of(self.task)
             self.info, self.catalog = self.source.info(), self.source.catalog()
-            self.saved.run.check_dataset(
-                self.info.dataset, self.info.fingerprint, self.info.records_digest
-            )
             lengths = self.saved.run.lengths
             self._decoder = TaskDecoder(
                 self.task, self.saved.network, self.saved.mesh, decoding, lengths["targets"]

@@ -250,7 +250,6 @@ def evaluate(
     to_measure = saved.tasks(mixture)
     source = tasks.source_of(tasks.get(mixture))
     info = source.info()
-    saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     decoding = decoding.resolved(info.keeps_repeats)
     decoding, chosen_by = choose_prior(model_dir, saved, to_measure, decoding)
     settings = {

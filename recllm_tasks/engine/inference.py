@@ -67,7 +67,6 @@ def infer(
         )
     source = tasks.source_of(found)
     info = source.info()
-    saved.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
     if split not in found.splits:
         raise UserError(
             f"SPLIT of '{name}': got {split!r}, expected one of {', '.join(found.splits)}; correct "

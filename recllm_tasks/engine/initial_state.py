@@ -1,5 +1,6 @@
 """The state that training starts from: random parameters, or those of a checkpoint."""
 
+import dataclasses
 import filecmp
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from recllm_tasks.models.formats.parameters import (
 )
 from recllm_tasks.models.network import Transformer
 from recllm_tasks.prompts.vocabulary import sentencepiece_file
+from recllm_tasks.prompts.vocabulary_training import grown_rows
 
 # The value of `item_embeddings.source` for TF-IDF of the texts.
 TEXTS = "texts"
@@ -197,7 +199,6 @@ def open_checkpoint(
             "--gin.INITIAL_CHECKPOINT=None to train from scratch"
         )
     source = conversion.open_any(path)
-    check_shapes(source.where, shapes_of(source.config), shapes_of(network.config))
     used = vocabulary.sentencepiece_model_file
     if source.vocabulary is None and sentencepiece_file() is None:
         raise UserError(
@@ -205,11 +206,44 @@ def open_checkpoint(
             "that it was trained with; bind vocabulary.sentencepiece_file.path to that file"
         )
     if source.vocabulary and not filecmp.cmp(source.vocabulary, used, shallow=False):
-        raise UserError(
-            f"vocabulary.sentencepiece_file.path: got '{used}', expected that of "
-            f"INITIAL_CHECKPOINT, '{source.vocabulary}', or a copy of it; bind it to that file"
-        )
+        rows = grown_rows(str(source.vocabulary), used)
+        if rows is None:
+            raise UserError(
+                f"vocabulary.sentencepiece_file.path: got '{used}', expected that of "
+                f"INITIAL_CHECKPOINT, '{source.vocabulary}', or a copy of it; bind it to that file"
+            )
+        source = with_more_ids(source, rows, network.config.vocab_size)
+    check_shapes(source.where, shapes_of(source.config), shapes_of(network.config))
     return source
+
+
+def with_more_ids(source: Source, rows: np.ndarray, vocab_size: int) -> Source:
+    """A checkpoint of a dataset that was appended to, with embeddings for the new ids.
+
+    Our choice: they start from the mean of all pieces' embeddings, so that an item that nobody has
+    bought is neither likely nor unlikely; text embeddings would lie in a space that training has
+    left.
+
+    Args:
+      source: the checkpoint.
+      rows: from `grown_rows`.
+      vocab_size: of the new network, at least the number of rows.
+    """
+    known = rows[rows >= 0]
+    axes = {"token_embedder/embedding": 0, "decoder/logits_dense/kernel": 1}
+
+    def read(path: str) -> np.ndarray:
+        array = source.read(path)
+        if path not in axes:
+            return array
+        table = np.moveaxis(array, axes[path], 0)
+        mean = table[known].mean(axis=0, dtype=np.float64).astype(table.dtype)
+        grown = np.tile(mean, (vocab_size, 1))
+        grown[np.flatnonzero(rows >= 0)] = table[known]
+        return np.moveaxis(grown, 0, axes[path])
+
+    config = dataclasses.replace(source.config, vocab_size=vocab_size)
+    return dataclasses.replace(source, config=config, read=read)
 
 
 def state_of(

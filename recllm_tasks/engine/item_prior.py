@@ -20,7 +20,7 @@ from recllm_tasks.data.text_similarity import text_similarity
 from recllm_tasks.engine.answer_tries import Answers
 from recllm_tasks.models.item_mask import ItemMask
 from recllm_tasks.models.prior import Prior
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, kept
 from recllm_tasks.prompts.windows import Sequences, stored_records
 
 
@@ -132,7 +132,7 @@ def similarities_of(source: CatalogSource) -> tuple[scipy.sparse.csr_array, ...]
 _of_texts = functools.lru_cache(maxsize=2)(text_similarity)
 
 
-@functools.lru_cache(maxsize=2)
+@kept(2)
 def _co_occurrence(directory: str, num_items: int) -> scipy.sparse.csr_array:
     """S of data/item_to_item.py, of the train split in a prepared dataset's folder."""
     parts = [Sequences.parse(records).items for records in stored_records(directory, "train")]

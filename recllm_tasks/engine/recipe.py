@@ -19,12 +19,14 @@ from recllm_tasks import gin_files
 from recllm_tasks.data.options import ATOMIC
 from recllm_tasks.engine import capacity
 from recllm_tasks.errors import UserError
+from recllm_tasks.files import is_intact
 from recllm_tasks.models import hub
 from recllm_tasks.models.config import T5Config
 from recllm_tasks.models.formats import hugging_face_folder
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.vocabulary import DatasetVocabulary
 from recllm_tasks.prompts.vocabulary_training import MAX_SHARE_OF_IDS, NUM_PIECES
+from recllm_tasks.runs.run_folder import SETTINGS, VOCABULARY, Run
 
 MODEL = "models/ids.gin"
 
@@ -270,6 +272,46 @@ class Pretrained(NamedTuple):
     checkpoint: str
     vocabulary: pathlib.Path
     config: T5Config
+
+
+def continued(folder: pathlib.Path, dataset: str) -> Recipe:
+    """The settings of a run on a dataset, with which training goes on from its parameters.
+
+    Our choice: all settings stay, the schedule too: early stopping ends a run that has learned what
+    is new. Embeddings of new ids start as `initial_state.with_more_ids` says.
+
+    Args:
+      folder: of the run.
+      dataset: the one to train on.
+
+    Raises:
+      UserError: the run was trained on another dataset, or on one that this one does not continue.
+    """
+    folder = folder.expanduser().resolve()
+    run, info = Run.load(str(folder)), CatalogSource(dataset).info()
+    if run.dataset != dataset:
+        raise UserError(
+            f"--from '{folder}': got a run on '{run.dataset}', expected one on '{dataset}', whose "
+            "ids it knows; give another run, or a checkpoint such as google/flan-t5-base"
+        )
+    if run.fingerprint not in info.appended_to:
+        run.check_dataset(dataset, info.fingerprint, info.records_digest)
+    settings = folder / SETTINGS
+    if not is_intact(settings.read_bytes()):
+        raise UserError(
+            f"Damaged file '{settings}': got another checksum, expected what `recllm train` wrote; "
+            "restore it from a copy"
+        )
+    values = gin_files.values_in(str(settings))
+    changes = [_Change("INITIAL_CHECKPOINT", str(folder), "its parameters")]
+    if values.get("INITIAL_STEP", "0") != "0":
+        changes.append(_Change("INITIAL_STEP", 0, "steps of this run"))
+    if values.get("initial_state.item_embeddings.source", "None") != "None":
+        changes.append(_Change("initial_state.item_embeddings.source", None, "learned already"))
+    for name, value in values.items():
+        if name.endswith("vocabulary.sentencepiece_file.path") and value != "None":
+            changes.append(_Change(name, str(folder / VOCABULARY), "the run's own copy"))
+    return Recipe(_text((str(settings),), changes))
 
 
 class Machine(NamedTuple):

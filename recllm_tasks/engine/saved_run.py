@@ -48,11 +48,14 @@ class SavedRun:
         """The tasks of a task or mixture with the run's vocabulary; copies, not registered.
 
         Raises:
-          UserError: as `tasks.get`, or gin names another vocabulary.
+          UserError: as `tasks.get`, the dataset is another one than the run's, or gin names another
+            vocabulary.
         """
         check_vocabulary(self.vocabulary)
-        found = seqio.get_subtasks(tasks.get(name))
-        return [tasks.with_vocabulary(task, self.vocabulary) for task in found]
+        found = tasks.get(name)
+        info = tasks.source_of(found).info()
+        self.run.check_dataset(info.dataset, info.fingerprint, info.records_digest)
+        return [tasks.with_vocabulary(task, self.vocabulary) for task in seqio.get_subtasks(found)]
 
 
 def check_vocabulary(own: str) -> None:

@@ -9,7 +9,6 @@ Letters: M examples of a block, R its rows, B rows of a batch.
 
 import collections
 import concurrent.futures
-import functools
 import itertools
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from recllm_tasks.errors import UserError, check_number, check_whole
 from recllm_tasks.pipeline import packing
 from recllm_tasks.pipeline.examples import SIDES, tasks_and_rates, training_batches_of
 from recllm_tasks.prompts.batches import first, plain
-from recllm_tasks.prompts.source import ALL, BatchSource, Shard
+from recllm_tasks.prompts.source import ALL, BatchSource, Shard, kept
 
 # Examples of a block. Packed together, they leave little of a row empty.
 BLOCK = 4096
@@ -124,7 +123,7 @@ def training_batches(
     return _rebatched(_rows(numbered, rows, start_step * batch_size, workers), batch_size)
 
 
-@functools.lru_cache(maxsize=8)
+@kept(8)
 def _rows_of_a_block(mixture: str, inputs: int, targets: int) -> int:
     lengths = {"inputs": inputs, "targets": targets}
     found = seqio.get_mixture_or_task(mixture)

@@ -13,11 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2
-
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import atomic_write
-from recllm_tasks.prompts.vocabulary import SENTINELS
+from recllm_tasks.prompts.vocabulary import SENTINELS, read_model
 
 FILE_NAME, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 
@@ -37,9 +35,7 @@ def write_tokenizer(sentencepiece_file: str | os.PathLike, folder: str | os.Path
     Raises:
       UserError: the vocabulary is of a kind that `tokenizer.json` cannot hold.
     """
-    messages: Any = sentencepiece_model_pb2  # its names are made when it is imported
-    model = messages.ModelProto()
-    model.ParseFromString(pathlib.Path(sentencepiece_file).read_bytes())
+    model = read_model(sentencepiece_file)
     _check(model, sentencepiece_file)
     pieces = [piece.piece for piece in model.pieces]
     sentinels = [f"<extra_id_{number}>" for number in reversed(range(SENTINELS))]

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import gin
 import numpy as np
@@ -19,7 +20,7 @@ from recllm_tasks.data.dataset_info import DatasetInfo, dataset_dir
 from recllm_tasks.data.options import TIME
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts.batches import SIZE, Batch, keep, plain
-from recllm_tasks.prompts.vocabulary import FILE_NAME
+from recllm_tasks.prompts.vocabulary import FILE_NAME, forget_vocabularies
 from recllm_tasks.prompts.windows import (
     LAST,
     TARGETS,
@@ -30,6 +31,8 @@ from recllm_tasks.prompts.windows import (
     stored_records,
     training_sequences,
 )
+
+Result = TypeVar("Result")
 
 SPLITS = ("train", "validation", "test")
 
@@ -128,9 +131,27 @@ class CatalogSource:
 
 
 _opened: list[Path] = []
+_caches: list[Callable[[], None]] = []
 
 
-@functools.cache
+def kept(maxsize: int | None) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """`functools.lru_cache` of what a function reads from datasets, until `forget_datasets`."""
+
+    def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
+        cached = functools.lru_cache(maxsize)(function)
+        _caches.append(cached.cache_clear)
+        return cached
+
+    return decorate
+
+
+def forget_datasets() -> None:
+    """Drops what this process has read from datasets, because one was replaced."""
+    for clear in (*_caches, forget_vocabularies, seqio.LazyTfdsLoader._MEMOIZED_BUILDERS.clear):
+        clear()
+
+
+@kept(None)
 def _info(folder: Path) -> DatasetInfo:
     info = DatasetInfo.load(folder)
     _opened.append(folder)
@@ -142,12 +163,12 @@ def opened_folders() -> Sequence[Path]:
     return tuple(_opened)
 
 
-@functools.lru_cache(maxsize=16)
+@kept(16)
 def _catalog(directory: str) -> Catalog:
     return Catalog.load(directory)
 
 
-@functools.lru_cache(maxsize=4)
+@kept(4)
 def _extended(directory: str, added: AddedItems) -> Catalog:
     return _catalog(directory).joined(added.catalog)
 
@@ -407,17 +428,17 @@ def check_targets(what: str, targets: str, allowed: Sequence[str] = TARGETS) -> 
         raise UserError(f"{what}: got {targets!r}, expected {known}; correct it")
 
 
-@functools.lru_cache(maxsize=4)
+@kept(4)
 def _training_sequences(directory: str) -> Sequences:
     return training_sequences(directory)
 
 
-@functools.lru_cache(maxsize=8)
+@kept(8)
 def _training_windows(directory: str, window: int, targets: str) -> TrainingWindows:
     return TrainingWindows(_training_sequences(directory), window, targets=targets)
 
 
-@functools.lru_cache(maxsize=16)
+@kept(16)
 def _window_numbers(
     directory: str, window: int, targets: str, rated: bool, with_history: bool
 ) -> tf.Tensor | None:
@@ -429,13 +450,13 @@ def _window_numbers(
         return tf.constant(numbers)
 
 
-@functools.lru_cache(maxsize=2)
+@kept(2)
 def _co_occurrence(directory: str) -> CoOccurrence:
     items = _training_sequences(directory).items
     return CoOccurrence(items.values.numpy(), items.row_splits.numpy(), len(_catalog(directory)))
 
 
-@functools.lru_cache(maxsize=2)
+@kept(2)
 def _rows_of_users(directory: str) -> tf.lookup.StaticHashTable:
     # Made outside of any graph, so that it outlives the first that looks up in it.
     with tf.init_scope():
@@ -457,7 +478,7 @@ def _is_in(known: tf.Tensor, hashes: tf.Tensor) -> tf.Tensor:
     return tf.gather(known, tf.minimum(places, last)) == hashes
 
 
-@functools.lru_cache(maxsize=4)
+@kept(4)
 def _user_hashes(directory: str, splits: Sequence[str]) -> tf.Tensor:
     """The sorted hashes of the users of some splits: eight bytes a user."""
     found = [np.zeros(0, np.int64)]

@@ -2,13 +2,16 @@
 
 import contextlib
 import os
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import gin
 import numpy as np
 import seqio
 import tensorflow as tf
 from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 
 from recllm_tasks import checksums
 from recllm_tasks.errors import UserError
@@ -19,6 +22,19 @@ FILE_NAME = "vocabulary.model"
 SENTINELS = 100
 
 _DAMAGED = "restore the file, or retrain a dataset's own with `recllm prepare … --overwrite`"
+
+
+def forget_vocabularies() -> None:
+    """Drops SentencePiece models that SeqIO keeps by path, because a file was replaced."""
+    seqio.vocabularies._load_model_internal.cache_clear()
+
+
+def read_model(path: str | os.PathLike) -> Any:
+    """The message ModelProto of a SentencePiece file."""
+    messages: Any = sentencepiece_model_pb2  # its names are made when it is imported
+    model = messages.ModelProto()
+    model.ParseFromString(pathlib.Path(path).read_bytes())
+    return model
 
 
 @gin.configurable(module="vocabulary")

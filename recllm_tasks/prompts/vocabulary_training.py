@@ -5,6 +5,7 @@ import os
 import string
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import sentencepiece
 import tensorflow as tf
 
@@ -15,7 +16,7 @@ from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
 from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.token_table import write_item
-from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
+from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary, read_model
 
 # Our choice: the size of the `tiny` model's vocabulary, 4,096 with the sentinels.
 NUM_PIECES = 4096 - SENTINELS
@@ -24,13 +25,19 @@ NUM_PIECES = 4096 - SENTINELS
 # because a small model learns an item from one embedding faster than from digits.
 MAX_SHARE_OF_IDS = 0.5
 
+# SentencePiece's sign for a space, and its number of pieces that are matched before others.
+_SPACE, _USER_DEFINED = "\u2581", 4
+
 
 def ensure_vocabulary(source: CatalogSource) -> bool:
-    """Trains the vocabulary next to the records if it is missing; returns whether it did."""
+    """Trains the vocabulary next to the records if it is missing; returns whether it wrote it.
+
+    That of a dataset that was appended to gets pieces for new ids, if known ones are pieces.
+    """
     path = source.vocabulary_file()
-    if tf.io.gfile.exists(path):
-        return False
     info = source.info()
+    if tf.io.gfile.exists(path):
+        return bool(info.appended) and extend_vocabulary(path, source.catalog().short_id)
     phrases = templates.fixed_phrases(templates.Wording(info.noun, info.verb, info.verb_past))
     texts = training_texts(source.catalog(), phrases)
     train_vocabulary(path, texts, source.catalog().short_id, phrases, info.ids)
@@ -117,13 +124,60 @@ def train_vocabulary(
         eos_id=1,
         unk_id=2,
         bos_id=-1,
-        user_defined_symbols=[symbol.replace(" ", "\u2581") for symbol in symbols],
+        user_defined_symbols=[symbol.replace(" ", _SPACE) for symbol in symbols],
         split_by_unicode_script=False,
         num_threads=1,
         minloglevel=2,
     )
-    checksums.expect(os.path.dirname(path), os.path.basename(path), model.getvalue())
+    _write(path, model.getvalue())
+
+
+def extend_vocabulary(path: str, short_ids: Sequence[str]) -> bool:
+    """Adds the ids that are not one piece to a vocabulary in which the first one is.
+
+    The other pieces keep their numbers; the sentinels, which follow the last piece, move. Returns
+    whether any was added.
+    """
+    pieces = DatasetVocabulary(path).tokenizer.EncodeAsIds(list(short_ids))
+    new = [short_id for short_id, its in zip(short_ids, pieces) if len(its) > 1]
+    if not new or len(pieces[0]) > 1:
+        return False
+    model = read_model(path)
+    for short_id in new:
+        piece = model.pieces.add()
+        piece.piece, piece.score, piece.type = f"{_SPACE}{short_id}", 0.0, _USER_DEFINED
+    model.trainer_spec.vocab_size = len(model.pieces)
+    _write(path, model.SerializeToString(deterministic=True))
+    return True
+
+
+def grown_rows(before: str, now: str) -> np.ndarray | None:
+    """Where the embeddings of a vocabulary come from, if `extend_vocabulary` made it of another.
+
+    Args:
+      before: SentencePiece file.
+      now: SentencePiece file.
+
+    Returns:
+      For each id of `now`, sentinels included, that of `before`, or -1 for a new piece, int32; None
+      if `now` is no extension of `before`.
+    """
+    old, new = (
+        [(piece.piece, piece.type) for piece in read_model(path).pieces] for path in (before, now)
+    )
+    added = new[len(old) :]
+    if new[: len(old)] != old or any(kind != _USER_DEFINED for _, kind in added):
+        return None
+    sentinels = np.arange(len(old), len(old) + SENTINELS)
+    return np.concatenate([np.arange(len(old)), np.full(len(added), -1), sentinels]).astype(
+        np.int32
+    )
+
+
+def _write(path: str, content: bytes) -> None:
+    """Replaces the file atomically, its checksum before it."""
+    checksums.expect(os.path.dirname(path), os.path.basename(path), content)
     temporary = f"{path}.{os.getpid()}.tmp"
     with tf.io.gfile.GFile(temporary, "wb") as f:
-        f.write(model.getvalue())
+        f.write(content)
     tf.io.gfile.rename(temporary, path, overwrite=True)

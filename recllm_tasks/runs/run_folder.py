@@ -75,7 +75,8 @@ class Run:
             raise UserError(
                 f"Dataset '{name}' is not the one that the run was trained on: got fingerprint "
                 f"{fingerprint[:12]}…, expected {self.fingerprint[:12]}…; the item ids may differ: "
-                "prepare it from the same files with the same --seed, or train again"
+                "prepare it from the same files with the same --seed, or train again; after "
+                f"`prepare --append`: `recllm train {name} --from OLD_RUN --out NEW_RUN`"
             )
         digests = (records_digest, self.records_digest)
         if name == self.dataset and all(digests) and digests[0] != digests[1]:
