@@ -243,7 +243,7 @@ def _line(row: dict, peak: float) -> str:
         row["name"],
         row["settings"] or "–",
         f"{row['number'] / seconds:,.0f} {row['unit']}" if "number" in row else "–",
-        f"{1e3 * seconds:,.3f}" if seconds else "–",
+        f"{1e3 * seconds:,.3f}" if seconds and seconds > 1e-4 else _small(seconds),
         f"{flops / 1e12:.3g}" if flops else "–",
         f"{flops / seconds / peak * row.get('parts', 1):.0%}" if flops and peak else "–",
         gigabytes("plan_memory"),
@@ -252,6 +252,10 @@ def _line(row: dict, peak: float) -> str:
         f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "–",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _small(seconds: float | None) -> str:
+    return f"{1e3 * seconds:.2g}" if seconds else "–"
 
 
 def timed(run: Callable[[], Any], seconds: float) -> float:
