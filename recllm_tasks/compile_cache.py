@@ -33,9 +33,9 @@ _SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 def use_compile_cache() -> None:
     """Keeps all programs that JAX compiles from now on in this process for the next one.
 
-    They lie in ~/.cache/recllm_tasks/xla ($XDG_CACHE_HOME/recllm_tasks/xla). Call it before anything
-    is computed. It changes nothing if JAX has another folder already, by its configuration or by
-    $JAX_COMPILATION_CACHE_DIR, or if ours cannot be written to.
+    They lie in ~/.cache/recllm_tasks/xla ($XDG_CACHE_HOME/recllm_tasks/xla). Call it before
+    anything is computed. It changes nothing if JAX has another folder already, by its configuration
+    or by $JAX_COMPILATION_CACHE_DIR, or if ours cannot be written to.
     """
     # A damaged entry, or a full disk, costs time and nothing else.
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
