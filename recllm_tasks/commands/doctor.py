@@ -104,7 +104,7 @@ def checkup() -> Iterator[Finding]:
         if _DISTRIBUTION.get(module, module) not in wrong_versions:
             yield finding
     if "jax" not in broken:
-        yield from devices(with_models=not {"gin", "flax"} & set(broken))
+        yield from devices()
     if not broken:
         yield from t5x()
 
@@ -194,7 +194,7 @@ def pairs(packages: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("problem", f"{first} and {second}", " and ".join(found), advice)
 
 
-def devices(with_models: bool) -> Iterator[Finding]:
+def devices() -> Iterator[Finding]:
     """The devices that JAX finds, their memory and peak, and what can be trained there."""
     found: list[Any] = []
 
@@ -228,9 +228,7 @@ def devices(with_models: bool) -> Iterator[Finding]:
             "`recllm train DATASET --out RUN` chooses a compact model",
         )
         return
-    yield from accelerator(
-        found[0].device_kind, len(found), found[0].memory_stats() or {}, with_models
-    )
+    yield from accelerator(found[0].device_kind, len(found), found[0].memory_stats() or {})
 
 
 def _unused_accelerator() -> Iterator[Finding]:
@@ -240,9 +238,7 @@ def _unused_accelerator() -> Iterator[Finding]:
         yield Finding("note", "GPU", "this machine has an NVIDIA GPU, JAX uses the CPU", advice)
 
 
-def accelerator(
-    kind: str, number: int, stats: Mapping[str, int], with_models: bool = True
-) -> Iterator[Finding]:
+def accelerator(kind: str, number: int, stats: Mapping[str, int]) -> Iterator[Finding]:
     """What `number` devices of a kind hold; `stats` is JAX's memory_stats of one."""
     from recllm_tasks.engine import capacity
 
@@ -259,7 +255,11 @@ def accelerator(
         whole = f" of {chip.memory:.0f}"
         advice = "JAX takes no more; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 gives it more of a GPU"
     yield Finding("ok", "memory", f"{memory / 1e9:.0f}{whole} GB of each device; {peak}", advice)
-    for name, config in _models() if with_models else ():
+    models: list[tuple[str, Any]] = []
+    error = _failure(lambda: models.extend(_models()))
+    if error:
+        yield Finding("note", "training", f"models unknown: {error}")
+    for name, config in models:
         yield Finding("ok", f"training {name}", _fitting(config, memory, number))
 
 
