@@ -23,7 +23,7 @@ from recllm_tasks.data.formats import Reading
 from recllm_tasks.data.prepare import prepare as prepare_records
 from recllm_tasks.data.specs import DatasetSpec, custom_spec
 from recllm_tasks.errors import UserError
-from recllm_tasks.prompts.source import CatalogSource, forget_datasets
+from recllm_tasks.prompts.source import CatalogSource
 from recllm_tasks.prompts.source import data_dir as data_dir_in_force
 from recllm_tasks.prompts.vocabulary_training import ensure_vocabulary
 
@@ -95,9 +95,7 @@ def prepare(
             spec = dataset
         prepare_records(spec, data_dir, raw_dir, progress=progress, **settings)
     name = spec if isinstance(spec, str) else spec.name
-    forget_datasets()
-    if ensure_vocabulary(CatalogSource(name, data_dir=data_dir)):
-        forget_datasets()
+    ensure_vocabulary(CatalogSource(name, data_dir=data_dir))
     return open_dataset(data_dir, name)
 
 

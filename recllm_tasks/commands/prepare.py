@@ -200,7 +200,7 @@ def run(args) -> int:
     data_dir = session.use_data_dir(args)
     from recllm_tasks.data.download import download_published
     from recllm_tasks.data.prepare import DatasetInfo, dataset_dir, prepare
-    from recllm_tasks.prompts.source import CatalogSource, forget_datasets
+    from recllm_tasks.prompts.source import CatalogSource
     from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
     from recllm_tasks.prompts.vocabulary_training import NUM_PIECES, ensure_vocabulary
 
@@ -222,7 +222,6 @@ def run(args) -> int:
     )
     source = CatalogSource(args.dataset)
     if ensure_vocabulary(source):
-        forget_datasets()
         size = DatasetVocabulary(source.vocabulary_file).vocab_size
         console.print(f"wrote the vocabulary: {size:,} ids")
         if size > NUM_PIECES + SENTINELS:

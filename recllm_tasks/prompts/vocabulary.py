@@ -24,8 +24,14 @@ SENTINELS = 100
 _DAMAGED = "restore the file, or retrain a dataset's own with `recllm prepare … --overwrite`"
 
 
+# How often files were replaced; what was read before is read again.
+_replaced = 0
+
+
 def forget_vocabularies() -> None:
-    """Drops SentencePiece models that SeqIO keeps by path, because a file was replaced."""
+    """Drops SentencePiece models that are kept by path, because a file was replaced."""
+    global _replaced
+    _replaced += 1
     seqio.vocabularies._load_model_internal.cache_clear()
 
 
@@ -55,7 +61,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
           `vocabulary.sentencepiece_file.path` in gin overrides.
         """
         self._file = file
-        self._opened = None
+        self._opened, self._read_after = None, _replaced
         self._texts: dict[bytes, str] | None = None
         super().__init__("", extra_ids=SENTINELS)
 
@@ -69,7 +75,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
         if self._opened is not None:
             return self._opened
         path = self.sentencepiece_model_file
-        if path != self._sentencepiece_model_file:
+        if path != self._sentencepiece_model_file or self._read_after != _replaced:
             if not tf.io.gfile.exists(path):
                 raise UserError(
                     f"No vocabulary at '{path}': expected a SentencePiece model; "
@@ -77,6 +83,7 @@ class DatasetVocabulary(seqio.SentencePieceVocabulary):
                 )
             checksums.check(os.path.dirname(path), _DAMAGED, [os.path.basename(path)])
             self._sentencepiece_model_file, self._model = path, None
+            self._read_after = _replaced
         try:
             return super()._model_context()
         except (RuntimeError, ValueError, DecodeError) as error:

@@ -14,7 +14,7 @@ from recllm_tasks.data import id_schemes, options
 from recllm_tasks.data.catalog import Catalog
 from recllm_tasks.errors import UserError
 from recllm_tasks.prompts import templates
-from recllm_tasks.prompts.source import CatalogSource
+from recllm_tasks.prompts.source import CatalogSource, forget_datasets
 from recllm_tasks.prompts.token_table import write_item
 from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary, read_model
 
@@ -32,8 +32,10 @@ _SPACE, _USER_DEFINED = "\u2581", 4
 def ensure_vocabulary(source: CatalogSource) -> bool:
     """Trains the vocabulary next to the records if it is missing; returns whether it wrote it.
 
-    That of a dataset that was appended to gets pieces for new ids, if known ones are pieces.
+    That of a dataset that was appended to gets pieces for new ids, if known ones are pieces. What
+    this process has read of datasets before is forgotten.
     """
+    forget_datasets()
     path = source.vocabulary_file()
     info = source.info()
     if tf.io.gfile.exists(path):
@@ -181,3 +183,4 @@ def _write(path: str, content: bytes) -> None:
     with tf.io.gfile.GFile(temporary, "wb") as f:
         f.write(content)
     tf.io.gfile.rename(temporary, path, overwrite=True)
+    forget_datasets()
