@@ -48,10 +48,11 @@ HUB_REQUIREMENTS = ["huggingface_hub>=1.0,<3"]
 TEXT_REQUIREMENTS = ["sentence-transformers>=6.2,<7", "torch>=2.13,<3", "transformers>=5.23,<6"]
 # What `recllm serve` needs besides.
 SERVE_REQUIREMENTS = [
-    "h11>=0.16,<0.17",
+    "httptools>=0.9,<0.10",
     "prometheus_client>=0.26,<0.27",
     "starlette>=1.10,<2",
     "uvicorn>=0.54,<0.55",
+    "uvloop>=0.23,<0.24",
 ]
 # What `mkdocs build` needs besides.
 DOCS_REQUIREMENTS = [

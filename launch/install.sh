@@ -13,6 +13,13 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 venv="$root/.venv"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
+# What a stage does, before it starts: pip prints nothing but errors.
+said=false
+say() {
+  echo "launch/install.sh: $*"
+  said=true
+}
+
 fail() {
   echo "launch/install.sh: $*" >&2
   exit 2
@@ -38,10 +45,11 @@ find_python() {
 
 # Installs a requirements file unless it is unchanged since the last time (copy in .venv).
 install_lock() {
-  local lock="$1" stamp
+  local lock="$1" size="$2" stamp
   stamp="$venv/installed-$(basename "$1")"
   cmp -s "$lock" "$stamp" && return
-  echo "launch/install.sh: installing $(basename "$lock") into .venv"
+  say "installing $(grep -c '==' "$lock") packages of launch/locks/$(basename "$lock") into .venv:" \
+    "$size on disk, minutes that depend on the network"
   # Install the pinned setuptools first: isolated builds would download the newest one.
   "$venv/bin/python" -m pip install -qq "$(grep '^setuptools==' "$runtime_lock")"
   "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$runtime_lock" -r "$lock"
@@ -51,6 +59,7 @@ install_lock() {
 install_package() {
   local stamp="$venv/installed-setup.py"
   cmp -s "$root/setup.py" "$stamp" && return
+  say "installing recllm_tasks itself into .venv, as a link to this checkout: seconds"
   "$venv/bin/python" -m pip install -qq --no-build-isolation --no-deps -e "$root"
   cp "$root/setup.py" "$stamp"
 }
@@ -61,7 +70,7 @@ install_device() {
   local release stamp="$venv/installed-$1"
   release="$(sed -n 's/^jax==//p' "$runtime_lock")"
   [[ "$(cat "$stamp" 2>/dev/null)" == "$release" ]] && return
-  echo "launch/install.sh: installing JAX for $1 into .venv"
+  say "installing JAX for $1 into .venv: its libraries are large, minutes"
   "$venv/bin/python" -m pip install -qq "jax[$1]==$release"
   echo "$release" >"$stamp"
 }
@@ -80,6 +89,7 @@ if [[ ! -e "$venv" ]]; then
   [[ -n "$python" ]] || fail "no supported Python for '${PYTHON:-python3}': got" \
     "$("${PYTHON:-python3}" --version 2>/dev/null || echo "no working program")," \
     "expected 3.11, 3.12 or 3.13; install one and name it: PYTHON=python3.12 launch/install.sh"
+  say "creating .venv with $("$python" --version): seconds"
   if ! "$python" -m venv "$venv"; then
     rm -rf "$venv"
     fail "could not create $venv with $python; on Debian, install python3-venv"
@@ -94,9 +104,12 @@ if [[ -n "${PYTHON:-}" && "$(supported_version "$PYTHON")" != "$version" ]]; the
 fi
 
 runtime_lock="$root/launch/locks/py$version.txt"
-install_lock "$runtime_lock"
+install_lock "$runtime_lock" "about 3 GB"
 if $with_tests; then
-  install_lock "$root/launch/locks/py$version-test.txt"
+  install_lock "$root/launch/locks/py$version-test.txt" "about 1.5 GB"
 fi
 install_package
 [[ -z "$device" ]] || install_device "$device"
+if $said; then
+  say "done; .venv/bin/recllm doctor checks the installation"
+fi

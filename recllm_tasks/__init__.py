@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from recllm_tasks import quiet
 
 if TYPE_CHECKING:
+    from recllm_tasks.compile_cache import use_compile_cache
     from recllm_tasks.mixtures import register_stored
     from recllm_tasks.preparation import prepare
     from recllm_tasks.prompts.assembly import Prompt
@@ -31,10 +32,11 @@ _MODULE_OF = {
     "prepare": "preparation",
     "register_stored": "mixtures",
     "unbatch": "prompts.batches",
+    "use_compile_cache": "compile_cache",
 }
 
 __all__ = ["Items", "Prompt", "Recommender", "SequenceSource", "Template"]
-__all__ += ["prepare", "register_stored", "unbatch"]
+__all__ += ["prepare", "register_stored", "unbatch", "use_compile_cache"]
 
 
 def __getattr__(name: str):

@@ -13,8 +13,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from recllm_tasks import __version__
-from recllm_tasks.commands import compile_cache, huge_pages, interrupts, session
+from recllm_tasks import __version__, compile_cache
+from recllm_tasks.commands import huge_pages, interrupts, session
 from recllm_tasks.errors import Terminated, UserError
 
 # One module of `commands/` each, in the order of the help. It has SUMMARY, EPILOG,
@@ -37,6 +37,17 @@ COMMANDS = (
     "report",
     "convert",
 )
+
+_EPILOG = """\
+`recllm COMMAND --help` explains a command.
+
+environment:
+  TFDS_DATA_DIR                  folder of prepared datasets, in place of --data_dir
+  JAX_PLATFORMS=cpu              computes on the CPU, whatever accelerator there is
+  JAX_COMPILATION_CACHE_DIR      folder of compiled programs; default ~/.cache/recllm_tasks/xla
+  JAX_ENABLE_COMPILATION_CACHE   false keeps no compiled programs
+  TF_CPP_MIN_LOG_LEVEL=0         brings back what TensorFlow and CUDA print
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,7 +126,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="recllm",
         description="Fine-tune, evaluate and use language models that recommend.",
-        epilog="`recllm COMMAND --help` explains a command.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"recllm {__version__}")

@@ -10,6 +10,7 @@ The dataset may be a custom one; its tasks need not be registered before.
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import os
@@ -23,6 +24,7 @@ import seqio
 import tensorflow as tf
 
 from recllm_tasks import __version__, mixtures, tasks
+from recllm_tasks.data.item_list import allowed_items
 from recllm_tasks.data.item_lookup import ItemLookup
 from recllm_tasks.engine import prior_choice, saved_run
 from recllm_tasks.engine.beam_cache import digest_of
@@ -128,6 +130,9 @@ class Recommender:
             task, saved.network, saved.mesh, either, lengths["targets"], shapes=shapes
         )
         self._prompts = _prompt_function(task, lengths, info.window)
+        self._allowed_N = None
+        if decoding.allow or decoding.deny:
+            self._allowed_N = allowed_items(self.catalog, decoding.allow, decoding.deny)
 
     @classmethod
     def from_run(
@@ -288,8 +293,8 @@ class Recommender:
         Args:
           histories: each a list of rows, oldest first.
           k: as in `recommend`.
-          allowed: the items that each history may get, from `mask`; None is all. A history without
-            items gets popular ones of the whole catalog: see `popular`.
+          allowed: the items that each history may get, from `mask`; None is what the settings
+            allow. A history without items gets popular ones of those: see `popular`.
           exclude_history: whether each history's own items are left out; None is as in training.
         """
         if not 1 <= k <= self._num_beams:
@@ -336,14 +341,18 @@ class Recommender:
             **_added(self._saved),
             "records": info.records_digest,
             **dataclasses.asdict(self._decoding),
+            "allowed": None
+            if self._allowed_N is None
+            else hashlib.sha256(self._allowed_N.tobytes()).hexdigest(),
         }
 
     def popular(self, k: int = 10, allowed_N: np.ndarray | None = None) -> list[Recommendation]:
         """The `k` items with the most interactions in train, what a history without items gets.
 
-        `allowed_N` (bool, by catalog row) restricts them.
+        `allowed_N` (bool, by catalog row) restricts them; by default, the settings do.
         """
         rows = self._by_popularity
+        allowed_N = self._allowed_N if allowed_N is None else allowed_N
         if allowed_N is not None:
             rows = rows[allowed_N[rows]]
         return [self._recommendation(row, None) for row in rows[:k].tolist()]

@@ -28,7 +28,7 @@ FLOORS = (
     ("models",),
     ("data",),
     ("gin_files",),
-    ("array_file", "checksums", "errors", "files", "progress"),
+    ("array_file", "checksums", "compile_cache", "errors", "files", "progress"),
     ("__init__", "quiet"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

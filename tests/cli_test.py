@@ -109,6 +109,10 @@ def test_errors_say_what_is_wrong_and_how_to_fix_it(movies, tmp_path, capsys):
         capsys, "show", "movielens_100k_mim", "--split", "test", *data
     )
     assert "at least a model and a run" in _fails(capsys, "train", *data)
+    unknown = _fails(capsys, "train", "movielens", "--out", str(tmp_path / "run"), *data)
+    assert "a prepared one (movielens_100k) or one to prepare by its name (toys," in unknown
+    assert "perhaps movielens_100k; or make it of your files" in unknown
+    assert f"`recllm prepare movielens --data_dir {movies} --interactions FILE`" in unknown
     assert "No gin file 'models/tyni.gin'" in _fails(
         capsys, "train", "--gin_file=models/tyni.gin", *data
     )

@@ -15,7 +15,7 @@ import seqio
 from recllm_tasks import cli, mixtures, tasks
 from recllm_tasks import recommender as recommender_lib
 from recllm_tasks.data.prepare import prepare
-from recllm_tasks.engine import inference, optimizer, training
+from recllm_tasks.engine import evaluation, inference, optimizer, training
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import read_json, write_json
 from recllm_tasks.models import beam_search
@@ -159,6 +159,56 @@ def test_a_history_of_nothing_gets_what_is_popular(recommender):
     assert {item.log_prob for item in popular} == {item.probability for item in popular} == {None}
     assert {item.source for item in known} == {"model"}
     assert known == recommender.recommend([["I2"]], k=4)[0]
+
+
+def test_lists_of_items_restrict_answers(recommender, run_dir, small_data_dir, tmp_path, capsys):
+    """From settings as from masks: in Python, in `recommend` and in `infer`; popular items too."""
+    catalog = recommender.catalog
+    (tmp_path / "allow").write_text("".join(f"{item} \n\n" for item in catalog.item[2:8]))
+    (tmp_path / "deny").write_text(f"{catalog.short_id[5]}\n")
+    lists = {"allow": str(tmp_path / "allow"), "deny": str(tmp_path / "deny")}
+    allowed_N = np.isin(np.arange(len(catalog)), [2, 3, 4, 6, 7])
+    restricted = Recommender.from_run(run_dir, Decoding(seen="keep", **lists))
+    histories = [[0, 3], [1], []]
+    found = restricted.recommend_rows(histories, 4)
+    mask = recommender.mask(allowed_N)
+    expected = recommender.recommend_rows(histories[:2], 4, allowed=[mask] * 2)
+    names = [[item.item for item in items] for items in found]
+    expected = [*expected, recommender.popular(4, allowed_N)]
+    assert names == [[item.item for item in items] for items in expected]
+    probabilities = [[item.log_prob for item in items] for items in found[:2]]
+    np.testing.assert_allclose(
+        probabilities, [[item.log_prob for item in items] for items in expected[:2]], atol=1e-5
+    )
+    assert {item.item for items in found for item in items} <= set(
+        np.array(catalog.item)[allowed_N]
+    )
+    assert restricted.identity() != recommender.identity()
+    flags = ["--allow", lists["allow"], "--deny", lists["deny"]]
+    command = [
+        "recommend",
+        run_dir,
+        "--data_dir",
+        str(small_data_dir),
+        "--json",
+        "--no-exclude_history",
+        *flags,
+    ]
+    assert (
+        cli.main([*command, "-k", "4", "--history", f"{catalog.item[0]}, {catalog.item[3]}"]) == 0
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    assert [item["item"] for item in json.loads(line)["ranked"]] == [item.item for item in found[0]]
+    out = tmp_path / "lines"
+    inference.infer(model_dir=run_dir, output=str(out), decoding=Decoding(seen="keep", **lists))
+    for line in out.read_text().splitlines():
+        ranked = {item["item"] for item in json.loads(line)["ranked"]}
+        assert ranked <= set(np.array(catalog.item)[allowed_N])
+    with pytest.raises(UserError, match=r"ALLOW: got .*metrics are of the whole catalog"):
+        evaluation.evaluate(model_dir=run_dir, decoding=Decoding(seen="keep", **lists))
+    (tmp_path / "deny").write_text("nothing\nelse\n")
+    with pytest.raises(UserError, match=r"Items to deny in .*2 lines that name no item.*'nothing'"):
+        Recommender.from_run(run_dir, Decoding(seen="keep", **lists))
 
 
 def test_a_custom_dataset_needs_no_registration(tmp_path, network):

@@ -5,12 +5,13 @@
 
 Runs on all devices that JAX sees, with random weights, and needs neither a network nor TensorFlow.
 It measures in the order of importance, writes OUT/accelerator.json and OUT/accelerator.md after
-each measurement, and ends when time is up, whatever it is doing: what has been measured is kept.
+each measurement, and ends when time is up or on SIGTERM, whatever it is doing: what has been
+measured is kept. A kill leaves the files whole.
 
 - Training: packed rows of 1,024 + 256 tokens, bfloat16 activations, Adafactor, dropout; the largest
   batch that fits, with and without remat.
 - Beam search over a catalog's trie, encoder included, beams 20 and 256; and the encoder alone.
-- Attention of eight rows of the last shape with T5's bias and its gradients: ours and JAX's.
+- Attention of eight rows of the first shape with T5's bias and its gradients: ours and JAX's.
 - One step of the trie: the children of 32 x 20 beams and the choice of the best, without a model.
 - Input: what copying batches to the devices allows, and, with --data_dir, what the pipeline makes.
 
@@ -29,6 +30,8 @@ import contextlib
 import functools
 import math
 import os
+import select
+import signal
 import statistics
 import sys
 import threading
@@ -44,7 +47,7 @@ from side_by_side import SHAPES, processor
 
 from recllm_tasks.engine import capacity, devices, optimizer
 from recllm_tasks.engine.train_step import State, train_step
-from recllm_tasks.files import write_json
+from recllm_tasks.files import atomic_write, write_json
 from recllm_tasks.models import beam_search as search
 from recllm_tasks.models import layers
 from recllm_tasks.models.network import T5Config, Transformer
@@ -58,14 +61,29 @@ STEPS_OF_TRIE = 1000
 def main() -> None:
     args = _parse()
     report = Report(args)
-    watchdog = threading.Timer(60 * args.minutes, report.end)
-    watchdog.daemon = True
-    watchdog.start()
-    for name, measure in measurements(args):
-        report.add(name, measure)
-    watchdog.cancel()
-    report.write(None)
-    print(report.markdown())
+    end_in_time(report, 60 * args.minutes)
+    for name, settings, measure in measurements(args):
+        report.add(name, settings, measure)
+    report.end()
+
+
+def end_in_time(report: "Report", seconds: float) -> None:
+    """Ends the process after so many seconds, and on SIGTERM and Ctrl-C, also inside a compiler.
+
+    Python runs a signal's function only when the compiler has returned; the number of the signal is
+    in the pipe at once.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        asked, _, _ = select.select([reading], [], [], seconds)
+        report.end(signal.Signals(os.read(reading, 1)[0]).name if asked else "time was up")
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _parse() -> argparse.Namespace:
@@ -73,8 +91,10 @@ def _parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=8)
-    shapes = ["small", "base", "large", "xl"]
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=shapes)
+    shapes = ["base", "xl", "small", "large"]
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=shapes, help="the most important first"
+    )
     parser.add_argument("--out", type=Path, default=Path("."), help="folder of the results")
     parser.add_argument("--rows", type=Path, help="packed rows; default: OUT/rows.npz")
     parser.add_argument("--data_dir", help="of a prepared dataset, which rows are made of")
@@ -90,51 +110,49 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measurements(args) -> Iterator[tuple[str, Callable[[], dict]]]:
-    """Names and functions, the most important first."""
-    shapes, first_items, first_batch = args.shapes, args.items[0], args.batch[0]
-    yield "matrix product", lambda: matrix_product(args)
-    yield "trie step", lambda: trie_step(args, first_items)
-    for shape in shapes:
-        yield f"train {shape}", lambda shape=shape: train(args, shape, remat=False)
-    for beams in args.beams:
-        for shape in shapes:
-            yield (
-                f"beam search {shape}",
-                lambda shape=shape, beams=beams: beam_search(
-                    args, shape, beams, first_batch, first_items
-                ),
-            )
-    for shape in shapes:
-        yield f"train {shape}, remat", lambda shape=shape: train(args, shape, remat=True)
-    for shape in shapes:
-        yield f"encoder {shape}", lambda shape=shape: encoder(args, shape, first_batch)
+def measurements(args) -> Iterator[tuple[str, str, Callable[[], dict]]]:
+    """Names, what is asked for, and functions, the most important first.
+
+    All of one shape comes before the next one, so that a model that takes minutes to compile costs
+    the others nothing.
+    """
+
+    def searched(shape: str, beams: int, batch: int, items: int):
+        settings = f"{beams} beams, batch {batch}, {items:,} items"
+        search = functools.partial(beam_search, args, shape, beams, batch, items)
+        return f"beam search {shape}", settings, search
+
+    def stepped(items: int):
+        settings = f"{args.batch[0]} x {args.beams[0]} beams, {items:,} items"
+        return "trie step", settings, functools.partial(trie_step, args, items)
+
+    batch, items = args.batch[0], args.items[0]
+    yield "matrix product", "", lambda: matrix_product(args)
+    yield stepped(items)
+    for shape in args.shapes:
+        yield f"train {shape}", "", functools.partial(train, args, shape, remat=False)
+        for beams in args.beams:
+            yield searched(shape, beams, batch, items)
+    for shape in args.shapes:
+        yield f"train {shape}, remat", "", functools.partial(train, args, shape, remat=True)
+    for shape in args.shapes:
+        yield f"encoder {shape}", f"batch {batch}", functools.partial(encoder, args, shape, batch)
     # cuDNN's is that of GPUs.
     ways = ("ours", "xla", "cudnn") if jax.default_backend() == "gpu" else ("ours", "xla")
-    for shape in shapes[-1:]:
-        for way in ways:
-            yield f"attention {shape}", lambda shape=shape, way=way: attention(args, shape, way)
-    yield "input", lambda: copy_input(args)
+    for way in ways:
+        of = functools.partial(attention, args, args.shapes[0], way)
+        yield f"attention {args.shapes[0]}", f"{way}, with gradients", of
+    yield "input", "", lambda: copy_input(args)
     if args.data_dir:
-        yield "input pipeline", lambda: pipeline(args)
-    for batch in args.batch[1:]:
-        for shape in shapes:
-            yield (
-                f"beam search {shape}",
-                lambda shape=shape, batch=batch: beam_search(
-                    args, shape, args.beams[0], batch, first_items
-                ),
-            )
-    for items in args.items[1:]:
-        yield "trie step", lambda items=items: trie_step(args, items)
-        for beams in args.beams:
-            for shape in shapes:
-                yield (
-                    f"beam search {shape}",
-                    lambda shape=shape, beams=beams, items=items: beam_search(
-                        args, shape, beams, first_batch, items
-                    ),
-                )
+        yield "input pipeline", "", lambda: pipeline(args)
+    for other in args.batch[1:]:
+        for shape in args.shapes:
+            yield searched(shape, args.beams[0], other, items)
+    for more in args.items[1:]:
+        yield stepped(more)
+        for shape in args.shapes:
+            for beams in args.beams:
+                yield searched(shape, beams, batch, more)
 
 
 class Report:
@@ -142,7 +160,7 @@ class Report:
 
     def __init__(self, args):
         self._args, self._start, self._rows = args, time.monotonic(), []
-        self._doing, self._lock = None, threading.RLock()
+        self._doing, self._why, self._lock = "", "", threading.RLock()
         self._folder = args.out
         self._folder.mkdir(parents=True, exist_ok=True)
         first = jax.devices()[0]
@@ -157,35 +175,39 @@ class Report:
             "tokens": [args.inputs, args.targets],
         }
 
-    def add(self, name: str, measure: Callable[[], dict]) -> None:
+    def add(self, name: str, settings: str, measure: Callable[[], dict]) -> None:
+        doing = f"{name}, {settings}" if settings else name
         with self._lock:
-            self._doing = name
-        print(f"{time.monotonic() - self._start:5.0f} s  {name}", file=sys.stderr, flush=True)
+            self._doing = doing
+        print(f"{time.monotonic() - self._start:5.0f} s  {doing}", file=sys.stderr, flush=True)
         try:
             found = measure()
-        except (RuntimeError, MemoryError) as error:  # JAX raises RuntimeErrors of its own.
-            found = {"failed": str(error).splitlines()[0][:200]}
+        except Exception as error:  # What one program cannot do must not end the others.
+            reason = next(iter(str(error).splitlines()), "").replace("|", "/")[:200]
+            found = {"failed": f"{type(error).__name__}: {reason}"}
         stats = jax.local_devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in stats:
             found["peak_memory"] = stats["peak_bytes_in_use"]
         with self._lock:
-            self._rows.append({"name": name, **found})
-            self.write(None)
+            self._rows.append({"name": name, "settings": settings, **found})
+            self.write()
 
-    def end(self) -> None:
-        """Time is up: keeps what there is and ends the process."""
+    def end(self, why: str = "") -> None:
+        """Keeps what there is and ends the process, whatever it is doing."""
         with self._lock:
-            self.write(self._doing)
+            self.write(why)
             print(self.markdown(), flush=True)
             os._exit(0)
 
-    def write(self, unfinished: str | None) -> None:
-        self._unfinished = unfinished
+    def write(self, why: str = "") -> None:
+        """Replaces both files; `why` the measurement under way is not finished."""
+        self._why = why
         done = {**self._machine, "peak": self._peak(), "measured": self._rows}
-        if unfinished:
-            done["unfinished"] = unfinished
+        if why:
+            done |= {"unfinished": self._doing, "why": why}
         write_json(self._folder / "accelerator.json", done)
-        (self._folder / "accelerator.md").write_text(self.markdown())
+        with atomic_write(self._folder / "accelerator.md") as f:
+            f.write(self.markdown())
 
     def _peak(self) -> float:
         """FLOP/s of all devices."""
@@ -205,8 +227,8 @@ class Report:
             "|---|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [_line(row, peak) for row in self._rows]
-        if self._unfinished:
-            lines += ["", f"Time ran out during: {self._unfinished}."]
+        if self._why:
+            lines += ["", f"Not finished: {self._doing} ({self._why})."]
         return "\n".join(lines) + "\n"
 
 
@@ -215,14 +237,14 @@ def _line(row: dict, peak: float) -> str:
         return f"{row[key] / 1e9:.2f}" if key in row else "–"
 
     if "failed" in row:
-        return f"| {row['name']} | – | failed: {row['failed']} |" + " – |" * 7
+        return f"| {row['name']} | {row['settings']} | failed: {row['failed']} |" + " – |" * 7
     seconds, flops = row.get("seconds"), row.get("flops")
     cells = (
         row["name"],
-        row.get("settings", "–"),
+        row["settings"] or "–",
         f"{row['number'] / seconds:,.0f} {row['unit']}" if "number" in row else "–",
-        f"{1e3 * seconds:,.3f}" if seconds else "–",
-        f"{flops / 1e12:,.3f}" if flops else "–",
+        f"{1e3 * seconds:,.3f}" if seconds and seconds > 1e-4 else _small(seconds),
+        f"{flops / 1e12:.3g}" if flops else "–",
         f"{flops / seconds / peak * row.get('parts', 1):.0%}" if flops and peak else "–",
         gigabytes("plan_memory"),
         gigabytes("compiler_memory"),
@@ -230,6 +252,10 @@ def _line(row: dict, peak: float) -> str:
         f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "–",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _small(seconds: float | None) -> str:
+    return f"{1e3 * seconds:.2g}" if seconds else "–"
 
 
 def timed(run: Callable[[], Any], seconds: float) -> float:
@@ -460,7 +486,7 @@ def attention(args, shape: str, way: str) -> dict:
     seconds = timed(lambda: program(qkv, position, segments), min(1, args.seconds))
     # Six matrix products, as if no weight was computed again.
     flops = 6 * 2 * rows * heads * length**2 * depth
-    settings = f"{way}, {rows} x {length} tokens, with gradients"
+    settings = f"{way}, with gradients, {rows} x {length} tokens"
     return {**found, "settings": settings, "seconds": seconds, "flops": flops} | {
         "number": rows * length,
         "unit": "tokens",
@@ -493,7 +519,6 @@ def trie_step(args, num_items: int) -> dict:
     seconds = timed(lambda: program(trie, scores), min(1, args.seconds)) / STEPS_OF_TRIE
     return {
         **found,
-        "settings": f"{batch} x {beams} beams, {num_items:,} items",
         "seconds": seconds,
         "number": batch,
         "unit": "users' steps",

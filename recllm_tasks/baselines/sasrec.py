@@ -33,7 +33,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,6 +50,7 @@ from recllm_tasks.baselines import evaluation
 from recllm_tasks.baselines.interactions import SplitInteractions
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import locked
+from recllm_tasks.models.cross_entropy import OutputTable, cross_entropy
 
 # The folder of a row's states, in the row's folder.
 FOLDER = "training"
@@ -105,7 +105,7 @@ _END = 0.02
 # its item's row.
 _INITIAL = nn.initializers.normal(0.02)
 _MASKED = -1e9
-# Targets whose logits are in memory at once; it must divide T, or a divisor of both is taken.
+# Targets whose logits are in memory at once: the fastest on a CPU, for Toys.
 _CHUNK = 256
 # Rows that may still have room for a piece.
 _RECENT = 16
@@ -276,52 +276,6 @@ def dropout(x: jax.Array, key: jax.Array | None, rate: float) -> jax.Array:
     return jnp.where(values >= dropped, x * (256 / (256 - dropped)), 0)
 
 
-@jax.custom_vjp
-def cross_entropy(
-    hidden_TxD: jax.Array, table_NxD: jax.Array, targets_T: jax.Array, weights_T: jax.Array
-) -> jax.Array:
-    """The weighted sum of -log softmax of the targets over the catalog, a scalar.
-
-    The forward pass computes the gradients too, for _CHUNK targets at a time: each logit is
-    exponentiated once, while in cache, and memory is bounded to _CHUNK x N. On the CPU it takes
-    three quarters of the time of a loss over all targets at once with its automatic gradient.
-    """
-    return _cross_entropy_forward(hidden_TxD, table_NxD, targets_T, weights_T)[0]
-
-
-def _cross_entropy_forward(hidden_TxD, table_NxD, targets_T, weights_T):
-    def of_chunk(of_table_NxD, chunk):
-        hidden_CxD, own_CxD, weights_Cx1 = chunk
-        logits_CxN = hidden_CxD @ table_NxD.T
-        top_Cx1 = jnp.max(logits_CxN, axis=-1, keepdims=True)
-        shares_CxN = jnp.exp(logits_CxN - top_Cx1)
-        sums_Cx1 = jnp.sum(shares_CxN, axis=-1, keepdims=True)
-        of_targets_Cx1 = jnp.sum(hidden_CxD * own_CxD, axis=-1, keepdims=True)
-        losses_Cx1 = (top_Cx1 + jnp.log(sums_Cx1) - of_targets_Cx1) * weights_Cx1
-        # The shares are not normalised: that is cheaper on what they are multiplied with.
-        scale_Cx1 = weights_Cx1 / sums_Cx1
-        of_hidden_CxD = (shares_CxN @ table_NxD) * scale_Cx1 - own_CxD * weights_Cx1
-        of_table_NxD += shares_CxN.T @ (hidden_CxD * scale_Cx1)
-        return of_table_NxD, (jnp.sum(losses_Cx1), of_hidden_CxD)
-
-    chunk = math.gcd(len(hidden_TxD), _CHUNK)
-    own_TxD = jnp.take(table_NxD, targets_T, axis=0, mode="clip")
-    arrays = (hidden_TxD, own_TxD, weights_T[:, None])
-    chunks = [array.reshape(-1, chunk, array.shape[-1]) for array in arrays]
-    of_table_NxD, (losses, of_hidden) = jax.lax.scan(of_chunk, jnp.zeros_like(table_NxD), chunks)
-    weighted_TxD = hidden_TxD * weights_T[:, None]
-    of_table_NxD = of_table_NxD.at[targets_T].add(-weighted_TxD, mode="drop")
-    return jnp.sum(losses), (of_hidden.reshape(hidden_TxD.shape), of_table_NxD)
-
-
-def _cross_entropy_backward(gradients, gradient):
-    of_hidden_TxD, of_table_NxD = gradients
-    return of_hidden_TxD * gradient, of_table_NxD * gradient, None, None
-
-
-cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
-
-
 def sampled_cross_entropy(
     hidden_TxD: jax.Array,
     table_NxD: jax.Array,
@@ -329,7 +283,7 @@ def sampled_cross_entropy(
     weights_T: jax.Array,
     sampled_S: jax.Array,
 ) -> jax.Array:
-    """`cross_entropy` with the sum over the catalog estimated from a sample.
+    """The weighted sum of -log softmax, with the sum over the catalog estimated from a sample.
 
     Args:
       hidden_TxD: hidden states.
@@ -500,12 +454,15 @@ def _step_function(network: Network, optimizer: optax.GradientTransformation) ->
         hidden_TxD = hidden_RxLxD.reshape(-1, hidden_RxLxD.shape[-1])
         targets_T = jnp.reshape(batch.labels, -1)
         is_target_T = targets_T >= 0
-        weights_T = is_target_T / jnp.maximum(jnp.sum(is_target_T), 1)
-        arguments = (hidden_TxD, params["params"]["items"], targets_T, weights_T)
+        number = jnp.maximum(jnp.sum(is_target_T), 1)
+        table_NxD = params["params"]["items"]
         if network.num_items <= of.max_softmax:
-            return cross_entropy(*arguments)
+            table = OutputTable(table_NxD, vocab_axis=0)
+            loss, _ = cross_entropy(hidden_TxD, table, targets_T, is_target_T, chunk=_CHUNK)
+            return loss / number
         sampled_S = jax.random.randint(sample_key, (of.sampled,), 0, network.num_items)
-        return sampled_cross_entropy(*arguments, sampled_S)
+        weights_T = is_target_T / number
+        return sampled_cross_entropy(hidden_TxD, table_NxD, targets_T, weights_T, sampled_S)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params, state, batch, key):

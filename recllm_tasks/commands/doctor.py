@@ -28,7 +28,7 @@ SUMMARY = "check the installation, or the files of datasets and runs, and say ho
 EPILOG = """\
 Without PATH it checks Python, the installed packages against the ranges that recllm_tasks requires,
 the devices that JAX finds, and T5X, which is optional. Of an accelerator it says its memory, its
-peak, and which batch of each FLAN-T5 should fit: an estimate, for bfloat16 and Adafactor.
+published peak, and which batch of each FLAN-T5 should fit: an estimate, for bfloat16 and Adafactor.
 
 With PATH it reads every file of the datasets and runs there and compares it with its checksum. It
 names each file that is damaged or missing, and those that have no checksum.
@@ -195,7 +195,7 @@ def pairs(packages: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def devices() -> Iterator[Finding]:
-    """The devices that JAX finds; of accelerators, memory, peak, and what can be trained there."""
+    """The devices that JAX finds, their memory and peak, and what can be trained there."""
     found: list[Any] = []
 
     def look():
@@ -219,8 +219,14 @@ def devices() -> Iterator[Finding]:
     if found[0].platform == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-        yield Finding("ok", "memory", f"{memory:.0f} GB, {cores} cores")
+        yield Finding("ok", "memory", f"{memory:.0f} GB, {cores} cores; peak unknown")
         yield from _unused_accelerator()
+        yield Finding(
+            "note",
+            "training",
+            "JAX uses the CPU, where a FLAN-T5 takes days",
+            "`recllm train DATASET --out RUN` chooses a compact model",
+        )
         return
     yield from accelerator(found[0].device_kind, len(found), found[0].memory_stats() or {})
 
@@ -238,12 +244,22 @@ def accelerator(kind: str, number: int, stats: Mapping[str, int]) -> Iterator[Fi
 
     chip = capacity.chip_of(kind)
     memory = stats.get("bytes_limit", chip.memory * 1e9 if chip else 0)
-    peak = f"{chip.peak:,.0f} TFLOP/s in bfloat16" if chip else "peak unknown"
+    peak = "peak unknown"
+    if chip:
+        peak = f"{chip.peak:,.0f} TFLOP/s in bfloat16 ({chip.source})"
     if not memory:
         yield Finding("note", "memory", f"unknown for {kind}; {peak}")
         return
-    yield Finding("ok", "memory", f"{memory / 1e9:.0f} GB of each device; {peak}")
-    for name, config in _models():
+    whole, advice = "", ""
+    if chip and memory < 0.9 * chip.memory * 1e9:
+        whole = f" of {chip.memory:.0f}"
+        advice = "JAX takes no more; XLA_PYTHON_CLIENT_MEM_FRACTION=0.92 gives it more of a GPU"
+    yield Finding("ok", "memory", f"{memory / 1e9:.0f}{whole} GB of each device; {peak}", advice)
+    models: list[tuple[str, Any]] = []
+    error = _failure(lambda: models.extend(_models()))
+    if error:
+        yield Finding("note", "training", f"models unknown: {error}")
+    for name, config in models:
         yield Finding("ok", f"training {name}", _fitting(config, memory, number))
 
 

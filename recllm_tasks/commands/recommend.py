@@ -52,7 +52,7 @@ examples:
   recllm recommend MODEL_DIR --data_dir ~/recllm_data \\
     --history "I17, I4, 'Toy Story'" --history "I3" -k 5
   recllm recommend MODEL_DIR --histories - --json < histories.txt
-  recllm recommend MODEL_DIR --all_users --out recs.parquet
+  recllm recommend MODEL_DIR --all_users --allow in_stock.txt --out recs.parquet
   recllm recommend MODEL_DIR --histories log.csv --columns user=buyer,item=sku,time=day \\
     --time_format '%d/%m/%Y' --out recs.jsonl
 """
@@ -98,6 +98,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="whether to leave out items of the history (yes, unless the dataset keeps repeats)",
     )
+    for name, what in (("allow", "recommend only items"), ("deny", "never recommend the items")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="FILE",
+            help=f"{what} of a file, a short id or raw id a line, such as those in stock",
+        )
     parser.add_argument(
         "--prior_weight",
         type=session.number_or_text,
@@ -132,6 +138,8 @@ def run(args) -> int:
         seen=seen,
         prior_weight=args.prior_weight,
         batch_size=args.batch_size,
+        allow=args.allow,
+        deny=args.deny,
     )
     with contextlib.ExitStack() as stack:
         path = None

@@ -92,10 +92,11 @@ def run(args) -> int:
 
 
 def _check(args) -> None:
-    missing = [name for name in ("starlette", "uvicorn") if not importlib.util.find_spec(name)]
+    needed = ("httptools", "prometheus_client", "starlette", "uvicorn", "uvloop")
+    missing = [name for name in needed if not importlib.util.find_spec(name)]
     if missing:
         raise UserError(
-            f"Packages for 'recllm serve': got no {' and no '.join(missing)}, expected both; run "
+            f"Packages for 'recllm serve': got no {' and no '.join(missing)}, expected all; run "
             "`pip install 'recllm_tasks[serve]'`"
         )
     check_whole("-k", args.k, 1)

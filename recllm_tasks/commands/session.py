@@ -261,13 +261,26 @@ def _register_p5(path: str, custom_datasets: list[str]) -> None:
 
 def dataset_info(dataset: str):
     """The `DatasetInfo` of a prepared dataset; the error for an unknown name suggests others."""
-    from recllm_tasks.data.specs import get_spec
-    from recllm_tasks.prompts.source import CatalogSource
+    import difflib
+
+    from recllm_tasks.data.dataset_info import list_datasets
+    from recllm_tasks.data.specs import SPECS
+    from recllm_tasks.prompts.source import CatalogSource, data_dir
 
     source = CatalogSource(dataset)
-    if not os.path.isdir(source.dataset_dir()):
-        get_spec(dataset)
-    return source.info()
+    if dataset in SPECS or os.path.isdir(source.dataset_dir()):
+        return source.info()
+    prepared = list_datasets(data_dir())
+    others = [name for name in SPECS if name not in prepared]
+    expected = [f"a prepared one ({', '.join(prepared)})"] if prepared else []
+    expected += [f"one to prepare by its name ({', '.join(others)})"] if others else []
+    nearest = difflib.get_close_matches(dataset, [*prepared, *others], 1)
+    hint = f"perhaps {nearest[0]}; " if nearest else ""
+    raise UserError(
+        f"Unknown dataset '{dataset}': got no such dataset in {data_dir()}, expected "
+        f"{' or '.join(expected)}; {hint}or make it of your files: `recllm prepare {dataset} "
+        f"--data_dir {data_dir()} --interactions FILE`"
+    )
 
 
 def configured(args, name: str, chosen: str = ""):

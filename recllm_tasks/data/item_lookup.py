@@ -108,7 +108,8 @@ class ItemLookup:
         """
         found, seen = Found([], [], [], []), set()
         for name in check_names(history, what):
-            rows = self._fitting(name)
+            row = self._of_id(name)
+            rows = self._fitting(name) if row is None else [row]
             if len(rows) != 1:
                 (found.ambiguous if rows else found.unknown).append(name)
             elif rows[0] in seen and not self._repeats:
@@ -149,6 +150,13 @@ class ItemLookup:
             f"({self._short_ids()}), a raw id such as "
             f"{self._catalog.item[0]}, a title, or a part of a title in quotes{remedy}"
         )
+
+    def _of_id(self, name: str) -> int | None:
+        """The row of a bare id, if it is one item's; most names are."""
+        of_short_id, of_item = self._row_of_short_id.get(name), self._row_of_item.get(name)
+        if of_short_id is None or of_item is None or of_short_id == of_item:
+            return of_item if of_short_id is None else of_short_id
+        return None
 
     def _fitting(self, name: str) -> list[int]:
         """The rows that a name fits."""

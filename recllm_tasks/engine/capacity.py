@@ -1,8 +1,9 @@
 """What accelerators can do by their data sheets, and the memory that training takes of them.
 
-It imports nothing, so that `recllm doctor` can.
+It imports the standard library alone, so that `recllm doctor` can.
 """
 
+import re
 from typing import Any, NamedTuple
 
 
@@ -13,31 +14,47 @@ class Chip(NamedTuple):
       kind: words of its `device_kind`.
       memory: in GB.
       peak: of its matrix units in bfloat16, in TFLOP/s, without sparsity.
+      source: where both numbers are published.
     """
 
     kind: str
     memory: float
     peak: float
+    source: str
 
 
-# From the vendors' data sheets. The first one whose words a device's kind has; longer names first.
+def _nvidia(kind: str, memory: float, peak: float) -> Chip:
+    return Chip(kind, memory, peak, f"NVIDIA's data sheet of the {kind.split('-')[0]}")
+
+
+def _google(kinds: tuple[str, ...], page: str, memory: float, peak: float) -> list[Chip]:
+    return [Chip(kind, memory, peak, f"Google Cloud's page on TPU {page}") for kind in kinds]
+
+
+# The first one whose words a device's kind has, so that longer names come first. NVIDIA's sheets
+# of Ada, Hopper and Blackwell print the peak with sparsity, which is twice these. Of the TPU v2 and
+# v3, JAX counts cores, two to a chip. GPUs before Ampere (T4, V100) are not listed: their matrix
+# units have no bfloat16.
 CHIPS = (
-    Chip("TPU v2", 8, 22.5),
-    Chip("TPU v3", 16, 61.5),
-    Chip("TPU v4", 32, 275),
-    Chip("TPU v5 lite", 16, 197),
-    Chip("TPU v5", 95, 459),
-    Chip("TPU v6 lite", 32, 918),
-    Chip("A100-SXM4-40GB", 40, 312),
-    Chip("A100-PCIE-40GB", 40, 312),
-    Chip("A100", 80, 312),
-    Chip("A10G", 24, 70),
-    Chip("L40S", 48, 362),
-    Chip("L4", 24, 121),
-    Chip("H200", 141, 989),
-    Chip("H100 PCIe", 80, 756),
-    Chip("H100", 80, 989),
-    Chip("B200", 180, 2250),
+    *_google(("TPU v2",), "v2", 8, 22.5),
+    *_google(("TPU v3",), "v3", 16, 61.5),
+    *_google(("TPU v4",), "v4", 32, 275),
+    *_google(("TPU v5 lite", "TPU v5e"), "v5e", 16, 197),
+    *_google(("TPU v5", "TPU v5p"), "v5p", 95, 459),
+    *_google(("TPU v6 lite", "TPU v6e"), "v6e", 32, 918),
+    _nvidia("A100-SXM4-40GB", 40, 312),
+    _nvidia("A100-PCIE-40GB", 40, 312),
+    _nvidia("A100", 80, 312),
+    Chip("A10G", 24, 70, "Amazon's data sheet of the A10G"),
+    _nvidia("L40S", 48, 362),
+    _nvidia("L40", 48, 181),
+    _nvidia("L4", 24, 121),
+    _nvidia("H200 NVL", 141, 835),
+    _nvidia("H200", 141, 989),
+    _nvidia("H100 NVL", 94, 835),
+    _nvidia("H100 PCIe", 80, 756),
+    _nvidia("H100", 80, 989),
+    _nvidia("B200", 180, 2250),
 )
 
 # Share of a device's memory; the rest is left to the runtime and to fragmentation.
@@ -48,8 +65,9 @@ _LOSS_BYTES = 1e9
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The data sheet of a device; None if it is not listed, as processors are."""
-    return next((chip for chip in CHIPS if chip.kind.lower() in device_kind.lower()), None)
+    """What is published of a device; None if it is not listed, as processors are not."""
+    words = (rf"\b{re.escape(chip.kind)}\b" for chip in CHIPS)
+    return next((c for c, w in zip(CHIPS, words) if re.search(w, device_kind, re.IGNORECASE)), None)
 
 
 def num_parameters(config: Any) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import seqio
 
 from recllm_tasks import tasks
+from recllm_tasks.data.item_list import allowed_items
 from recllm_tasks.engine import devices
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.engine.item_prior import ItemPrior
@@ -123,6 +124,10 @@ class TaskDecoder:
         keeps_repeats = bool(prompt) and prompt.source.info().keeps_repeats
         self._excludes = lists and decoding.resolved(keeps_repeats).seen == LEAVE_OUT
         self._task = task.name
+        self._allowed = None
+        if lists and prompt and (decoding.allow or decoding.deny):
+            catalog = prompt.source.catalog()
+            self._allowed = self.mask(allowed_items(catalog, decoding.allow, decoding.deny))
         self._prior = None
         if decoding.prior_weight and prompt and answers and is_item:
             self._prior = ItemPrior(prompt.source, answers)
@@ -156,7 +161,7 @@ class TaskDecoder:
             `keeps_seen` has none left out.
           done: called with the number of examples decoded since the last call.
           allowed: the answers that each example may have, from `mask`; beams only, without
-            candidates. None allows all.
+            candidates. None allows what the settings do.
 
         Returns:
           Beams whose rows are indices into `self.answers`.
@@ -165,6 +170,8 @@ class TaskDecoder:
           UserError: as `check`.
         """
         self.check(examples[0] if examples else self.features)
+        if allowed is None and self._allowed is not None:
+            allowed = [self._allowed] * len(examples)
         results: list[tuple | None] = [None] * len(examples)
         for indices in self._batches(examples):
             masks = [allowed[i] for i in indices] if allowed is not None else None

@@ -185,6 +185,7 @@ def ensemble(
     start = time.monotonic()
     memory.reset_peak()
     check_selection(split, num_examples)
+    decoding.check_unrestricted()
     if weight != VALIDATION:
         check_number("--weight", weight, 0, np.nextafter(1, 2))
     prior_weight = decoding.prior_weight

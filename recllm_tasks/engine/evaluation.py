@@ -67,6 +67,7 @@ class Evaluation:
         cache: keeps beams until the evaluation ends; None keeps none.
         """
         check_selection(split, num_examples)
+        decoding.check_unrestricted()
         found = [task for task in to_measure if split in task.splits and task.metric_objs]
         if not found:
             raise UserError(

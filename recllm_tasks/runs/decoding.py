@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Self
 
-from recllm_tasks.errors import UserError, check_number, check_switch, check_whole
+from recllm_tasks.errors import UserError, check_number, check_switch, check_text, check_whole
 
 # How candidates are ranked.
 METHODS = ("beam", "score")
@@ -54,6 +54,9 @@ class Decoding:
       prior_weight: λ: items are ranked by log p(model) + λ log p(item-to-item); 0 is the model
         alone. "validation" chooses it, see engine/prior_choice.py. Answers that are not items have
         no prior.
+      allow, deny: files with an item's id a line: lists made of the whole catalog hold only items
+        of the first (None is all), and none of the second. For recommendations; metrics are of the
+        whole catalog.
 
     Raises:
       UserError: a value is out of range.
@@ -65,6 +68,8 @@ class Decoding:
     method: str = "beam"
     batch_size: int = 32
     prior_weight: float | str = 0.0
+    allow: str | None = None
+    deny: str | None = None
 
     def __post_init__(self):
         check_whole("NUM_BEAMS", self.num_beams, 1)
@@ -94,6 +99,25 @@ class Decoding:
                 f"PRIOR_WEIGHT: got {self.prior_weight!r} with CONSTRAINED=False, expected beams "
                 "that are items, as text has no prior; leave one of them out"
             )
+
+        for name, path in (("ALLOW", self.allow), ("DENY", self.deny)):
+            if path is None:
+                continue
+            check_text(name, path)
+            if not self.constrained:
+                raise UserError(
+                    f"{name}: got {path!r} with CONSTRAINED=False, expected beams that are items, "
+                    "as free text may name any; leave one of them out"
+                )
+
+    def check_unrestricted(self) -> None:
+        """Raises UserError for lists of items, where results are measured."""
+        for name, path in (("ALLOW", self.allow), ("DENY", self.deny)):
+            if path is not None:
+                raise UserError(
+                    f"{name}: got {path!r}, expected none, because metrics are of the whole "
+                    "catalog; leave it out, or use `recllm recommend` or `recllm infer`"
+                )
 
     def resolved(self, keeps_repeats: bool) -> Self:
         """With the rule for seen items in place of None: `seen_rule`; free text keeps them."""

@@ -488,7 +488,7 @@ async def _at_once(function: Callable, *arguments: Any) -> Any:
 
 def _bare(name: str) -> str:
     """A name without quotes, which ask for a part of a title: that looks at every title."""
-    while len(name) > 1 and name[0] == name[-1] and name[0] in "\"'":
+    while name[:1] in ("'", '"') and len(name) > 1 and name[0] == name[-1]:
         name = name[1:-1].strip()
     return name
 

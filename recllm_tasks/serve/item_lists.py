@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recllm_tasks.data.catalog import Catalog
+from recllm_tasks.data.item_list import ListReader
 from recllm_tasks.errors import UserError
 
 # How often files are looked at. A list that has changed is in force after that and its reading.
@@ -52,8 +51,7 @@ class ItemLists:
           UserError: a file cannot be read.
         """
         self._files, self._say = dict(files), say
-        self._num_items = len(catalog)
-        self._names = pa.array([*catalog.short_id, *catalog.item], pa.large_string())
+        self._reader = ListReader(catalog)
         self._stopping = threading.Event()
         self.failures = 0
         self._failed: dict[str, tuple[int, int] | None] = {}
@@ -93,12 +91,6 @@ class ItemLists:
             if _modified(path) != modified:
                 time.sleep(_EVERY_SECONDS)  # it is being written
                 modified, content = _modified(path), Path(path).read_bytes()
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"List '{name}' in '{path}': got byte 0x{error.object[error.start]:02x}, expected "
-                "UTF-8 text; convert the file"
-            ) from error
         except OSError as error:
             raise UserError(
                 f"List '{name}' in '{path}': got {error.strerror}, expected a file with an id a "
@@ -109,15 +101,8 @@ class ItemLists:
                 f"List '{name}' in '{path}': got no file, expected one with an id a line; correct "
                 "--list"
             )
-        whole = pa.scalar(text, pa.large_string())
-        lines = pc.split_pattern(whole, "\n").values  # pyright: ignore[reportAttributeAccessIssue]
-        lines = pc.utf8_trim_whitespace(lines)  # pyright: ignore[reportAttributeAccessIssue]
-        lines = lines.filter(pc.greater(pc.utf8_length(lines), 0))  # pyright: ignore
-        place = pc.index_in(lines, self._names)  # pyright: ignore[reportAttributeAccessIssue]
-        found = place.drop_null().to_numpy(zero_copy_only=False)
-        listed_N = np.zeros(self._num_items, bool)
-        listed_N[found % self._num_items] = True
-        return ItemList(listed_N, place.null_count, version, modified)
+        listed_N, unknown = self._reader.listed(content, f"List '{name}' in '{path}'")
+        return ItemList(listed_N, len(unknown), version, modified)
 
 
 def _modified(path: str) -> tuple[int, int] | None:

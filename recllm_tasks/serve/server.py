@@ -7,15 +7,15 @@ import signal
 import socket
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from recllm_tasks.errors import UserError
 from recllm_tasks.serve.app import Service
 
 # A client that takes longer to send the head of a request is cut off.
 HEAD_SECONDS = 10
+_MOST_HEAD_BYTES = 1 << 16
 _MOST_CONNECTIONS = 4096
 
 
@@ -63,7 +63,7 @@ def run(service: Service, listening: socket.socket) -> None:
         service.app(),
         http=_Protocol,
         ws="none",
-        loop="asyncio",
+        loop="uvloop",
         lifespan="off",
         log_config=None,
         access_log=False,
@@ -94,13 +94,15 @@ class _Server(uvicorn.Server):
             self._captured_signals.clear()  # an orderly end, not a death by signal
 
 
-class _Protocol(H11Protocol):
-    """One that cuts off clients who take forever to send the head of a request.
+class _Protocol(HttpToolsProtocol):
+    """One that cuts off clients who take forever to send the head of a request, or a huge one.
 
     The same for the rest of a body that nobody reads.
     """
 
     _deadline = None
+    _in_head = False
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -108,18 +110,36 @@ class _Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._in_head else 0
+        if self._head_bytes > _MOST_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
         self._watch()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_head = False
+        self._stop_watching()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._stop_watching()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_watching()
         super().connection_lost(exc)
 
     def _watch(self) -> None:
-        answered = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
-        if self.conn.their_state is not h11.IDLE and not answered:
-            self._stop_watching()
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
+        self._stop_watching()
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.timeout_keep_alive_handler)
 
     def _stop_watching(self) -> None:
         if self._deadline is not None:

@@ -176,6 +176,7 @@ def catalog_beam_search(
             f"prior_weight={decoding.prior_weight!r}, expected 'beam' and 0; evaluate with `recllm "
             "eval`"
         )
+    decoding.check_unrestricted()
     answers = answers_of(task_of(mixture, batch)) if decoding.constrained else None
     candidates = excluded = None
     if answers is not None and CANDIDATES in batch:

@@ -107,11 +107,12 @@ def test_the_report_for_people_needs_no_package():
 
 
 @pytest.mark.usefixtures("clean_gin")
-def test_an_accelerators_memory_peak_and_batches_are_named():
+def test_an_accelerators_memory_peak_and_batches_are_named(monkeypatch):
     found = {
-        f.what: f.found for f in doctor.accelerator("NVIDIA L4", 4, {"bytes_limit": 22 * 10**9})
+        f.what: f.found for f in doctor.accelerator("NVIDIA L4", 4, {"bytes_limit": 17 * 10**9})
     }
-    assert found["memory"] == "22 GB of each device; 121 TFLOP/s in bfloat16"
+    peak = "121 TFLOP/s in bfloat16 (NVIDIA's data sheet of the L4)"
+    assert found["memory"] == f"17 of 24 GB of each device; {peak}"
     assert found["training flan_t5_small"].startswith(
         "up to 128 rows or 256 rows with remat of 1,024"
     )
@@ -123,6 +124,11 @@ def test_an_accelerators_memory_peak_and_batches_are_named():
     assert alone == "does not fit"
     (unknown,) = doctor.accelerator("Another 9000", 1, {})
     assert (unknown.kind, unknown.found) == ("note", "unknown for Another 9000; peak unknown")
+    monkeypatch.setitem(sys.modules, "gin", None)  # not installed
+    sized = [f.found for f in doctor.accelerator("Tesla T4", 1, {"bytes_limit": 11 * 10**9})]
+    assert sized[0] == "11 GB of each device; peak unknown"
+    assert len(sized) == 2
+    assert sized[1].startswith("models unknown: ModuleNotFoundError")
 
 
 def _problems(findings):

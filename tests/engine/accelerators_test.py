@@ -56,11 +56,11 @@ print("RESULT", json.dumps({
 """
 
 
-@pytest.mark.parametrize("rule", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
-def test_a_step_reuses_the_memory_of_the_state_and_is_compiled_once(rule):
+def _on_eight_devices(program: str, *arguments: str) -> dict:
+    """What a program prints after RESULT."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-P", "-c", _STEP, rule],
+        [sys.executable, "-P", "-c", program, *arguments],
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
@@ -68,7 +68,12 @@ def test_a_step_reuses_the_memory_of_the_state_and_is_compiled_once(rule):
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, done.stderr[-3000:]
-    found = json.loads(lines[0].removeprefix("RESULT"))
+    return json.loads(lines[0].removeprefix("RESULT"))
+
+
+@pytest.mark.parametrize("rule", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
+def test_a_step_reuses_the_memory_of_the_state_and_is_compiled_once(rule):
+    found = _on_eight_devices(_STEP, rule)
     assert set(found["large"]) <= set(found["aliased"])
     assert found["deleted"]
     assert found["again"] == 0
@@ -117,13 +122,17 @@ def test_the_next_batch_is_sent_before_anything_waits_for_this_one(
     assert events == expected
 
 
-def test_a_beam_search_is_one_program_that_never_asks_the_host(network):
-    trie = Trie.build([[3, 4, 5], [3, 6], [7, 8, 9, 2], [7, 5]])
-    inputs = np.ones((2, 8), np.int32)
+_TRIE = [[3, 4, 5], [3, 6], [7, 8, 9, 2], [7, 5]]
+
+
+def _draw(network, key):
     token = np.ones((1, 1), np.int32)
-    params = jax.eval_shape(
-        lambda key: network.init(key, token, token, token, enable_dropout=False), jax.random.key(0)
-    )["params"]
+    return network.init(key, token, token, token, enable_dropout=False)["params"]
+
+
+def test_a_beam_search_is_one_program_that_never_asks_the_host(network):
+    trie, inputs = Trie.build(_TRIE), np.ones((2, 8), np.int32)
+    params = jax.eval_shape(lambda key: _draw(network, key), jax.random.key(0))
 
     def search(params, inputs, trie):
         return beam_search.beam_search(network, params, inputs, trie, num_beams=3)
@@ -131,3 +140,70 @@ def test_a_beam_search_is_one_program_that_never_asks_the_host(network):
     program = jax.jit(search).lower(params, jnp.asarray(inputs), trie).compile().as_text()
     assert not re.findall(r"infeed|outfeed|callback|send\(|recv\(", program)
     assert len(re.findall(r"^ENTRY", program, re.M)) == 1
+
+
+def test_a_beam_search_reads_nothing_back(network, monkeypatch):
+    """Of all arrays, not only those of the program. JAX's transfer guard allows all on CPUs."""
+    params = jax.jit(lambda key: _draw(network, key))(jax.random.key(0))
+    trie, inputs, read = Trie.build(_TRIE), np.ones((2, 8), np.int32), []
+    array = type(jnp.ones(1))
+    value = array._value.fget
+    monkeypatch.setattr(array, "_value", property(lambda x: read.append(x.shape) or value(x)))
+    beams = beam_search.beam_search(network, params, inputs, trie, num_beams=3)
+    jax.block_until_ready(beams)
+    assert read == []
+    assert np.isfinite(float(beams.log_probs_BxK[0, 0]))
+    assert read, "what is read is noticed"
+
+
+_LOAD = """
+import json
+import jax, numpy as np
+from flax import traverse_util
+from recllm_tasks.engine import devices, initial_state, optimizer, saved_run
+from recllm_tasks.models.network import T5Config, Transformer
+
+network = Transformer(T5Config(vocab_size=4096, emb_dim=256, num_heads=8, head_dim=32, mlp_dim=512,
+                               num_encoder_layers=4, num_decoder_layers=4))
+mesh = devices.make_mesh(model_parallel=8)
+like = traverse_util.flatten_dict(saved_run.abstract_params(network, mesh), sep="/")
+most = {}
+
+def on_devices():
+    # An array and the arrays of its shards have the same buffers.
+    held = {(shard.device.id, shard.data.unsafe_buffer_pointer()): shard.data.nbytes
+            for array in jax.live_arrays() for shard in array.addressable_shards}
+    for device in jax.devices():
+        size = sum(size for (number, _), size in held.items() if number == device.id)
+        most[device.id] = max(most.get(device.id, 0), size)
+
+class Source:
+    where = "here"
+    def read(self, path):
+        on_devices()
+        return np.ones(like[path].shape, np.float32)
+
+put = jax.device_put
+def watched(x, to):
+    found = put(x, to)
+    on_devices()
+    return found
+
+jax.device_put = watched
+rule = optimizer.adafactor(optimizer.constant_with_warmup())
+state = initial_state.state_of(Source(), network, rule, mesh, 0)
+sizes = {"all": 4 * sum(x.size for x in like.values()),
+         "largest": 4 * max(x.size for x in like.values())}
+share = sum(4 * int(np.prod(x.sharding.shard_shape(x.shape))) for x in like.values())
+print("RESULT", json.dumps({"most": most, "share": share, **sizes}))
+"""
+
+
+def test_no_device_holds_more_than_its_share_while_parameters_are_loaded():
+    """Of a small XL: eight devices share each of its matrices."""
+    found = _on_eight_devices(_LOAD)
+    assert len(found["most"]) == 8
+    assert found["share"] < found["all"] / 7
+    assert found["share"] + found["largest"] < found["all"] / 2, "else the bound says little"
+    for size in found["most"].values():
+        assert found["share"] <= size <= found["share"] + found["largest"]

@@ -24,8 +24,8 @@ def _config(name):
 @pytest.mark.parametrize(
     ("model", "rows", "model_parallel", "compiled"),
     [
-        ("flan_t5_base", 8, 1, 11.46),
-        ("flan_t5_base", 16, 1, 21.28),
+        ("flan_t5_base", 8, 1, 12.24),
+        ("flan_t5_base", 16, 1, 21.53),
         ("flan_t5_xl", 8, 4, 7.23),
         ("flan_t5_xl", 16, 4, 10.54),
         ("flan_t5_xl", 4, 4, 6.04),
@@ -59,17 +59,27 @@ def test_parameters_are_those_of_the_gin_files(model, millions):
 
 
 @pytest.mark.parametrize(
-    ("kind", "memory"),
+    ("kind", "memory", "peak"),
     [
-        ("NVIDIA H200", 141),
-        ("NVIDIA H100 80GB HBM3", 80),
-        ("NVIDIA A100-SXM4-40GB", 40),
-        ("NVIDIA L40S", 48),
-        ("TPU v5 lite", 16),
-        ("TPU v5", 95),
-        ("cpu", None),
+        ("NVIDIA H200", 141, 989),
+        ("NVIDIA H100 80GB HBM3", 80, 989),
+        ("NVIDIA H100 PCIe", 80, 756),
+        ("NVIDIA A100-SXM4-40GB", 40, 312),
+        ("NVIDIA A100-SXM4-80GB", 80, 312),
+        ("NVIDIA L40S", 48, 362),
+        ("NVIDIA L40", 48, 181),
+        ("TPU v5 lite", 16, 197),
+        ("TPU v5e", 16, 197),
+        ("TPU v5", 95, 459),
+        ("TPU v6 lite", 32, 918),
     ],
 )
-def test_a_device_is_known_by_its_kind(kind, memory):
+def test_a_device_is_known_by_its_kind(kind, memory, peak):
     found = capacity.chip_of(kind)
-    assert (found and found.memory) == memory
+    assert (found.memory, found.peak) == (memory, peak)
+    assert found.source
+
+
+@pytest.mark.parametrize("kind", ["cpu", "Tesla T4", "NVIDIA GH200 480GB", "NVIDIA L400"])
+def test_another_device_is_unknown(kind):
+    assert capacity.chip_of(kind) is None

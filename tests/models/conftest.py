@@ -7,8 +7,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import jax
 import jax.numpy as jnp
 import pytest
-import torch
-import transformers
 
 from recllm_tasks.models import network
 from recllm_tasks.models.hugging_face import from_hugging_face
@@ -22,6 +20,9 @@ def _tree(hf, config):
 
 def _pair(seed=0, sharpness=0.5, **sizes):
     """(Hugging Face model, our module, our parameters) of the same random weights."""
+    import torch
+    import transformers
+
     sizes = {"vocab_size": 60, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 48} | sizes
     sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "dropout_rate": 0.0} | sizes
     config = network.T5Config(**sizes)

@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from recllm_tasks import files
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "bench_accelerator.py"
 TINY = (
@@ -37,8 +41,38 @@ def test_when_time_runs_out_what_was_measured_is_kept(tmp_path):
     first = found["measured"][0]
     assert first["name"] == "matrix product"
     assert first["flops"] == 2 * 1024**3
-    assert found["unfinished"] in text
+    assert found["why"] == "time was up"
+    assert f"Not finished: {found['unfinished']} (time was up)." in text
     assert len(found["measured"]) < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_process_leaves_whole_files(tmp_path, number):
+    """Also in the middle of a compilation, of which Python sees no signal."""
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, TOOL, *TINY, "--shapes", "base", "--out", tmp_path],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        while "train base" not in log.read_text() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(number)
+        start = time.monotonic()
+        process.wait()
+    assert time.monotonic() - start < 5
+    content = (tmp_path / "accelerator.json").read_bytes()
+    assert files.is_intact(content)
+    found = json.loads(content)
+    assert [row["name"] for row in found["measured"]] == ["matrix product", "trie step"]
+    text = (tmp_path / "accelerator.md").read_text()
+    assert "| trie step |" in text
+    asked = number == signal.SIGTERM
+    assert found.get("why") == ("SIGTERM" if asked else None)
+    assert ("Not finished: train base (SIGTERM)." in text) == asked
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from recllm_tasks.commands import compile_cache
+from recllm_tasks import compile_cache
 
 _COMPILE = """
 import sys, time
-from recllm_tasks.commands import compile_cache
+from recllm_tasks import compile_cache
 compile_cache.use_compile_cache()
 import jax, jax.numpy as jnp
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -60,6 +60,7 @@ def test_without_a_folder_nothing_is_cached(tmp_path):
 def environment(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delitem(sys.modules, "jax", raising=False)
     return monkeypatch
 
 
@@ -81,6 +82,32 @@ def test_jaxs_own_variable_comes_first(environment, tmp_path):
     compile_cache.use_compile_cache()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/mine"
     assert not (tmp_path / "cache").exists()
+
+
+# A program that has imported JAX, in the way of a notebook, and what its user has set.
+_FROM_PYTHON = """
+import sys
+import jax
+if sys.argv[1:]:
+    jax.config.update("jax_compilation_cache_dir", sys.argv[1])
+import recllm_tasks
+recllm_tasks.use_compile_cache()
+print(jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs)
+"""
+
+
+@pytest.mark.parametrize("given", [(), ("/mine",)])
+def test_python_asks_for_it_after_jax_and_keeps_its_own_folder(environment, tmp_path, given):
+    environment.delenv(compile_cache._SECONDS, raising=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _FROM_PYTHON, *given],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = f"{compile_cache.default_folder()} 0.1"
+    assert done.stdout.strip() == ("/mine 1.0" if given else ours)
+    assert (tmp_path / "cache").exists() != bool(given)
 
 
 def test_a_folder_that_cannot_be_written_to_is_left_alone(environment):
