@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import types
 
 import duckdb
 import numpy as np
@@ -125,7 +126,7 @@ def test_short_ids_as_items_are_first_seen(stored, audit_records):
     assert audit_records("short_id_order")["value"] == "I1"
 
 
-def sequences_of_neighbours(new_row):
+def sequences_of_neighbours(new_row, appended=()):
     """400 users, each with one of 200 items and the item after it, as rows of the catalog."""
     last = (7 * np.arange(400)) % 199
     rows = np.asarray(new_row)[np.stack([last, last + 1], axis=1)].reshape(-1)
@@ -133,7 +134,8 @@ def sequences_of_neighbours(new_row):
     users = [f"U{number}".encode() for number in range(400)]
     texts = [short_id(row) for row in range(200)]
     catalog = Catalog(*[texts] * 7, train_count=np.zeros(200, np.int64))
-    return Records(None, catalog, {"test": Split(users, items, items)})
+    info = types.SimpleNamespace(appended=list(appended))
+    return Records(info, catalog, {"test": Split(users, items, items)})
 
 
 def test_consecutive_short_ids_in_shuffled_blocks():
@@ -157,6 +159,26 @@ def test_the_order_that_prepare_makes_leaks_nothing():
     check = short_ids.check_next_id(sequences_of_neighbours(new_row))
     assert check.passed
     assert check.figures["chance"] == pytest.approx(10 / 200, abs=0.002)
+
+
+def test_items_that_were_appended_come_later_but_in_random_order():
+    def drawn(rows):
+        return sorted(rows, key=lambda row: hashlib.sha256(str(row).encode()).digest())
+
+    new_row = np.argsort([*drawn(range(120)), *drawn(range(120, 200))])
+    texts = [f"A{item:03}" for item in np.argsort(new_row)]
+    for appended, passes in (([120], True), ([], False)):
+        records = sequences_of_neighbours(new_row, appended)
+        records = dataclasses.replace(
+            records, catalog=dataclasses.replace(records.catalog, item=texts)
+        )
+        assert short_ids.check_order(records).passed == passes
+        assert short_ids.check_next_id(records).passed
+    in_order = np.argsort([*drawn(range(120)), *range(120, 200)])
+    records = sequences_of_neighbours(in_order, [120])
+    texts = [f"A{item:03}" for item in np.argsort(in_order)]
+    records = dataclasses.replace(records, catalog=dataclasses.replace(records.catalog, item=texts))
+    assert short_ids.check_order(records).offender.position >= 120
 
 
 def semantic_records(last_numbers):
@@ -251,7 +273,7 @@ def test_what_the_user_can_fix(stored, tmp_path, capsys):
 
     data = ["--data_dir", str(stored.data_dir)]
     assert "recllm prepare toys" in fails("toys", *data)
-    assert "did you mean 'toys'" in fails("toyz", *data)
+    assert "perhaps toys" in fails("toyz", *data)
     assert "--seeds" in fails("gift_cards", "--seeds", "0", *data)
     records = stored.records("train")
     stored.write("train", list(records.values())[1:])

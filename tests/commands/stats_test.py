@@ -85,7 +85,7 @@ def test_json(toys, small_data_dir, capsys):
 
 def test_an_unknown_or_unprepared_dataset(tmp_path, capsys):
     assert cli.main(["stats", "toyz", "--data_dir", str(tmp_path)]) == 2
-    assert "did you mean 'toys'" in capsys.readouterr().err
+    assert "perhaps toys" in capsys.readouterr().err
     assert cli.main(["stats", "beauty", "--data_dir", str(tmp_path)]) == 2
     assert "recllm prepare beauty" in capsys.readouterr().err
 
