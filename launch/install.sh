@@ -50,9 +50,10 @@ install_lock() {
   cmp -s "$lock" "$stamp" && return
   say "installing $(grep -c '==' "$lock") packages of launch/locks/$(basename "$lock") into .venv:" \
     "$size on disk, minutes that depend on the network"
+  # Modules are compiled when they are imported first: most never are.
   # Install the pinned setuptools first: isolated builds would download the newest one.
-  "$venv/bin/python" -m pip install -qq "$(grep '^setuptools==' "$runtime_lock")"
-  "$venv/bin/python" -m pip install -qq --no-build-isolation -r "$runtime_lock" -r "$lock"
+  "$venv/bin/python" -m pip install -qq --no-compile "$(grep '^setuptools==' "$runtime_lock")"
+  "$venv/bin/python" -m pip install -qq --no-compile --no-build-isolation -r "$runtime_lock" -r "$lock"
   cp "$lock" "$stamp"
 }
 

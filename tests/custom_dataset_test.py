@@ -86,6 +86,7 @@ def test_the_commands_know_its_tasks(shop, capsys):
         assert f"mystore_{name}" in shown
 
 
+@pytest.mark.slow
 def test_three_lines_of_python_in_another_process(shop):
     program = (
         "import seqio\n"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import sentencepiece
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from recllm_tasks import checksums
 from recllm_tasks.data import id_schemes, options
@@ -162,11 +163,15 @@ def grown_rows(before: str, now: str) -> np.ndarray | None:
 
     Returns:
       For each id of `now`, sentinels included, that of `before`, or -1 for a new piece, int32; None
-      if `now` is no extension of `before`.
+      if `now` is no extension of `before`, or `before` is no vocabulary.
     """
-    old, new = (
-        [(piece.piece, piece.type) for piece in read_model(path).pieces] for path in (before, now)
-    )
+    try:
+        old, new = (
+            [(piece.piece, piece.type) for piece in read_model(path).pieces]
+            for path in (before, now)
+        )
+    except DecodeError:
+        return None
     added = new[len(old) :]
     if new[: len(old)] != old or any(kind != _USER_DEFINED for _, kind in added):
         return None

@@ -18,6 +18,7 @@ def prepared(name, raw_dir, data_dir):
     ensure_vocabulary(CatalogSource(name))
 
 
+@pytest.mark.slow
 def test_gift_cards(shared, tmp_path, run_audit):
     prepared("gift_cards", shared / "data" / "gift_cards", tmp_path)
     code, checks = run_audit(tmp_path)

@@ -106,6 +106,7 @@ def test_new_ids_start_from_the_mean_and_others_as_they_were(stall):
     np.testing.assert_allclose(logits[0][..., :pieces], logits[1][..., :pieces], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_semantic_ids_go_on(tmp_path):
     first = write(tmp_path / "first.csv", range(24), range(12), 0)
     second = write(tmp_path / "second.csv", range(12, 36), range(9, 17), 10)
@@ -126,6 +127,7 @@ def test_semantic_ids_go_on(tmp_path):
     assert {item.item for item in found} == {f"sku{n}" for n in range(17)} - {"sku3", "sku15"}
 
 
+@pytest.mark.slow
 def test_the_audit_passes(stall):
     assert cli.main(["audit", "stall", "--data_dir", str(stall / "data"), "--seeds", "1"]) == 0
 

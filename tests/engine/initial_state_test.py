@@ -270,6 +270,7 @@ def test_item_embeddings_on_a_mesh_that_splits_the_vocabulary():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_scaled_move_to_formats_that_scale_them(tmp_path, network, settings):
     config = dataclasses.replace(network.config, logits_via_embedding=True, scaled_logits=False)
     plain = Transformer(config)

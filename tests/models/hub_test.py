@@ -460,6 +460,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("clean_gin")
 def test_one_command_fetches_trains_and_resumes_the_same_commit(serve, shop, tmp_path, capsys):
     server, run = serve("sharded"), str(tmp_path / "run")

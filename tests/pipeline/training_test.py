@@ -90,7 +90,7 @@ class TestSteps:
             made.append(_batches(60, workers=cores))
         assert all(map(_equal, *made))
 
-    @pytest.mark.parametrize("pack", [True, False])
+    @pytest.mark.parametrize("pack", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_a_run_resumes_with_the_batch_it_would_have_seen(self, pack):
         features = packing.PACKED if pack else packing.PADDED
         whole = _batches(130, pack=pack)
@@ -141,7 +141,14 @@ class TestSteps:
 
 
 class TestHosts:
-    @pytest.mark.parametrize("name", ["gift_cards_mim", "gift_cards_raat", "gift_cards_ut_ie"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "gift_cards_mim",
+            pytest.param("gift_cards_raat", marks=pytest.mark.slow),
+            "gift_cards_ut_ie",
+        ],
+    )
     def test_hosts_take_the_blocks_of_one_in_turn(self, name):
         found, hosts = seqio.get_mixture_or_task(name), 4
         alone = [_examples(block) for block in blocks_of(found, LENGTHS, 3).take(3 * hosts)]
@@ -151,7 +158,7 @@ class TestHosts:
         ]
         assert [block for blocks in zip(*parts) for block in blocks] == alone
 
-    @pytest.mark.parametrize("pack", [True, False])
+    @pytest.mark.parametrize("pack", [True, pytest.param(False, marks=pytest.mark.slow)])
     def test_hosts_share_the_rows_of_one(self, pack):
         hosts, blocks = 4, 2
         found = seqio.get_mixture_or_task(MIXTURE)
