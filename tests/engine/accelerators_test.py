@@ -18,7 +18,7 @@ from recllm_tasks.models import beam_search
 from recllm_tasks.models.trie import Trie
 
 _STEP = """
-import json, re, sys
+import json, sys
 import jax, numpy as np
 from recllm_tasks.engine import devices, initial_state, optimizer
 from recllm_tasks.engine.train_step import train_step
@@ -39,15 +39,15 @@ batch = devices.put(dict.fromkeys(names, tokens), devices.split_batch(mesh))
 key = jax.random.key(0)
 leaves = jax.tree.leaves(state)
 large = [i for i, x in enumerate(leaves) if x.size > 1]
-program = train_step.lower(network, rule, state, batch, key, parts=4).compile().as_text()
-aliased = {int(i) for i in re.findall(r"\\}: \\((\\d+), \\{\\}, (?:may|must)-alias\\)", program)}
+program = train_step.lower(network, rule, state, batch, key, parts=4).compile()
+own = [sum(s.data.nbytes for s in x.addressable_shards[:1]) for x in leaves if x.size > 1]
 for _ in range(3):
     state, measures = train_step(network, rule, state, batch, key, parts=4)
     if not _:
         jax.block_until_ready(state)
         compiled.clear()
 print("RESULT", json.dumps({
-    "large": large, "aliased": sorted(aliased),
+    "bytes": sum(own), "aliased": program.memory_analysis().alias_size_in_bytes,
     "again": sum("backend_compile" in name for name in compiled),
     "deleted": all(x.is_deleted() for i, x in enumerate(leaves) if i in large),
     "split": [len({str(s.index) for s in x.addressable_shards}) for x in jax.tree.leaves(
@@ -74,7 +74,8 @@ def _on_eight_devices(program: str, *arguments: str) -> dict:
 @pytest.mark.parametrize("rule", ["adamw", pytest.param("adafactor", marks=pytest.mark.slow)])
 def test_a_step_reuses_the_memory_of_the_state_and_is_compiled_once(rule):
     found = _on_eight_devices(_STEP, rule)
-    assert set(found["large"]) <= set(found["aliased"])
+    # Of the state on a device, all but scalars.
+    assert found["aliased"] >= found["bytes"] > 0
     assert found["deleted"]
     assert found["again"] == 0
     # Moments of matrices are split as these are, over the two devices of a copy.
