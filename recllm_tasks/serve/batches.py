@@ -59,7 +59,12 @@ class Request:
 
 
 class Batches:
-    """The queue of a service, and the thread that decodes."""
+    """The queue of a service, and the thread that decodes.
+
+    Attributes:
+      before_ready: called by the thread when all is compiled, before requests are taken.
+      is_ready: whether they are.
+    """
 
     def __init__(
         self,
@@ -84,6 +89,7 @@ class Batches:
         self._stopping = False
         self._rate = 1.0  # histories a second
         self._last = 0  # histories of the last batch
+        self.before_ready: Callable[[], Any] = lambda: None
         self.is_ready = False
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
 
@@ -127,6 +133,7 @@ class Batches:
         for _ in self._recommender.compile():
             if self._stopping:
                 return
+        self.before_ready()
         self.is_ready = True
         while batch := self._take():
             start = time.monotonic()
