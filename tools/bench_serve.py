@@ -248,6 +248,9 @@ async def paced(service, bodies, rate, seconds, memory):
     start = time.perf_counter()
 
     async def one(place) -> None:
+        # The service closes connections that nobody uses for half a minute.
+        while free and free[-1][0].at_eof():
+            free.pop()
         pair = free.pop() if free else await _connect(service.port)
         asked = time.perf_counter()
         status = await _ask(pair, bodies[place % len(bodies)])
