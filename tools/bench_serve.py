@@ -253,7 +253,11 @@ async def paced(service, bodies, rate, seconds, memory):
             free.pop()
         pair = free.pop() if free else await _connect(service.port)
         asked = time.perf_counter()
-        status = await _ask(pair, bodies[place % len(bodies)])
+        try:
+            status = await _ask(pair, bodies[place % len(bodies)])
+        except (ConnectionError, asyncio.IncompleteReadError):
+            statuses["closed"] = statuses.get("closed", 0) + 1
+            return
         times.append(time.perf_counter() - asked)
         statuses[status] = statuses.get(status, 0) + 1
         free.append(pair)
