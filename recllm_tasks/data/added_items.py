@@ -24,7 +24,7 @@ from recllm_tasks.data.id_schemes import read_numbers, write_codes
 from recllm_tasks.data.item_embeddings import embed
 from recllm_tasks.data.metadata import ItemText
 from recllm_tasks.data.options import ATOMIC, SEMANTIC
-from recllm_tasks.data.semantic_ids import assign_later_codes, digest, fit_codes
+from recllm_tasks.data.semantic_ids import assign_later_codes, fit_codes
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import read_json, write_json
@@ -163,9 +163,10 @@ def add_items(
     if not len(new):
         return Addition(before, 0, known, [])
     together = all_before.joined(new)
-    found_NxD = embed(together, embeddings, info.dataset, info.seed, advance, fitted=len(catalog))
-    codes_NxC, codebooks = fit_codes(found_NxD[: len(catalog)], info.seed)
-    if digest(write_codes(codes_NxC)) != info.ids_digest:
+    fitted = [*info.appended, len(catalog)][0]
+    found_NxD = embed(together, embeddings, info.dataset, info.seed, advance, fitted=fitted)
+    codes_FxC, codebooks = fit_codes(found_NxD[:fitted], info.seed)
+    if write_codes(codes_FxC) != catalog.short_id[:fitted]:
         raise UserError(
             f"ids of '{info.dataset}': got other codes for its own items than `recllm prepare` "
             "stored, expected the same; give the --embeddings that it was prepared with, or none "
