@@ -207,7 +207,8 @@ def open_checkpoint(
         )
     if source.vocabulary and not filecmp.cmp(source.vocabulary, used, shallow=False):
         rows = grown_rows(str(source.vocabulary), used)
-        if rows is None:
+        # Of a checkpoint, the file may be another model's.
+        if rows is None or rows.max() >= source.config.vocab_size:
             raise UserError(
                 f"vocabulary.sentencepiece_file.path: got '{used}', expected that of "
                 f"INITIAL_CHECKPOINT, '{source.vocabulary}', or a copy of it; bind it to that file"

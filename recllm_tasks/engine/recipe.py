@@ -297,10 +297,11 @@ def continued(folder: pathlib.Path, dataset: str) -> Recipe:
     if run.fingerprint not in info.appended_to:
         run.check_dataset(dataset, info.fingerprint, info.records_digest)
     settings = folder / SETTINGS
-    if not is_intact(settings.read_bytes()):
+    if not settings.is_file() or not is_intact(settings.read_bytes()):
+        got = "another checksum" if settings.exists() else "no such file"
         raise UserError(
-            f"Damaged file '{settings}': got another checksum, expected what `recllm train` wrote; "
-            "restore it from a copy"
+            f"Damaged run: got {got} for '{settings}', expected what `recllm train` wrote; restore "
+            "it from a copy"
         )
     values = gin_files.values_in(str(settings))
     changes = [_Change("INITIAL_CHECKPOINT", str(folder), "its parameters")]

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +146,11 @@ def test_what_does_not_go_on_is_refused(stall, tmp_path, capsys):
     (other / "run.json").write_text(text.replace('"stall"', '"kiosk"').partition('"checksum"')[0])
     damaged = error(*train, str(other))
     assert "Damaged run file" in damaged
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "config.gin").write_text((copy / "config.gin").read_text().replace("= 0.003", "= 0.03"))
+    assert "Damaged run: got another checksum" in error(*train, str(copy))
+    (copy / "config.gin").unlink()
+    assert "Damaged run: got no such file" in error(*train, str(copy))
     first = write(tmp_path / "first.csv", range(24), range(12), 0)
     # The same name, but not appended to.
     prepare = ["prepare", "stall", "--data_dir", str(tmp_path / "data"), "--interactions", first]
