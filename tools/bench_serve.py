@@ -17,6 +17,7 @@ it. After two thirds the service gets SIGTERM with 64 requests in flight, and is
 
 import argparse
 import asyncio
+import gc
 import itertools
 import json
 import os
@@ -225,12 +226,13 @@ def soak(args) -> None:
         third = 20 * args.minutes
         memory = []
         for part in ("before the reload", "after it", "after SIGTERM and a new start"):
-            times, statuses = asyncio.run(paced(service, bodies, rate, third, memory))
+            times, statuses, late = asyncio.run(paced(service, bodies, rate, third, memory))
             p50, p99 = _percentiles(times)
             print(
                 f"{part}: {len(times):,} answers, statuses {statuses}, p50 {p50:.0f} ms, ", end=""
             )
-            print(f"p99 {p99:.0f} ms, {memory[0]:.0f} to {memory[-1]:.0f} MB", flush=True)
+            print(f"p99 {p99:.0f} ms, {memory[0]:.0f} to {memory[-1]:.0f} MB", end="")
+            print(f", questions at most {1000 * late:.0f} ms late", flush=True)
             if part == "before the reload":
                 stock.with_suffix(".new").write_text("\n".join(names[::2]))
                 os.replace(stock.with_suffix(".new"), stock)
@@ -243,8 +245,15 @@ def soak(args) -> None:
 
 
 async def paced(service, bodies, rate, seconds, memory):
-    """Requests at fixed times, whatever the answers take."""
-    times, statuses, free, tasks = [], {}, [], set()
+    """Requests at fixed times, whatever the answers take.
+
+    Returns:
+      The seconds of each answer, how many had each status, and by how many seconds a request was
+      late at most: what this program, or the whole machine, stood still. Then it catches up at
+      once, which can fill the queue.
+    """
+    times, statuses, free, tasks, late = [], {}, [], set(), 0.0
+    gc.freeze()
     start = time.perf_counter()
 
     async def one(place) -> None:
@@ -264,6 +273,7 @@ async def paced(service, bodies, rate, seconds, memory):
 
     for place in range(int(rate * seconds)):
         await asyncio.sleep(max(0, start + place / rate - time.perf_counter()))
+        late = max(late, time.perf_counter() - start - place / rate)
         task = asyncio.ensure_future(one(place))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -272,7 +282,7 @@ async def paced(service, bodies, rate, seconds, memory):
     await asyncio.gather(*tasks)
     for _, writer in free:
         writer.close()
-    return times, statuses
+    return times, statuses, late
 
 
 async def terminate(service, bodies):

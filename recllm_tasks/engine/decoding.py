@@ -176,7 +176,7 @@ class TaskDecoder:
         for indices in self._batches(examples):
             masks = [allowed[i] for i in indices] if allowed is not None else None
             beams = self._search(params, [examples[i] for i in indices], masks)
-            for i, beam in zip(indices, zip(*(np.asarray(part) for part in beams))):
+            for i, beam in zip(indices, zip(*beams)):
                 results[i] = beam
             if done:
                 done(len(indices))
@@ -307,7 +307,7 @@ class TaskDecoder:
             program,
             arrays,
             {name: np.asarray(array) for name, array in given.items() if array is not None},
-            {name: np.asarray(array) for name, array in beams._asdict().items()},
+            beams._asdict(),
         )
 
     def mask_of_all(self) -> ItemMask:
@@ -380,7 +380,8 @@ class TaskDecoder:
                 prior_weight=self.prior_weight,
                 allowed=self._split(masks),
             )
-        return Beams(*(part[: len(examples)] for part in beams))
+        # Cut by NumPy: JAX would compile a slice for every number of examples.
+        return Beams(*(np.asarray(part)[: len(examples)] for part in beams))
 
     def _read(
         self, examples: Sequence[Example], full: bool = False

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 
@@ -21,7 +22,6 @@ pytest.importorskip("uvicorn")
 
 from recllm_tasks import cli
 from recllm_tasks.errors import UserError
-from recllm_tasks.models import beam_search
 from recllm_tasks.serve import server
 from recllm_tasks.serve.app import Settings
 from recllm_tasks.serve.batches import Batches, Full, Request, Stopping, _whole
@@ -120,8 +120,13 @@ def test_a_list_is_read_again_when_its_file_changes(service, serving):
 
 
 def test_many_clients_each_get_their_own_answer_and_nothing_is_compiled(service, serving):
-    ids = serving.catalog.short_id
-    before = beam_search._search._cache_size()
+    ids, compiled = serving.catalog.short_id, []
+
+    def heard(name, seconds, **_):
+        if "backend_compile" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
     alone = {name: service.recommend([name], k=5)[1]["results"][0] for name in ids[:12]}
     with ThreadPoolExecutor(24) as clients:
         names = [*alone] * 6
@@ -131,7 +136,8 @@ def test_many_clients_each_get_their_own_answer_and_nothing_is_compiled(service,
             (result,) = found["results"]
             assert _names(result) == _names(alone[name])
             assert result["history"] == alone[name]["history"]
-    assert beam_search._search._cache_size() == before
+    jax.monitoring.unregister_event_duration_listener(heard)
+    assert not compiled
     counts = re.findall(r"recllm_batch_histories_(sum|count) (\S+)", service.get("/metrics")[1])
     total, batches = (float(dict(counts)[name]) for name in ("sum", "count"))
     assert total > 1.5 * batches  # requests were decoded together
