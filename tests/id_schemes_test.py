@@ -13,10 +13,13 @@ from recllm_tasks.audit.id_readers import IdReader
 from recllm_tasks.audit.ragged import Ragged
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.data.id_schemes import read_numbers
+from recllm_tasks.data.item_embeddings import check_embeddings, network_vectors
 from recllm_tasks.data.options import ID_SCHEMES
 from recllm_tasks.data.prepare import prepare
+from recllm_tasks.engine import initial_state
 from recllm_tasks.engine.answer_tries import answers_of
 from recllm_tasks.errors import UserError
+from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.pipeline.examples import batches_of
 from recllm_tasks.prompts.source import CatalogSource, SequenceSource
 from recllm_tasks.prompts.token_table import encode
@@ -85,6 +88,31 @@ def test_the_trie_holds_every_item_once(scheme):
             for row, codes in zip(rows, numbers.tolist()):
                 assert begin.setdefault(tuple(codes[:level]), row[:level]) == row[:level]
             assert len(set(begin.values())) == len(begin)
+
+
+@pytest.mark.usefixtures("clean_gin")
+def test_embeddings_of_codes_start_from_what_their_items_have_in_common(data_dirs):
+    seqio.set_tfds_data_dir_override(str(data_dirs["semantic"]))
+    task, vectors = tasks.get(f"{NAME}_ids_sequence"), data_dirs["semantic"].parent / "e.npy"
+    network = Transformer(T5Config(vocab_size=1024, emb_dim=8))
+    gin.bind_parameter("initial_state.item_embeddings.source", str(vectors))
+    rows = initial_state.item_rows(task, network, 0, None, is_resumed=False)
+    catalog, vocabulary = CatalogSource(NAME).catalog(), task.output_features["targets"].vocabulary
+    vector_of = dict(zip(rows.tokens.tolist(), rows.vectors))
+    of_items = network_vectors(catalog, check_embeddings(str(vectors)), NAME, 0, 8, lambda n: None)
+    numbers = read_numbers(catalog.short_id)
+    pieces = [vocabulary.encode(short_id) for short_id in catalog.short_id]
+    assert set(vector_of) == {token for own in pieces for token in own[:3]}  # no last number
+    left = of_items.astype(np.float64)
+    for level in range(3):
+        codes = numbers[:, level]
+        mean = {code: left[codes == code].mean(axis=0) for code in set(codes.tolist())}
+        size = np.sqrt(np.mean(np.square([*mean.values()])))
+        for own, code in zip(pieces, codes.tolist()):
+            np.testing.assert_allclose(vector_of[own[level]], mean[code] / size, atol=2e-4)
+        left = left - np.array([mean[code] for code in codes.tolist()])
+        length = np.linalg.norm(left, axis=1, keepdims=True)
+        left = np.where(length > 1e-5, left / np.maximum(length, 1e-5), 0)
 
 
 @pytest.mark.usefixtures("clean_gin")

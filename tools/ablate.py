@@ -81,7 +81,10 @@ ROWS = {
     "with IE": Row("ids_sequence_ie", settings={"TASK_FEATURE_LENGTHS": _AND_TITLES}),
     "embeddings not from texts": Row(settings=_NO_TEXTS),
     "random ids": Row(ids="random", settings={**_NO_TEXTS, "TASK_FEATURE_LENGTHS": _CODES}),
-    "semantic ids": Row(ids="semantic", settings={**_NO_TEXTS, "TASK_FEATURE_LENGTHS": _CODES}),
+    "semantic ids": Row(ids="semantic", settings={"TASK_FEATURE_LENGTHS": _CODES}),
+    "semantic ids not from texts": Row(
+        ids="semantic", settings={**_NO_TEXTS, "TASK_FEATURE_LENGTHS": _CODES}
+    ),
 }
 
 # Rows that are the run of another row, ranked together with item-to-item.

@@ -13,6 +13,7 @@ import seqio
 from flax import traverse_util
 
 from recllm_tasks import progress, tasks
+from recllm_tasks.data.id_schemes import MAX_CODES, read_numbers
 from recllm_tasks.data.item_embeddings import check_embeddings, network_vectors
 from recllm_tasks.engine import devices, saved_run
 from recllm_tasks.engine.train_step import State
@@ -40,7 +41,7 @@ _SETTING = "initial_state.item_embeddings.source"
 def item_embeddings(
     source: str | None = None, stddev: float | None = None
 ) -> tuple[str | None, float | None]:
-    """What the embeddings of atomic ids start from.
+    """What the embeddings of atomic ids, and of the codes of semantic ids, start from.
 
     Args:
       source: "texts" (TF-IDF of titles, brands, categories and descriptions), or what `recllm
@@ -104,12 +105,14 @@ def item_rows(
     of_task = tasks.source_of(found)
     catalog, vocabulary = of_task.catalog(), found.output_features["inputs"].vocabulary
     pieces = vocabulary.tokenizer.EncodeAsIds(list(catalog.short_id))
-    for short_id, its in zip(catalog.short_id, pieces):
-        if len(its) != 1:
+    numbers_NxC = read_numbers(catalog.short_id)
+    for short_id, its, numbers in zip(catalog.short_id, pieces, numbers_NxC):
+        # The last number of a semantic id is several pieces if many items share the codes.
+        if len(its) != len(numbers) and (len(numbers) == 1 or numbers[-1] < MAX_CODES):
             raise UserError(
                 f"{_SETTING} for '{of_task.dataset_name}': got {len(its)} pieces of the vocabulary "
-                f"for the id {short_id}, expected one; prepare the dataset with --ids atomic, or "
-                f"give --gin.{_SETTING}=None"
+                f"for the id {short_id}, expected {len(numbers)}; prepare the dataset with --ids "
+                f"atomic or semantic and use its own vocabulary, or give --gin.{_SETTING}=None"
             )
     source = None if wanted == TEXTS else check_embeddings(wanted)
     with progress.work("embed items", len(catalog)) as work:
@@ -120,7 +123,32 @@ def item_rows(
         except UserError as error:
             raise UserError(f"{error}; or give --gin.{_SETTING}=None") from error
     known = vectors.any(axis=1)
-    return ItemRows(np.array(pieces, np.int32)[known, 0], vectors[known], stddev)
+    levels = max(1, numbers_NxC.shape[1] - 1)
+    tokens_NxC = np.array([its[:levels] for its in pieces], np.int32)[known]
+    if levels == 1:
+        return ItemRows(tokens_NxC[:, 0], vectors[known], stddev)
+    return ItemRows(*_rows_of_codes(tokens_NxC, vectors[known]), stddev)
+
+
+def _rows_of_codes(tokens_NxC: np.ndarray, vectors_NxE: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Tokens and vectors of the codes of semantic ids, from the vectors of the items.
+
+    Our choice: as the codes themselves were found (data/semantic_ids.py). A code is the mean of its
+    items, in what the levels before leave of them, scaled to equal lengths. The mean square of each
+    level's rows is 1. The last number says nothing about an item, and begins at random.
+    """
+    rest_NxE, tokens, vectors = vectors_NxE, [], []
+    for token_N in tokens_NxC.T:
+        token_K, code_N, size_K = np.unique(token_N, return_inverse=True, return_counts=True)
+        mean_KxE = np.zeros((len(token_K), vectors_NxE.shape[1]), np.float64)
+        np.add.at(mean_KxE, code_N, rest_NxE)
+        mean_KxE /= size_K[:, np.newaxis]
+        tokens.append(token_K)
+        vectors.append(mean_KxE / max(np.sqrt(np.square(mean_KxE).mean()), 1e-6))
+        rest_NxE = rest_NxE - mean_KxE[code_N]
+        length_N = np.linalg.norm(rest_NxE, axis=1, keepdims=True)
+        rest_NxE = np.divide(rest_NxE, length_N, out=np.zeros_like(rest_NxE), where=length_N > 1e-5)
+    return np.concatenate(tokens), np.concatenate(vectors).astype(np.float32)
 
 
 def random_state(

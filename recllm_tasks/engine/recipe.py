@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from recllm_tasks import gin_files
-from recllm_tasks.data.options import ATOMIC
+from recllm_tasks.data.options import ATOMIC, SEMANTIC
 from recllm_tasks.engine import capacity
 from recllm_tasks.errors import UserError
 from recllm_tasks.files import is_intact
@@ -195,8 +195,9 @@ def _changes(measured: _Measured, facts: Facts) -> Iterator[_Change]:
     of_epoch = facts.interactions * (measured.tokens if facts.pieces == 1 else facts.pieces)
     of_epoch += facts.users * (1 + measured.answers)  # the ends of sequences
     yield from _schedule(of_epoch / (batch_size * length), measured.epochs)
-    if facts.pieces > 1 or not facts.has_texts:
-        why = f"ids are {facts.pieces} tokens" if facts.pieces > 1 else "the items have no texts"
+    says_nothing = facts.pieces > 1 and facts.ids != SEMANTIC
+    if says_nothing or not facts.has_texts:
+        why = f"ids are {facts.pieces} tokens" if says_nothing else "the items have no texts"
         yield _Change("initial_state.item_embeddings.source", None, why)
 
 

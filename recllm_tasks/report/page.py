@@ -24,6 +24,8 @@ h1 { font-size: 1.6rem; line-height: 1.25; } h2 { margin-top: 2.5rem; font-size:
 nav { margin-top: 1.2rem; } nav h2 { margin: 0; font-size: 1rem; border: 0; }
 nav ul { columns: 15rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .3rem 0; }
 a { color: var(--c0); }
+.items { display: flex; flex-wrap: wrap; align-items: flex-start; column-gap: 3.5rem; }
+.items > * { max-width: 100%; } .items > figure { flex: 1 1 100%; min-width: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; font-size: 1rem;
@@ -44,6 +46,7 @@ td small.paper { font-style: italic; }
 td strong { font-weight: 700; }
 p.lead { margin: .3rem 0; max-width: 60rem; }
 .notes, p.quiet { color: var(--quiet); font-size: .85rem; margin: .3rem 0; max-width: 60rem; }
+.items .notes { width: 0; min-width: min(100%, 60rem); }
 figure { margin: 1.2rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
 .plot { font-size: 12px; } .plot > svg, .rows > svg { display: block; overflow: visible; }
 .plot p.axis { margin: 0; text-align: center; color: var(--quiet); }
@@ -71,7 +74,8 @@ svg .paper { fill: none; stroke: var(--quiet); stroke-width: 1.5; }
   --line: #bbb; --shade: #fff; --c0: #0072b2; --c1: #d55e00; --c2: #00805c; --c3: #b3568d;
   --c4: #b37400; --c5: #2b8cc4; --c6: #000; }
   @page { size: A4 landscape; margin: 12mm; } body { max-width: none; padding: 0; font-size: 10pt; }
-  nav { display: none; } .wide { overflow: visible; } tbody th { position: static; }
+  nav { display: none; } .items { display: block; } .wide { overflow: visible; }
+  tbody th { position: static; }
   caption { position: static; max-width: none; }
   table { font-size: 7pt; } td small { font-size: 6pt; } th, td { padding: .1rem .25rem; }
   figure, tr { break-inside: avoid; } thead { display: table-header-group; }
@@ -101,10 +105,10 @@ def render(report: Report) -> str:
 
 def _section(number: int, section: Section) -> str:
     parts = [f'<section id="s{number}"><h2>{html.escape(section.title)}</h2>\n']
-    parts.append(_paragraphs(section.text))
+    parts.append(f'{_paragraphs(section.text)}<div class="items">')
     for item in section.items:
         parts.append(_table(item) if isinstance(item, Table) else item.svg)
-    return "".join([*parts, "</section>\n"])
+    return "".join([*parts, "</div></section>\n"])
 
 
 def _paragraphs(texts: Sequence[str], kind: str = "quiet") -> str:
@@ -132,9 +136,9 @@ def _table(table: Table) -> str:
         part = row.part
     notes = "".join(f'<p class="notes">{html.escape(note)}</p>' for note in table.notes)
     return (
-        f'<div class="wide"><table><caption>{html.escape(table.title)}</caption>'
+        f'<div><div class="wide"><table><caption>{html.escape(table.title)}</caption>'
         f"<thead>{head}<tr><td></td>{columns}</tr></thead>\n<tbody>{chr(10).join(rows)}</tbody>"
-        f"</table></div>{notes}\n"
+        f"</table></div>{notes}</div>\n"
     )
 
 

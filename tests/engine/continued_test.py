@@ -1,6 +1,7 @@
 """A run goes on after its dataset was appended to: `recllm train DATASET --from RUN`."""
 
 import csv
+import dataclasses
 import pathlib
 import shutil
 
@@ -12,6 +13,8 @@ import seqio
 from recllm_tasks import Recommender, cli, tasks
 from recllm_tasks.data.dataset_info import open_dataset
 from recllm_tasks.engine import devices, initial_state, optimizer, saved_run
+from recllm_tasks.errors import UserError
+from recllm_tasks.models.formats import conversion
 from recllm_tasks.models.network import T5Config, Transformer
 from recllm_tasks.prompts.vocabulary import SENTINELS, DatasetVocabulary
 from recllm_tasks.runs.run_folder import Run
@@ -107,6 +110,17 @@ def test_new_ids_start_from_the_mean_and_others_as_they_were(stall):
     np.testing.assert_allclose(logits[0][..., :pieces], logits[1][..., :pieces], atol=1e-5)
 
 
+def test_a_vocabulary_larger_than_its_checkpoint_is_refused(stall, monkeypatch):
+    seqio.set_tfds_data_dir_override(str(stall / "data"))
+    vocabulary = tasks.get("stall_ids_sequence").output_features["inputs"].vocabulary
+    found = conversion.open_any(str(stall / "run"))
+    config = T5Config(**{**vars(found.config), "vocab_size": 100})
+    smaller = dataclasses.replace(found, config=config)
+    monkeypatch.setattr(conversion, "open_any", lambda path: smaller)
+    with pytest.raises(UserError, match="expected that of INITIAL_CHECKPOINT"):
+        initial_state.open_checkpoint(str(stall / "run"), Transformer(config), vocabulary)
+
+
 @pytest.mark.slow
 def test_semantic_ids_go_on(tmp_path):
     first = write(tmp_path / "first.csv", range(24), range(12), 0)
@@ -126,6 +140,13 @@ def test_semantic_ids_go_on(tmp_path):
         [["sku3", "sku15"]], k=17
     )
     assert {item.item for item in found} == {f"sku{n}" for n in range(17)} - {"sku3", "sku15"}
+    # Products that nobody has bought yet, with codes of the catalog as it has grown.
+    (tmp_path / "new.csv").write_text("item,title\nsku17,soap 17 of kind 1\nsku3,known\n")
+    add = ["catalog", "add", str(tmp_path / "next"), "--items", str(tmp_path / "new.csv")]
+    assert cli.main([*add, "--data_dir", data]) == 0
+    grown = Recommender.from_run(str(tmp_path / "next"), data_dir=data)
+    (found,) = grown.recommend([["sku3", "sku17"]], k=17)
+    assert {item.item for item in found} == {f"sku{n}" for n in range(18)} - {"sku3", "sku17"}
 
 
 @pytest.mark.slow

@@ -228,7 +228,7 @@ def test_item_embeddings_that_are_refused(folders, network, tmp_path, settings):
     with pytest.raises(
         UserError,
         match=r"item_embeddings.source for 'gift_cards': got \d pieces of the vocabulary for the "
-        r"id I\d+, expected one; prepare the dataset with --ids atomic",
+        r"id I\d+, expected 1; prepare the dataset with --ids atomic or semantic",
     ):
         training.train(**run)
     assert not (tmp_path / "run").exists()

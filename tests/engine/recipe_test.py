@@ -54,10 +54,11 @@ def test_a_catalog_without_texts_begins_at_random():
 
 def test_ids_of_several_tokens_get_longer_rows_and_a_hint():
     facts = TOYS._replace(ids="semantic", pieces=4)
-    assert changes(facts) == {
-        "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 128}",
-        "initial_state.item_embeddings.source": "None",
-    }
+    longer = {"TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 128}"}
+    assert changes(facts) == longer
+    # Digits say nothing about an item.
+    digits = {**longer, "initial_state.item_embeddings.source": "None"}
+    assert changes(TOYS._replace(ids="random", pieces=4)) == digits
     assert len(choose(facts).notes) == 1
     assert "`recllm prepare --ids atomic`" in choose(facts).notes[0]
 
