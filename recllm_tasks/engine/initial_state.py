@@ -36,6 +36,9 @@ TEXTS = "texts"
 
 _SETTING = "initial_state.item_embeddings.source"
 
+# Shorter vectors, of rows whose mean square is 1, are rounding errors.
+_ROUNDING = 1e-5
+
 
 @gin.configurable(module="initial_state")
 def item_embeddings(
@@ -130,24 +133,32 @@ def item_rows(
     return ItemRows(*_rows_of_codes(tokens_NxC, vectors[known]), stddev)
 
 
-def _rows_of_codes(tokens_NxC: np.ndarray, vectors_NxE: np.ndarray) -> tuple[np.ndarray, ...]:
+def _rows_of_codes(
+    tokens_NxC: np.ndarray, vectors_NxE: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Tokens and vectors of the codes of semantic ids, from the vectors of the items.
 
     Our choice: as the codes themselves were found (data/semantic_ids.py). A code is the mean of its
     items, in what the levels before leave of them, scaled to equal lengths. The mean square of each
     level's rows is 1. The last number says nothing about an item, and begins at random.
     """
-    rest_NxE, tokens, vectors = vectors_NxE, [], []
+    rest_NxE, tokens, vectors = vectors_NxE, [], [vectors_NxE[:0]]
     for token_N in tokens_NxC.T:
         token_K, code_N, size_K = np.unique(token_N, return_inverse=True, return_counts=True)
         mean_KxE = np.zeros((len(token_K), vectors_NxE.shape[1]), np.float64)
         np.add.at(mean_KxE, code_N, rest_NxE)
         mean_KxE /= size_K[:, np.newaxis]
-        tokens.append(token_K)
-        vectors.append(mean_KxE / max(np.sqrt(np.square(mean_KxE).mean()), 1e-6))
+        # Where nothing is left, a code says nothing either.
+        has_own_K = np.linalg.norm(mean_KxE, axis=1) > _ROUNDING
+        tokens.append(token_K[has_own_K])
+        if has_own_K.any():
+            mean_square = np.square(mean_KxE[has_own_K]).mean()
+            vectors.append(mean_KxE[has_own_K] / np.sqrt(mean_square))
         rest_NxE = rest_NxE - mean_KxE[code_N]
         length_N = np.linalg.norm(rest_NxE, axis=1, keepdims=True)
-        rest_NxE = np.divide(rest_NxE, length_N, out=np.zeros_like(rest_NxE), where=length_N > 1e-5)
+        rest_NxE = np.divide(
+            rest_NxE, length_N, out=np.zeros_like(rest_NxE), where=length_N > _ROUNDING
+        )
     return np.concatenate(tokens), np.concatenate(vectors).astype(np.float32)
 
 

@@ -25,7 +25,7 @@ nav { margin-top: 1.2rem; } nav h2 { margin: 0; font-size: 1rem; border: 0; }
 nav ul { columns: 15rem; column-gap: 2.5rem; padding-left: 1.2rem; margin: .3rem 0; }
 a { color: var(--c0); }
 .items { display: flex; flex-wrap: wrap; align-items: flex-start; column-gap: 3.5rem; }
-.items > * { max-width: 100%; } .items > figure { flex: 1 1 100%; min-width: 0; }
+.items > * { max-width: 100%; } .items > figure { flex: 1 1 27rem; min-width: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .9rem 0 .3rem; font-size: 1rem;
