@@ -59,10 +59,11 @@ install_lock() {
 
 install_package() {
   local stamp="$venv/installed-setup.py"
-  cmp -s "$root/setup.py" "$stamp" && return
+  # A checkout that was moved is installed again: the programs in .venv begin with its path.
+  cmp -s <(cat "$root/setup.py" && echo "# $root") "$stamp" && return
   say "installing recllm_tasks itself into .venv, as a link to this checkout: seconds"
   "$venv/bin/python" -m pip install -qq --no-build-isolation --no-deps -e "$root"
-  cp "$root/setup.py" "$stamp"
+  { cat "$root/setup.py" && echo "# $root"; } >"$stamp"
 }
 
 # Installs JAX for a kind of device, in the release of the lock: its plugins are not locked, because

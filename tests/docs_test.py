@@ -115,10 +115,13 @@ def test_commands_run(page, tmp_path):
     if page == README:
         if not (ROOT / ".venv").exists():
             pytest.skip("needs .venv in the checkout: launch/install.sh")
-        for path in ROOT.iterdir():
-            (tmp_path / path.name).symlink_to(path)
-        (tmp_path / "quickstart").unlink(missing_ok=True)
-        (tmp_path / "runs").unlink(missing_ok=True)
+        (tmp_path / "launch").mkdir()
+        for path in [*ROOT.iterdir(), *(ROOT / "launch").iterdir()]:
+            if path.name not in ("launch", "install.sh", "quickstart", "runs"):
+                (tmp_path / path.relative_to(ROOT)).symlink_to(path)
+        # .venv is that of the tests, and stays a link to the checkout.
+        (tmp_path / "launch/install.sh").write_text("#!/bin/sh\n")
+        (tmp_path / "launch/install.sh").chmod(0o755)
         log = [part for part in to_run(ROOT / "docs/tutorials/own_store.md") if part[0]]
         parts = [*log, ("", "bash", "python make_log.py\n"), *parts]
     script = ["set -exuo pipefail\n"]
