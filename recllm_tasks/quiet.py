@@ -2,7 +2,7 @@
 
 Importing recllm_tasks calls `silence`, so that this holds for every command, tool and Python
 program that imports it before TensorFlow. What is held back is shown if the import fails. Errors
-are exceptions, and these are always shown.
+are exceptions, and these are always shown. Triton is loaded first, because it could not be later.
 """
 
 import contextlib
@@ -50,6 +50,22 @@ def held_stderr():
             os.close(terminal)
 
 
+def _load_triton() -> None:
+    """Loads Triton, which torch brings on Linux, before TensorFlow.
+
+    Loaded after it, Triton finds TensorFlow's LLVM in place of its own, and the process dies:
+    github.com/tensorflow/tensorflow/issues/124205.
+    """
+    with contextlib.suppress(Exception):
+        importlib.import_module("triton")
+
+
+def keep_triton_out() -> None:
+    """Before torch is imported: where TensorFlow is there already, torch finds no Triton."""
+    if _LOUD in sys.modules:
+        sys.modules.setdefault("triton", None)  # pyright: ignore[reportArgumentType]
+
+
 class _Finder(importlib.abc.MetaPathFinder):
     """Finds `_LOUD` once, as Python does, with a loader that holds back what the import writes."""
 
@@ -57,6 +73,7 @@ class _Finder(importlib.abc.MetaPathFinder):
         if fullname != _LOUD:
             return None
         sys.meta_path.remove(self)
+        _load_triton()
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)

@@ -9,6 +9,8 @@ import tempfile
 
 import pytest
 
+import recllm_tasks  # noqa: F401 - loads Triton before TensorFlow
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Programs are compiled once for all test processes and those that they start.

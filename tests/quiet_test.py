@@ -49,6 +49,21 @@ def test_an_import_that_fails_shows_what_was_written(tmp_path):
     assert "ImportError: broken" in done.stderr
 
 
+def test_triton_is_loaded_before_tensorflow(tmp_path):
+    """After it, Triton 3.7 kills the process; the tests' own imports show it where torch has it."""
+    said = "import sys; print(__name__, 'tensorflow' in sys.modules, 'triton' in sys.modules)"
+    for name in ("triton", "tensorflow"):
+        (tmp_path / f"{name}.py").write_text(said)
+    path = _path_with(tmp_path)
+    done = _python("import recllm_tasks, tensorflow, triton", PYTHONPATH=path)
+    assert done.stdout.splitlines() == ["triton False True", "tensorflow True True"]
+    late = "import tensorflow; from recllm_tasks import quiet; quiet.keep_triton_out(); "
+    done = _python(f"{late}import triton", PYTHONPATH=path)
+    assert "ModuleNotFoundError" in done.stderr
+    done = _python(f"import triton; {late}import triton", PYTHONPATH=path)
+    assert done.returncode == 0
+
+
 def _path_with(folder) -> str:
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError
 
+from recllm_tasks import quiet
 from recllm_tasks.data.sources import SourceFile
 from recllm_tasks.errors import UserError
 
@@ -90,6 +91,7 @@ def embed_with_model(
     Raises:
       UserError: the model cannot be loaded.
     """
+    quiet.keep_triton_out()
     with _quiet_and_offline():
         library = importlib.import_module(_LIBRARY)
         try:
