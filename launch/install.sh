@@ -108,7 +108,7 @@ fi
 runtime_lock="$root/launch/locks/py$version.txt"
 install_lock "$runtime_lock" "about 3 GB"
 if $with_tests; then
-  install_lock "$root/launch/locks/py$version-test.txt" "about 1.5 GB"
+  install_lock "$root/launch/locks/py$version-test.txt" "1.5 GB, or 5 GB where torch comes with CUDA"
 fi
 install_package
 [[ -z "$device" ]] || install_device "$device"

@@ -103,7 +103,7 @@ def checkup() -> Iterator[Finding]:
     for module, finding in broken.items():
         if _DISTRIBUTION.get(module, module) not in wrong_versions:
             yield finding
-    if "jax" not in broken:
+    if not broken.keys() & {"numpy", "jax"}:
         yield from devices()
     if not broken:
         yield from t5x()
@@ -124,6 +124,8 @@ def unimportable(modules: Sequence[str]) -> Iterator[Finding]:
         error = _failure(lambda module=module: importlib.import_module(module))
         if error:
             yield Finding("problem", module, f"cannot be imported: {error}", _REINSTALL)
+            if module == "numpy":
+                return  # most others need it; jaxlib, tried twice without it, ends the process
 
 
 def _failure(action: Callable[[], object]) -> str:

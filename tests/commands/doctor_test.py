@@ -65,7 +65,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("how", ["missing", "broken"])
+@pytest.mark.parametrize("how", ["missing", pytest.param("broken", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("package", ["gin", "numpy", "jax", "tensorflow", "rich", "packaging"])
 def test_a_package_that_cannot_be_imported_is_reported(package, how):
     problems = _doctor_without(package, how)

@@ -213,7 +213,7 @@ def test_a_rerun_after_a_kill_gives_the_same_bytes(tmp_path, data_dir, raw_dir, 
         assert tree(data_dir) == old
 
 
-@pytest.mark.parametrize("limit", [1_000, 3_000])
+@pytest.mark.parametrize("limit", [1_000, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_a_full_disk_keeps_the_old(data_dir, raw_dir, limit):
     """Files may not grow beyond a limit."""
     before = tree(data_dir)

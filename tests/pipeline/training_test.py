@@ -240,7 +240,14 @@ class TestEpochs:
 
 
 class TestRates:
-    @pytest.mark.parametrize("rates", [(1.0, 1.0, 1.0), (1.0, 0.37, 0.0005), (2.5, 0.0, 1.0)])
+    @pytest.mark.parametrize(
+        "rates",
+        [
+            pytest.param((1.0, 1.0, 1.0), marks=pytest.mark.slow),
+            (1.0, 0.37, 0.0005),
+            pytest.param((2.5, 0.0, 1.0), marks=pytest.mark.slow),
+        ],
+    )
     def test_every_task_has_exactly_its_share(self, rates):
         kinds, blocks = ("retrieval", "rating", "ie"), 40
         names = [f"gift_cards_{kind}" for kind in kinds]

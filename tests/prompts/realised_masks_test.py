@@ -29,7 +29,7 @@ def batches(kind, targets, inputs=512):
 
 
 @pytest.mark.usefixtures("small_data")
-@pytest.mark.parametrize("targets", [20, 40, 400])
+@pytest.mark.parametrize("targets", [20, 40, pytest.param(400, marks=pytest.mark.slow)])
 def test_kept_masks_are_those_of_the_tasks(targets):
     found = counted(targets)
     _, masked = batches("mim", targets)
