@@ -49,7 +49,7 @@ install_lock() {
   stamp="$venv/installed-$(basename "$1")"
   cmp -s "$lock" "$stamp" && return
   say "installing $(grep -c '==' "$lock") packages of launch/locks/$(basename "$lock") into .venv:" \
-    "$size on disk, minutes that depend on the network"
+    "$size, minutes that depend on the network"
   # Modules are compiled when they are imported first: most never are.
   # Install the pinned setuptools first: isolated builds would download the newest one.
   "$venv/bin/python" -m pip install -qq --no-compile "$(grep '^setuptools==' "$runtime_lock")"
@@ -106,9 +106,9 @@ if [[ -n "${PYTHON:-}" && "$(supported_version "$PYTHON")" != "$version" ]]; the
 fi
 
 runtime_lock="$root/launch/locks/py$version.txt"
-install_lock "$runtime_lock" "about 3 GB"
+install_lock "$runtime_lock" "about 3 GB on disk"
 if $with_tests; then
-  install_lock "$root/launch/locks/py$version-test.txt" "1.5 GB, or 5 GB where torch comes with CUDA"
+  install_lock "$root/launch/locks/py$version-test.txt" "about 1.5 GB on disk (5 GB where torch comes with CUDA)"
 fi
 install_package
 [[ -z "$device" ]] || install_device "$device"

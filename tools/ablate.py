@@ -66,6 +66,13 @@ def _prompts(kind: str, of: str) -> Row:
     return Row(kind, kind, settings={**_targets(kind, of), "TASK_FEATURE_LENGTHS": lengths})
 
 
+# Those of runs/ids_semantic.gin.
+_SEMANTIC = {
+    "network.T5Config.logits_via_embedding": False,
+    "LEARNING_RATE": 0.0015,
+    "DROPOUT_RATE": 0.1,
+    "TASK_FEATURE_LENGTHS": _CODES,
+}
 _NO_TEXTS = {"initial_state.item_embeddings.source": None}
 
 ROWS = {
@@ -81,10 +88,9 @@ ROWS = {
     "with IE": Row("ids_sequence_ie", settings={"TASK_FEATURE_LENGTHS": _AND_TITLES}),
     "embeddings not from texts": Row(settings=_NO_TEXTS),
     "random ids": Row(ids="random", settings={**_NO_TEXTS, "TASK_FEATURE_LENGTHS": _CODES}),
-    "semantic ids": Row(ids="semantic", settings={"TASK_FEATURE_LENGTHS": _CODES}),
-    "semantic ids not from texts": Row(
-        ids="semantic", settings={**_NO_TEXTS, "TASK_FEATURE_LENGTHS": _CODES}
-    ),
+    "semantic ids": Row(ids="semantic", settings=_SEMANTIC),
+    "semantic ids not from texts": Row(ids="semantic", settings={**_SEMANTIC, **_NO_TEXTS}),
+    "semantic ids as atomic ones": Row(ids="semantic", settings={"TASK_FEATURE_LENGTHS": _CODES}),
 }
 
 # Rows that are the run of another row, ranked together with item-to-item.

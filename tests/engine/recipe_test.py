@@ -52,15 +52,22 @@ def test_a_catalog_without_texts_begins_at_random():
     assert "--items" in choose(facts).notes[0]
 
 
-def test_ids_of_several_tokens_get_longer_rows_and_a_hint():
-    facts = TOYS._replace(ids="semantic", pieces=4)
-    longer = {"TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 128}"}
-    assert changes(facts) == longer
+def test_ids_of_several_tokens_get_what_they_need_and_a_hint():
+    semantic = TOYS._replace(ids="semantic", pieces=4)
+    assert choose(semantic).text.splitlines()[-1] == "include 'runs/ids_semantic.gin'"
+    assert "network.T5Config.logits_via_embedding = False" in configured(choose(semantic).text)
+    assert changes(semantic._replace(window=40)) == {
+        "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 192}"
+    }
     # Digits say nothing about an item.
-    digits = {**longer, "initial_state.item_embeddings.source": "None"}
-    assert changes(TOYS._replace(ids="random", pieces=4)) == digits
-    assert len(choose(facts).notes) == 1
-    assert "`recllm prepare --ids atomic`" in choose(facts).notes[0]
+    digits = TOYS._replace(ids="random", pieces=4)
+    assert changes(digits) == {
+        "TASK_FEATURE_LENGTHS": "{'inputs': 16, 'targets': 128}",
+        "initial_state.item_embeddings.source": "None",
+    }
+    for facts in (semantic, digits):
+        (note,) = choose(facts).notes
+        assert "`recllm prepare --ids atomic`" in note
 
 
 def test_a_large_catalog_with_ratings_is_told_how_to_learn_them():
@@ -89,18 +96,19 @@ def test_large_datasets_get_fewer_epochs_and_frequent_validations():
     items=st.integers(1, 10**6),
     has_ratings=st.booleans(),
     has_texts=st.booleans(),
+    ids=st.sampled_from(["random", "semantic"]),
     pieces=st.integers(1, 8),
     window=st.integers(1, 200),
     devices=st.integers(1, 9),
 )
 @hypothesis.settings(deadline=None)
 def test_settings_fit_every_dataset(interactions, items, window, devices, **rest):
-    facts = Facts(items, items, interactions, ids="random", window=window, devices=devices, **rest)
+    facts = Facts(items, items, interactions, window=window, devices=devices, **rest)
     found = changes(facts)
     ut = "runs/quickstart.gin" in choose(facts).text
     batch_size = int(found.get("BATCH_SIZE", 8 if ut else 16))
     lengths = ast.literal_eval(found.get("TASK_FEATURE_LENGTHS", "{}"))
-    length = lengths.get("targets", 128 if ut else 64)
+    length = lengths.get("targets", 128 if ut or facts.ids == "semantic" else 64)
     assert batch_size % devices == 0
     assert length >= window * (facts.pieces + ut) + 2
     of_epoch = interactions * ((3 if ut else 1) if facts.pieces == 1 else facts.pieces)
