@@ -349,6 +349,7 @@ def test_a_missing_setting_is_named(movies, capsys):
     assert "give --gin.MODEL_DIR=FOLDER" in error
 
 
+@pytest.mark.slow
 def test_the_task_of_the_tutorial_trains_evaluates_and_shows(movies, tmp_path, monkeypatch, capsys):
     pattern = r"<!-- file: my_tasks.py -->\n```python\n(.*?)```"
     (code,) = re.findall(pattern, TUTORIAL.read_text(encoding="utf-8"), re.S)

@@ -121,6 +121,7 @@ def audit(data_dir, capsys):
     return code, {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
 
 
+@pytest.mark.slow
 def test_the_audit_passes(shop, capsys):
     code, checks = audit(shop, capsys)
     assert code == 0, [check for check in checks.values() if not check["passed"]]

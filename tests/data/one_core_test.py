@@ -18,6 +18,7 @@ prepare("gift_cards", sys.argv[2], sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_one_core_and_all_cores_give_the_same_bytes(shared, tmp_path):
     cores = sorted(os.sched_getaffinity(0))

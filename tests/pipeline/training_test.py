@@ -158,7 +158,8 @@ class TestHosts:
         ]
         assert [block for blocks in zip(*parts) for block in blocks] == alone
 
-    @pytest.mark.parametrize("pack", [True, pytest.param(False, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("pack", [True, False])
     def test_hosts_share_the_rows_of_one(self, pack):
         hosts, blocks = 4, 2
         found = seqio.get_mixture_or_task(MIXTURE)
